@@ -1,0 +1,1 @@
+"""Measures accuracy and latency of edgeseg predictors on labelled pictures."""

@@ -1,0 +1,1 @@
+"""Accuracy: against labels, and against the outputs of a reference."""

@@ -1,0 +1,84 @@
+"""What every labelled data set looks like to the metrics, the runner and the training scripts."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Annotation: TypeAlias = dict[str, Any]
+Category: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """One picture and what is known about it.
+
+    Attributes:
+        image: (H, W, 3) uint8, BGR.
+        image_id: COCO image id, unique in the data set.
+        file_name: name of the picture's file, relative to the folder of the pictures.
+        annotations: COCO annotations; boxes are x, y, width, height in pixels of `image`.
+    """
+
+    image: npt.NDArray[np.uint8]
+    image_id: int
+    file_name: str
+    annotations: tuple[Annotation, ...]
+
+    @property
+    def height(self) -> int:
+        """Rows of the picture."""
+        return int(self.image.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns of the picture."""
+        return int(self.image.shape[1])
+
+
+class Dataset(Protocol):
+    """A sequence of samples that share their categories."""
+
+    @property
+    def name(self) -> str:
+        """What reports call it, such as "shapes:val"."""
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """COCO categories: id, name, supercategory."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def __iter__(self) -> Iterator[Sample]: ...
+
+    def coco(self) -> dict[str, Any]:
+        """Return the ground truth of these pictures as a COCO data set (images, annotations, categories)."""
+
+
+def coco_from_parts(
+    images: Iterable[Mapping[str, Any]],
+    annotations: Iterable[Mapping[str, Any]],
+    categories: Sequence[Category],
+) -> dict[str, Any]:
+    """Return a COCO data set of copies of its parts, so that an evaluator may write into it."""
+    return {
+        "info": {},
+        "licenses": [],
+        "images": [dict(image) for image in images],
+        "annotations": [dict(annotation) for annotation in annotations],
+        "categories": [dict(category) for category in categories],
+    }
+
+
+def coco_image(sample: Sample) -> dict[str, Any]:
+    """Return the COCO image entry of a sample."""
+    return {
+        "id": sample.image_id,
+        "file_name": sample.file_name,
+        "height": sample.height,
+        "width": sample.width,
+    }

@@ -1,0 +1,329 @@
+"""The built-in data set: labelled pictures of geometric figures, drawn on demand.
+
+A picture is a pure function of (seed, split, index): it does not depend on the order of access, on the
+process or on any global state. A `Scene` says what stands where; `render` turns it into a picture and
+the visible mask of every figure; `instance_annotations` describes them the COCO way. Other tasks add
+figures, renderers and annotations to the same three steps.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg_bench.datasets import shapes_draw
+from edgeseg_bench.datasets.base import Annotation, Category, Sample, coco_from_parts, coco_image
+from edgeseg_bench.datasets.segmentation import rle_from_mask
+from edgeseg_bench.datasets.shapes_draw import Colour, Paint, Silhouette
+
+CLASSES = ("disc", "square", "triangle", "star", "ring", "cross")  # category ids 1..6
+CATEGORIES: tuple[Category, ...] = tuple(
+    {"id": number, "name": name, "supercategory": "shape"} for number, name in enumerate(CLASSES, 1)
+)
+SPLIT_SIZES = {"train": 20_000, "val": 1_000}
+
+SIDES = (192, 320)  # smallest and largest picture side
+NUM_FIGURES = (2, 8)
+SMALLEST_RADIUS = 7.0
+LARGEST_RADIUS_SHARE = 0.30  # of the shorter picture side
+MIN_VISIBLE_SHARE = 0.25  # of the figure's own area
+MIN_VISIBLE_PIXELS = 50
+MIN_CONTRAST = (
+    70.0  # between a figure's colour and the backdrop's, in the channel where they differ most
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One object: its class, outline and paint."""
+
+    category_id: int
+    silhouette: Silhouette
+    paint: Paint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Everything that stands in a picture, before it is drawn.
+
+    Attributes:
+        height, width: of the picture in pixels.
+        base: mean colour of the backdrop, BGR.
+        backdrop: its texture, as a deviation from `base`.
+        figures: from the farthest to the nearest; each is visible enough to be annotated.
+        num_scribbles: strokes between backdrop and figures that belong to no class.
+        gain, blur, noise: see `shapes_draw.photographed`.
+    """
+
+    height: int
+    width: int
+    base: Colour
+    backdrop: Paint
+    figures: tuple[Figure, ...]
+    num_scribbles: int
+    gain: float
+    blur: float
+    noise: float
+
+
+def make_scene(rng: np.random.Generator) -> Scene:
+    """Invent a scene."""
+    height, width = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, 2))
+    base = _colour(rng)
+    figures: list[Figure] = []
+    for _ in range(int(rng.integers(NUM_FIGURES[0], NUM_FIGURES[1] + 1))):
+        figures.append(_invent_figure(rng, height, width, base, figures))
+    return Scene(
+        height=height,
+        width=width,
+        base=base,
+        backdrop=_backdrop_paint(rng),
+        figures=_visible_figures(figures, height, width),
+        num_scribbles=int(rng.integers(4, 19)),
+        gain=float(rng.uniform(0.65, 1.15)),
+        blur=float(rng.uniform(0.4, 1.2)) if rng.random() < 0.4 else 0.0,
+        noise=float(rng.uniform(1, 12)),
+    )
+
+
+def render(
+    scene: Scene, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Draw a scene.
+
+    Returns:
+        image: (H, W, 3) uint8, BGR.
+        masks: (N, H, W) bool, the visible pixels of each figure; they do not overlap.
+    """
+    height, width = scene.height, scene.width
+    canvas_HW3 = shapes_draw.background(
+        scene.base, scene.backdrop, height=height, width=width, rng=rng
+    )
+    for _ in range(scene.num_scribbles):
+        shapes_draw.scribble(canvas_HW3, rng)
+    for figure in scene.figures:
+        shapes_draw.blend(canvas_HW3, figure.silhouette, figure.paint, rng)
+    image = shapes_draw.photographed(
+        canvas_HW3, gain=scene.gain, blur=scene.blur, noise=scene.noise, rng=rng
+    )
+    masks_NHW = np.zeros((len(scene.figures), height, width), dtype=np.bool_)
+    for number, figure in enumerate(scene.figures):
+        rows, columns, inside_hw = _inside(figure.silhouette, height, width)
+        masks_NHW[:number, rows, columns] &= ~inside_hw
+        masks_NHW[number, rows, columns] = inside_hw
+    return image, masks_NHW
+
+
+def instance_annotations(
+    scene: Scene, masks_NHW: npt.NDArray[np.bool_], *, image_id: int
+) -> tuple[Annotation, ...]:
+    """Return one COCO annotation per figure: the box and RLE mask of what is visible of it."""
+    first_id = image_id * (NUM_FIGURES[1] + 1) + 1
+    return tuple(
+        {
+            "id": first_id + number,
+            "image_id": image_id,
+            "category_id": figure.category_id,
+            "bbox": _box_xywh(mask_HW),
+            "area": int(mask_HW.sum()),
+            "iscrowd": 0,
+            "segmentation": rle_from_mask(mask_HW),
+        }
+        for number, (figure, mask_HW) in enumerate(zip(scene.figures, masks_NHW, strict=True))
+    )
+
+
+class ShapesDataset:
+    """The pictures of one split.
+
+    Args:
+        split: "train" or "val"; no picture is in both.
+        limit: use only the first pictures; None = all.
+        seed: another seed is another, disjoint data set.
+
+    Raises:
+        ValueError: there is no such split, or the limit is not positive.
+    """
+
+    def __init__(self, split: str = "val", *, limit: int | None = None, seed: int = 0) -> None:
+        if split not in SPLIT_SIZES:
+            raise ValueError(
+                f"Data set shapes has no split {split!r}: choose from {list(SPLIT_SIZES)}."
+            )
+        if limit is not None and limit < 1:
+            raise ValueError(
+                f"limit is {limit}: give the number of pictures, at least 1, or None for all."
+            )
+        self.split = split
+        self.seed = seed
+        self._length = min(limit or SPLIT_SIZES[split], SPLIT_SIZES[split])
+        self._split_number = list(SPLIT_SIZES).index(split)
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return f"shapes:{self.split}"
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """COCO categories with ids 1..6."""
+        return CATEGORIES
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Sample:
+        if not -self._length <= index < self._length:
+            raise IndexError(f"Picture {index} of {self._length}.")
+        index %= self._length
+        rng = np.random.default_rng((self.seed, self._split_number, index))
+        scene = make_scene(rng)
+        image, masks_NHW = render(scene, rng)
+        image_id = index + 1
+        return Sample(
+            image=image,
+            image_id=image_id,
+            file_name=f"{image_id:06d}.png",
+            annotations=instance_annotations(scene, masks_NHW, image_id=image_id),
+        )
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(self._length))
+
+    def coco(self) -> dict[str, Any]:
+        """Return the ground truth as a COCO data set; draws every picture."""
+        images: list[dict[str, Any]] = []
+        annotations: list[Annotation] = []
+        for sample in self:
+            images.append(coco_image(sample))
+            annotations.extend(sample.annotations)
+        return coco_from_parts(images, annotations, self.categories)
+
+
+def write_coco(dataset: ShapesDataset, folder: str | Path) -> Path:
+    """Write the pictures and their annotations in the standard COCO layout.
+
+    The files are `FOLDER/SPLIT/000001.png` ... and `FOLDER/annotations/instances_SPLIT.json`; the data
+    set `coco:FOLDER:SPLIT` reads them back.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder = Path(folder)
+    pictures = folder / dataset.split
+    pictures.mkdir(parents=True, exist_ok=True)
+    (folder / "annotations").mkdir(exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[Annotation] = []
+    for sample in dataset:
+        _, png = cv2.imencode(".png", sample.image)
+        (pictures / sample.file_name).write_bytes(png.tobytes())
+        images.append(coco_image(sample))
+        annotations.extend(sample.annotations)
+    coco = coco_from_parts(images, annotations, dataset.categories)
+    target = folder / "annotations" / f"instances_{dataset.split}.json"
+    target.write_text(json.dumps(coco), encoding="utf-8")
+    return folder
+
+
+def _colour(rng: np.random.Generator) -> Colour:
+    blue, green, red = (float(c) for c in rng.uniform(20, 235, 3))
+    return blue, green, red
+
+
+def _contrasting_colour(rng: np.random.Generator, other: Colour) -> Colour:
+    colour = _colour(rng)
+    while max(abs(a - b) for a, b in zip(colour, other, strict=True)) < MIN_CONTRAST:
+        colour = _colour(rng)
+    return colour
+
+
+def _invent_figure(
+    rng: np.random.Generator, height: int, width: int, base: Colour, others: list[Figure]
+) -> Figure:
+    category_id = int(rng.integers(1, len(CLASSES) + 1))
+    largest = LARGEST_RADIUS_SHARE * min(height, width)
+    # Between uniform and log-uniform: all sizes, but not mostly tiny ones.
+    radius = float(SMALLEST_RADIUS * (largest / SMALLEST_RADIUS) ** (rng.random() ** 0.6))
+    silhouette = Silhouette(
+        kind=CLASSES[category_id - 1],
+        centre=_free_centre(rng, height, width, radius, others),
+        radius=radius,
+        angle=float(rng.uniform(0, 2 * np.pi)),
+        squeeze=float(rng.uniform(0.75, 1.0)),
+        waist=float(rng.random()),
+    )
+    first = _contrasting_colour(rng, base)
+    second = tuple(float(c) for c in np.clip(np.array(first) + rng.uniform(-60, 60, 3), 0, 255))
+    paint = Paint(
+        pattern=str(rng.choice(list(shapes_draw.PATTERNS))),
+        colours=(first, (second[0], second[1], second[2])),
+        period=float(rng.uniform(4, 16)),
+        angle=float(rng.uniform(0, np.pi)),
+    )
+    return Figure(category_id=category_id, silhouette=silhouette, paint=paint)
+
+
+def _free_centre(
+    rng: np.random.Generator, height: int, width: int, radius: float, others: list[Figure]
+) -> tuple[float, float]:
+    """Return a place that mostly avoids the others; after some tries any place, so that figures occlude."""
+    margin = 0.6 * radius  # up to a fifth of the figure may be cut off by the border
+    x = y = 0.0
+    for _ in range(4):
+        x = float(rng.uniform(margin, width - margin))
+        y = float(rng.uniform(margin, height - margin))
+        if all(_is_apart(x, y, radius, other.silhouette) for other in others):
+            break
+    return x, y
+
+
+def _is_apart(x: float, y: float, radius: float, other: Silhouette) -> bool:
+    distance = float(np.hypot(x - other.centre[0], y - other.centre[1]))
+    return distance > 0.75 * (radius + other.radius)
+
+
+def _backdrop_paint(rng: np.random.Generator) -> Paint:
+    strength = rng.uniform(0, 22, 3) * rng.choice([-1.0, 1.0], 3)
+    half = (float(strength[0]), float(strength[1]), float(strength[2]))
+    return Paint(
+        pattern=str(rng.choice(list(shapes_draw.PATTERNS))),
+        colours=((-half[0], -half[1], -half[2]), half),
+        period=float(rng.uniform(5, 40)),
+        angle=float(rng.uniform(0, np.pi)),
+    )
+
+
+def _inside(
+    silhouette: Silhouette, height: int, width: int
+) -> tuple[slice, slice, npt.NDArray[np.bool_]]:
+    rows, columns, cover_hw = shapes_draw.coverage(silhouette, height=height, width=width)
+    return rows, columns, cover_hw >= 0.5
+
+
+def _visible_figures(figures: list[Figure], height: int, width: int) -> tuple[Figure, ...]:
+    """Leave out the figures that the nearer ones hide, so that whatever is drawn is annotated."""
+    taken_HW = np.zeros((height, width), dtype=np.bool_)
+    kept: list[Figure] = []
+    for figure in reversed(figures):
+        rows, columns, inside_hw = _inside(figure.silhouette, height, width)
+        visible = int((inside_hw & ~taken_HW[rows, columns]).sum())
+        if visible >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * int(inside_hw.sum())):
+            kept.append(figure)
+            taken_HW[rows, columns] |= inside_hw
+    return tuple(reversed(kept))
+
+
+def _box_xywh(mask_HW: npt.NDArray[np.bool_]) -> list[float]:
+    rows = np.flatnonzero(mask_HW.any(axis=1))
+    columns = np.flatnonzero(mask_HW.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return [float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)]
