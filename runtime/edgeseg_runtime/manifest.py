@@ -1,0 +1,607 @@
+"""The manifest of a bundle: the only contract between the exporter and a device.
+
+A manifest is versioned JSON, checked strictly on the way in and on the way out. All classes are
+frozen and keyword-only; what they accept is what a file may hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edgeseg_runtime.errors import CorruptArtifact, ManifestError, MissingArtifact, SchemaTooNew
+from edgeseg_runtime.files import check_relative, read_limited, read_verified, write_atomic
+
+__all__ = ["FILE_NAME", "Artifact", "Manifest", "Preprocess", "TensorSpec", "read_artifact"]
+
+FILE_NAME = "manifest.json"
+SCHEMA = "1.0"
+MAX_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 16
+MAX_PIXELS = 64_000_000
+KNOWN_REQUIREMENTS: frozenset[str] = frozenset()  # what a bundle may demand of this runtime
+
+DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
+RESIZES = ("shortest_edge", "letterbox", "stretch")
+INTERPOLATIONS = ("linear", "pillow_bilinear")
+ROUNDINGS = ("floor", "half_up")
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/+-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SCHEMA = re.compile(r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})")
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """Name, dtype and shape of one tensor at the model's border.
+
+    Attributes:
+        name: the tensor's name in the graph.
+        dtype: one of `DTYPES`.
+        shape: sizes; -1 on the first axis means a free batch size.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", _tuple("shape", self.shape))
+        _check_name("name", self.name)
+        _check_choice("dtype", self.dtype, DTYPES)
+        if len(self.shape) > 8:
+            _refuse("shape", self.shape, "at most 8 axes")
+        for axis, size in enumerate(self.shape):
+            if not (axis == 0 and _is_int(size) and size == -1):
+                _check_int(f"shape[{axis}]", size, 1, 2**31 - 1)
+        if math.prod(abs(size) for size in self.shape) >= 2**31:
+            _refuse("shape", self.shape, "fewer than 2^31 elements")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How a picture becomes the network's input.
+
+    Attributes:
+        height: height of the network's input in pixels, with padding.
+        width: width of the network's input in pixels, with padding.
+        resize: "shortest_edge" scales the shorter side to `min_size` unless the longer one then
+            exceeds `max_size`, and shrinks further what would not fit; "letterbox" fills the
+            input as far as the aspect ratio allows; "stretch" ignores the aspect ratio.
+        min_size: shorter side in pixels; only for "shortest_edge".
+        max_size: bound of the longer side in pixels, or None for no bound; only for
+            "shortest_edge".
+        interpolation: "linear" (half-pixel centres, no antialiasing) or "pillow_bilinear"
+            (antialiased, bit for bit as Pillow resizes uint8).
+        rounding: of the resized size: "floor" or "half_up" (int(x + 0.5)).
+        pad_value: B, G, R in 0..255 of what the picture does not cover, right and bottom.
+    """
+
+    height: int
+    width: int
+    resize: str
+    min_size: int | None = None
+    max_size: int | None = None
+    interpolation: str = "linear"
+    rounding: str = "floor"
+    pad_value: tuple[int, int, int] = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pad_value", _tuple("pad_value", self.pad_value))
+        _check_int("height", self.height, 1, 2**15)
+        _check_int("width", self.width, 1, 2**15)
+        if self.height * self.width > MAX_PIXELS:
+            _refuse("height x width", f"{self.height}x{self.width}", f"at most {MAX_PIXELS} pixels")
+        _check_choice("resize", self.resize, RESIZES)
+        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        _check_choice("rounding", self.rounding, ROUNDINGS)
+        if self.resize == "shortest_edge":
+            _check_int("min_size", self.min_size, 1, 2**15)
+            if self.max_size is not None:
+                _check_int("max_size", self.max_size, 1, 2**15)
+        elif self.min_size is not None or self.max_size is not None:
+            _refuse("min_size and max_size", (self.min_size, self.max_size), "only shortest_edge")
+        if len(self.pad_value) != 3:
+            _refuse("pad_value", self.pad_value, "three integers B, G, R in 0..255")
+        for index, value in enumerate(self.pad_value):
+            _check_int(f"pad_value[{index}]", value, 0, 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One file of the bundle.
+
+    Attributes:
+        file: path relative to the bundle, with forward slashes.
+        sha256: digest of the content, 64 lower-case hexadecimal digits.
+        size_bytes: size of the content.
+    """
+
+    file: str
+    sha256: str
+    size_bytes: int
+
+    def __post_init__(self) -> None:
+        _check_str("file", self.file)
+        check_relative(self.file)
+        _check_str("sha256", self.sha256)
+        if not _SHA256.fullmatch(self.sha256):
+            _refuse("sha256", self.sha256, "64 lower-case hexadecimal digits")
+        _check_int("size_bytes", self.size_bytes, 1, 2**40)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle holds and how to use it.
+
+    Attributes:
+        schema: "major.minor" of this format.
+        requires: features that a runtime must know to use the bundle at all.
+        name: the model, such as "maskrcnn_resnet50_fpn".
+        task: key of the runtime's table of tasks, such as "instances".
+        precision: of the network's arithmetic, such as "fp32".
+        inputs: tensors that the graph takes.
+        outputs: tensors that the graph gives.
+        preprocess: how a picture becomes the input.
+        postprocess: options of the task; flat, scalars only.
+        labels: name of label number i; "" where the original skips a number.
+        category_ids: COCO category id of label number i; as long as `labels`.
+        artifacts: files by kind; "onnx" is the graph.
+        state: tensors that a video model carries from one frame to the next.
+        parity: measured agreement with the original model; informative.
+        provenance: versions, command line, sha256 of the weights; informative.
+
+    Raises:
+        ManifestError: on construction, if a value is out of its range or two contradict.
+        UnsafePath: if an artifact's path could leave the folder.
+    """
+
+    schema: str = SCHEMA
+    requires: tuple[str, ...] = ()
+    name: str
+    task: str
+    precision: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocess: Preprocess
+    postprocess: Mapping[str, str | float | int | bool] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    state: tuple[TensorSpec, ...] = ()
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("requires", "inputs", "outputs", "labels", "category_ids", "state"):
+            object.__setattr__(self, key, _tuple(key, getattr(self, key)))
+        for key in ("postprocess", "artifacts", "parity", "provenance"):
+            object.__setattr__(self, key, _mapping(key, getattr(self, key)))
+        _check_schema(self.schema)
+        for key in ("name", "task", "precision"):
+            _check_name(key, getattr(self, key))
+        for index, requirement in enumerate(self.requires):
+            _check_name(f"requires[{index}]", requirement)
+        for key in ("inputs", "outputs", "state"):
+            _check_specs(key, getattr(self, key))
+        if not isinstance(self.preprocess, Preprocess):
+            _refuse("preprocess", self.preprocess, "a Preprocess")
+        self._check_labels()
+        for key, artifact in self.artifacts.items():
+            _check_name("artifacts", key)
+            if not isinstance(artifact, Artifact):
+                _refuse(f"artifacts.{key}", artifact, "an Artifact")
+        for key, value in self.postprocess.items():
+            _check_scalar(f"postprocess.{key}", value)
+        for key in ("parity", "provenance"):
+            object.__setattr__(self, key, _plain_json(key, getattr(self, key)))
+
+    def _check_labels(self) -> None:
+        if len(self.labels) > 100_000:
+            _refuse("labels", f"{len(self.labels)} entries", "at most 100000")
+        for index, label in enumerate(self.labels):
+            _check_str(f"labels[{index}]", label)
+        for index, category_id in enumerate(self.category_ids):
+            _check_int(f"category_ids[{index}]", category_id, 0, 2**31 - 1)
+        if len(self.labels) != len(self.category_ids):
+            _refuse(
+                "category_ids",
+                f"{len(self.category_ids)} entries",
+                f"one for each of the {len(self.labels)} labels",
+            )
+
+    def to_json(self) -> str:
+        """Return the manifest as indented JSON that ends with a newline.
+
+        The last key, `digest`, is the sha256 of the content, so that a flipped bit is noticed.
+        """
+        document = {item.name: _document_from(getattr(self, item.name)) for item in fields(self)}
+        document["digest"] = _digest(document)
+        return _format_json(document) + "\n"
+
+    @classmethod
+    def from_json(
+        cls, text: str, *, source: str | os.PathLike[str] = FILE_NAME, verify: bool = True
+    ) -> Manifest:
+        """Read a manifest, refusing everything that this runtime would have to guess at.
+
+        Unknown keys are refused, unless the manifest's minor version is newer than this
+        runtime's: then they are optional and are ignored.
+
+        Args:
+            text: the JSON document.
+            source: where it came from, for the messages.
+            verify: compare the content with its `digest`. A manifest without one is accepted.
+
+        Raises:
+            ManifestError: if the text is no valid manifest.
+            SchemaTooNew: if only a newer runtime can use it.
+            UnsafePath: if an artifact's path could leave the folder.
+        """
+        try:
+            document = _parse(text)
+            schema = _check_schema(document.get("schema"))
+            is_newer = _version(schema) > _version(SCHEMA)
+            digest = document.pop("digest", None)
+            manifest = _manifest_from(document, ignore_unknown=is_newer)
+            _check_requirements(manifest.requires)
+            if verify and digest is not None and not is_newer:
+                _check_digest(digest, document)
+        except ManifestError as error:
+            raise type(error)(f"{os.fspath(source)}: {error}") from error.__cause__
+        return manifest
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], *, verify: bool = True) -> Manifest:
+        """Read the manifest of a bundle.
+
+        Raises:
+            ManifestError: if it is missing or not valid; see `from_json`.
+            UnsafePath: if it is a symbolic link.
+        """
+        path = Path(folder) / FILE_NAME
+        try:
+            raw = read_limited(folder, FILE_NAME, max_bytes=MAX_BYTES)
+            text = raw.decode("utf-8")
+        except MissingArtifact as error:
+            raise ManifestError(
+                f"there is no bundle at {os.fspath(folder)!r}: {path} is missing or unreadable. "
+                "Give the folder that `edgeseg export` wrote."
+            ) from error
+        except CorruptArtifact as error:
+            raise ManifestError(f"{path} is too large for a manifest: {error}") from error
+        except UnicodeDecodeError as error:
+            raise ManifestError(
+                f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). "
+                "The file is damaged: copy or export the bundle again."
+            ) from error
+        return cls.from_json(text, source=path, verify=verify)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the manifest into a bundle, atomically, and return its path.
+
+        Raises:
+            OSError: if the folder cannot be written; an older manifest is then left as it was.
+        """
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return write_atomic(Path(folder) / FILE_NAME, self.to_json().encode("utf-8"))
+
+
+def read_artifact(
+    folder: str | os.PathLike[str], artifact: Artifact, *, verify: bool = True
+) -> bytes:
+    """Return the content of one file of a bundle, checked against its recorded size and sha256.
+
+    Raises:
+        CorruptArtifact: if the size or the digest differs; nothing is read on a wrong size.
+        MissingArtifact: if the file does not exist.
+        UnsafePath: if it is a symbolic link, or no regular file.
+    """
+    return read_verified(
+        folder,
+        artifact.file,
+        size_bytes=artifact.size_bytes,
+        sha256=artifact.sha256,
+        verify=verify,
+    )
+
+
+# ---------------------------------------------------------------- JSON to manifest
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """Return the document of a JSON text, bounded in size and depth before it is parsed."""
+    if len(text) > MAX_BYTES:
+        raise ManifestError(f"{len(text)} characters, expected at most {MAX_BYTES}")
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
+        if depth > MAX_DEPTH:
+            raise ManifestError(f"nested deeper than {MAX_DEPTH} levels; this is no manifest")
+    try:
+        document = json.loads(
+            text,
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(
+            f"not valid JSON ({error}). The file is damaged or was edited by hand: "
+            "copy or export the bundle again."
+        ) from error
+    if not isinstance(document, dict):
+        raise ManifestError(f"expected a JSON object, found {type(document).__name__}")
+    return document
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ManifestError(f"the key {twice!r} is given twice; remove one of them")
+    return result
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ManifestError(f"{name} is not a number that a manifest may hold")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ManifestError(f"the number {text[:40]} is out of range")
+    return value
+
+
+def _manifest_from(document: Mapping[str, Any], *, ignore_unknown: bool) -> Manifest:
+    def read(kind: type, where: str, value: Any, **convert: Callable[[str, Any], Any]) -> Any:
+        return _read_object(kind, where, value, convert, ignore_unknown=ignore_unknown)
+
+    def specs(where: str, value: Any) -> tuple[TensorSpec, ...]:
+        return tuple(
+            read(TensorSpec, f"{where}[{index}]", item)
+            for index, item in enumerate(_list(where, value))
+        )
+
+    def artifacts(where: str, value: Any) -> dict[str, Artifact]:
+        return {
+            key: read(Artifact, f"{where}.{key}", item)
+            for key, item in _mapping(where, value).items()
+        }
+
+    manifest = read(
+        Manifest,
+        "",
+        document,
+        inputs=specs,
+        outputs=specs,
+        state=specs,
+        preprocess=lambda where, value: read(Preprocess, where, value),
+        artifacts=artifacts,
+    )
+    assert isinstance(manifest, Manifest)
+    return manifest
+
+
+def _read_object(
+    kind: type,
+    where: str,
+    value: Any,
+    convert: Mapping[str, Callable[[str, Any], Any]],
+    *,
+    ignore_unknown: bool,
+) -> Any:
+    """Build a dataclass from a JSON object; every key must be there, and none besides."""
+    document = _mapping(where or "the document", value)
+    known = [item.name for item in fields(kind)]
+    missing = [key for key in known if key not in document]
+    unknown = [key for key in document if key not in known]
+    place = f"in {where}" if where else "at the top level"
+    if missing:
+        raise ManifestError(f"the key {missing[0]!r} is missing {place}. Export the bundle again.")
+    if unknown and not ignore_unknown:
+        raise ManifestError(
+            f"unknown key {unknown[0]!r} {place}; expected {', '.join(known)}. "
+            "Remove it, or upgrade: pip install -U edgeseg-runtime"
+        )
+    values = {key: document[key] for key in known}
+    for key, converter in convert.items():
+        values[key] = converter(f"{where}.{key}" if where else key, values[key])
+    try:
+        return kind(**values)
+    except ManifestError as error:
+        if not where:
+            raise
+        raise ManifestError(f"{where}.{error}") from error
+
+
+def _check_requirements(requires: Sequence[str]) -> None:
+    unknown = [name for name in requires if name not in KNOWN_REQUIREMENTS]
+    if unknown:
+        raise SchemaTooNew(
+            f"the bundle requires {unknown[0]!r}, which this runtime does not know. "
+            "Upgrade it: pip install -U edgeseg-runtime"
+        )
+
+
+def _check_schema(schema: Any) -> str:
+    if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
+        _refuse("schema", schema, f"a version such as {SCHEMA!r}")
+    if _version(schema)[0] > _version(SCHEMA)[0]:
+        raise SchemaTooNew(
+            f"schema {schema} is newer than {SCHEMA}, the newest that this runtime reads. "
+            "Upgrade it: pip install -U edgeseg-runtime"
+        )
+    if _version(schema)[0] < _version(SCHEMA)[0]:
+        raise ManifestError(
+            f"schema {schema} is older than this runtime reads ({SCHEMA}). Export the bundle again."
+        )
+    return schema
+
+
+def _version(schema: str) -> tuple[int, int]:
+    major, _, minor = schema.partition(".")
+    return int(major), int(minor)
+
+
+# ---------------------------------------------------------------- manifest to JSON
+
+
+def _document_from(value: Any) -> Any:
+    """Return dataclasses as objects and tuples as lists, in the order of the fields."""
+    if isinstance(value, (TensorSpec, Preprocess, Artifact)):
+        return {item.name: _document_from(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _document_from(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_document_from(item) for item in value]
+    return value
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return f"sha256:{hashlib.sha256(canonical.encode('ascii')).hexdigest()}"
+
+
+def _check_digest(digest: Any, document: Mapping[str, Any]) -> None:
+    found = _digest(document)
+    if digest != found:
+        raise ManifestError(
+            f"the content was changed after it was written: its digest is {found}, "
+            f"recorded is {digest!r}. If you edited it on purpose, remove the key 'digest'; "
+            "otherwise copy or export the bundle again."
+        )
+
+
+def _format_json(value: Any, indent: int = 0) -> str:
+    """Return JSON with one line per entry, and lists of scalars that fit on one line."""
+    if isinstance(value, dict) and value:
+        items = [
+            f"{json.dumps(key)}: {_format_json(item, indent + 2)}" for key, item in value.items()
+        ]
+        brackets = "{}"
+    elif isinstance(value, list) and value:
+        line = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        is_flat = not any(isinstance(item, (dict, list)) for item in value)
+        if is_flat and len(line) <= 80:
+            return line
+        items = [_format_json(item, indent + 2) for item in value]
+        brackets = "[]"
+    else:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+    pad = " " * (indent + 2)
+    body = ",\n".join(pad + item for item in items)
+    return f"{brackets[0]}\n{body}\n{' ' * indent}{brackets[1]}"
+
+
+# ---------------------------------------------------------------- checks of single values
+
+
+def _refuse(where: str, found: Any, expected: str) -> NoReturn:
+    text = repr(found)
+    if len(text) > 80:
+        text = text[:77] + "..."
+    raise ManifestError(f"{where} is {text}; expected {expected}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_int(where: str, value: Any, low: int, high: int) -> None:
+    if not _is_int(value) or not low <= value <= high:
+        _refuse(where, value, f"an integer in {low}..{high}")
+
+
+def _check_str(where: str, value: Any) -> None:
+    if not isinstance(value, str):
+        _refuse(where, value, "text")
+    if len(value) > 1000:
+        _refuse(where, f"{len(value)} characters", "at most 1000")
+    if value and not value.isprintable():
+        _refuse(where, value, "printable text")
+
+
+def _check_name(where: str, value: Any) -> None:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        _refuse(where, value, "a name of letters, digits and _ . : / + - (at most 128)")
+
+
+def _check_choice(where: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        _refuse(where, value, f"one of {', '.join(choices)}")
+
+
+def _check_scalar(where: str, value: Any) -> None:
+    if isinstance(value, str):
+        _check_str(where, value)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            _refuse(where, value, "a finite number")
+    elif isinstance(value, int):  # bool too
+        _check_int(where, int(value), -(2**53), 2**53)
+    else:
+        _refuse(where, value, "text, a number or a truth value")
+
+
+def _check_specs(where: str, specs: Iterable[Any]) -> None:
+    names = []
+    for index, spec in enumerate(specs):
+        if not isinstance(spec, TensorSpec):
+            _refuse(f"{where}[{index}]", spec, "a TensorSpec")
+        names.append(spec.name)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        _refuse(where, twice[0], "each name once")
+    if where != "state" and not 1 <= len(names) <= 256:
+        _refuse(where, f"{len(names)} tensors", "1..256 tensors")
+
+
+def _list(where: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        _refuse(where, value, "a list")
+    return value
+
+
+def _tuple(where: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, (tuple, list)):
+        _refuse(where, value, "a list")
+    return tuple(value)
+
+
+def _mapping(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        _refuse(where, value, "an object")
+    return dict(value)
+
+
+def _plain_json(where: str, value: Any, depth: int = 0) -> Any:
+    """Return a copy of a value as JSON would give it back; tuples become lists."""
+    if depth > MAX_DEPTH - 4:
+        _refuse(where, value, "less nesting")
+    if isinstance(value, Mapping):
+        for key in value:
+            _check_str(f"a key of {where}", key)
+        return {key: _plain_json(f"{where}.{key}", item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_json(f"{where}[{i}]", item, depth + 1) for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            _refuse(where, value, "text that UTF-8 can hold")
+        return value
+    _check_scalar(where, value)
+    return value
