@@ -16,6 +16,7 @@
     +-- BackendError                  exit code 4   the engine, its library or its device
         +-- BackendUnavailable                      not installed, or not usable on this machine
         +-- EngineBuildError                        the engine refused to compile the model
+        +-- DeviceLost                              the device failed; the process must restart
         +-- OutOfMemory               exit code 5   host or device memory is exhausted
 
 A message says what was found, what was expected and what to do. Exceptions of vendors
@@ -34,6 +35,7 @@ __all__ = [
     "BackendUnavailable",
     "BundleError",
     "CorruptArtifact",
+    "DeviceLost",
     "EdgesegError",
     "EngineBuildError",
     "ImageError",
@@ -143,6 +145,10 @@ class BackendUnavailable(BackendError):
 
 class EngineBuildError(BackendError):
     """The engine refused to compile the model."""
+
+
+class DeviceLost(BackendError):
+    """The device failed in a way that only a new process recovers from."""
 
 
 class OutOfMemory(BackendError):
