@@ -1,0 +1,260 @@
+"""RoI-Align over the levels of a feature pyramid, each box pooled from the level of its size.
+
+Shape suffixes: B pictures, R boxes a picture, L levels, P pooled rows or columns, Q sample positions of one axis,
+C channels, N table rows, S samples of all boxes.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEVEL_RULES = ("torchvision", "detectron2")
+
+
+def pyramid_roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    *,
+    strides: Sequence[int],
+    output_size: int | tuple[int, int],
+    sampling_ratio: int,
+    aligned: bool,
+    level_rule: str = "torchvision",
+    canonical_scale: float = 224.0,
+    canonical_level: int = 4,
+) -> Tensor:
+    """Average-pooled bilinear samples of each box, taken from the pyramid level that fits its area.
+
+    Agrees with torchvision's MultiScaleRoIAlign and roi_align (CPU kernels) and with detectron2's ROIPooler:
+    samples more than one cell outside the map count as 0, those up to one cell outside take the border's value.
+    Differentiable with respect to `features` (never to `rois`, as in the originals). A box with a coordinate that
+    is not finite gives zeros; so does a box of zero or negative size when `aligned` with adaptive sampling.
+
+    Inside `torch.onnx.export(dynamo=True)` this is one node, `edgeseg::PyramidRoiAlign`.
+
+    Args:
+        features: One [B,C,Hl,Wl] map per level, finest first, of one dtype.
+        rois: [B,R,4] float x1 y1 x2 y2 in network pixels.
+        strides: Network pixels per cell of each level: powers of two, each twice the one before.
+        output_size: Bins per box, height and width.
+        sampling_ratio: Samples per bin along each axis; 0 = adaptive, ceil(box cells / bins), each axis for itself.
+        aligned: True shifts by half a cell (detectron2's ROIAlignV2), False does not and makes a box at least one
+            cell wide and high (the original Mask R-CNN).
+        level_rule: How the level of a box is rounded, see `pyramid_levels`.
+        canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
+        canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
+
+    Returns:
+        [B,R,C,PH,PW], dtype of `features`.
+
+    Raises:
+        ValueError: if the numbers of maps and strides differ, the strides are no pyramid or the rule is unknown.
+    """
+    bins = (output_size, output_size) if isinstance(output_size, int) else output_size
+    _check(features, rois, strides, level_rule)
+    if torch.onnx.is_in_onnx_export():
+        return torch.onnx.ops.symbolic(
+            "edgeseg::PyramidRoiAlign",
+            [*features, rois],
+            {
+                "strides": list(strides),
+                "output_size": list(bins),
+                "sampling_ratio": max(sampling_ratio, 0),
+                "aligned": int(aligned),
+                "level_rule": level_rule,
+                "canonical_scale": float(canonical_scale),
+                "canonical_level": canonical_level,
+            },
+            dtype=features[0].dtype,
+            shape=(*rois.shape[:2], features[0].shape[1], *bins),
+            version=1,
+        )
+    rois_BR4 = rois.detach().to(torch.promote_types(rois.dtype, torch.float32))
+    levels_BR = pyramid_levels(
+        rois_BR4,
+        strides=strides,
+        level_rule=level_rule,
+        canonical_scale=canonical_scale,
+        canonical_level=canonical_level,
+    )
+    return _pool(features, rois_BR4, levels_BR, strides, bins, sampling_ratio, aligned)
+
+
+def pyramid_levels(
+    rois: Tensor,
+    *,
+    strides: Sequence[int],
+    level_rule: str = "torchvision",
+    canonical_scale: float = 224.0,
+    canonical_level: int = 4,
+) -> Tensor:
+    """Index into the pyramid of the level that each box is pooled from, int64 of the shape rois.shape[:-1].
+
+    Eq. 1 of "Feature Pyramid Networks" (arXiv:1612.03144): floor(canonical_level + log2(sqrt(area) / canonical_scale)),
+    clamped to the pyramid. "torchvision" adds 1e-6 to the logarithm, "detectron2" adds 1e-8 to its argument, which
+    float32 swallows next to 1: 223.9999 is level 4 for the one and 3 for the other. Areas that are 0, negative or not a
+    number belong to the finest level.
+
+    Args:
+        rois: [...,4] float x1 y1 x2 y2 in network pixels.
+        strides: Network pixels per cell of each level: powers of two, each twice the one before.
+        level_rule: "torchvision" or "detectron2".
+        canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
+        canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
+    """
+    boundaries = level_boundaries(
+        tuple(strides),
+        level_rule=level_rule,
+        canonical_scale=canonical_scale,
+        canonical_level=canonical_level,
+    )
+    x1, y1, x2, y2 = rois.detach().float().unbind(-1)
+    area = (x2 - x1) * (y2 - y1)
+    return (area[..., None] >= area.new_tensor(boundaries)).sum(-1)
+
+
+@functools.lru_cache
+def level_boundaries(
+    strides: tuple[int, ...], *, level_rule: str, canonical_scale: float, canonical_level: int
+) -> tuple[float, ...]:
+    """Smallest float32 area in square pixels of each level but the finest, ascending.
+
+    The rule is a rising function of the area, so these numbers are the rule, without the logarithm that each engine
+    rounds in its own way. Arguments as for `pyramid_levels`.
+    """
+    finest = strides[0].bit_length() - 1
+
+    def level(area: np.float32) -> float:
+        size = np.sqrt(area) / np.float32(canonical_scale)
+        if level_rule == "detectron2":
+            return math.floor(np.float32(canonical_level) + _log2(size + np.float32(1e-8)))
+        return math.floor(np.float32(canonical_level) + _log2(size) + np.float32(1e-6))
+
+    boundaries = []
+    for wanted in range(finest + 1, finest + len(strides)):
+        low, high = 0, 0x7F7FFFFF  # bit patterns of positive floats are ordered as the floats are
+        while low < high:
+            middle = (low + high) // 2
+            area = np.uint32(middle).view(np.float32)
+            if area > 0 and level(area) >= wanted:
+                high = middle
+            else:
+                low = middle + 1
+        boundaries.append(float(np.uint32(low).view(np.float32)))
+    return tuple(boundaries)
+
+
+def _log2(value: np.float32) -> np.float32:
+    return np.float32(
+        np.log2(np.float64(value))
+    )  # rounded once: no library's float32 log2 to depend on
+
+
+def _check(
+    features: Sequence[Tensor], rois: Tensor, strides: Sequence[int], level_rule: str
+) -> None:
+    if level_rule not in LEVEL_RULES:
+        raise ValueError(f"level_rule is {level_rule!r}, expected one of {', '.join(LEVEL_RULES)}")
+    if not strides or len(features) != len(strides):
+        raise ValueError(
+            f"{len(features)} feature maps and {len(strides)} strides, expected one each"
+        )
+    if strides[0] < 1 or strides[0] & (strides[0] - 1):
+        raise ValueError(f"the first stride is {strides[0]}, expected a power of two")
+    if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
+        raise ValueError(f"strides are {list(strides)}, expected each to be twice the one before")
+    if rois.dim() != 3 or rois.shape[-1] != 4:
+        raise ValueError(f"rois have the shape {tuple(rois.shape)}, expected [B,R,4]")
+
+
+def _pool(
+    features: Sequence[Tensor],
+    rois_BR4: Tensor,
+    levels_BR: Tensor,
+    strides: Sequence[int],
+    bins: tuple[int, int],
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Every bin as one weighted sum of rows of a table that holds all cells of all maps: no loop, no padding."""
+    num_pictures, num_rois = rois_BR4.shape[:2]
+    channels, device = features[0].shape[1], rois_BR4.device
+    table_NC = torch.cat([map_.permute(0, 2, 3, 1).reshape(-1, channels) for map_ in features])
+    if table_NC.dtype in {torch.float16, torch.bfloat16}:
+        table_NC = table_NC.float()
+
+    # For each box the map's size and the table row where that map of its picture begins.
+    sizes_L2 = torch.tensor([map_.shape[2:] for map_ in features], device=device)
+    areas_L = sizes_L2.prod(-1)
+    starts_L = (areas_L * num_pictures).cumsum(0) - areas_L * num_pictures
+    levels = levels_BR.flatten()
+    picture = torch.arange(num_pictures, device=device).repeat_interleave(num_rois)
+    start = starts_L[levels] + picture * areas_L[levels]
+    height, width = sizes_L2[levels].unbind(-1)
+
+    scale = rois_BR4.new_tensor([1.0 / stride for stride in strides])[levels]
+    corners = rois_BR4.reshape(-1, 4) * scale[:, None] - (0.5 if aligned else 0.0)
+    is_finite = corners.isfinite().all(-1)
+    left, top, right, bottom = corners.where(is_finite[:, None], 0).unbind(-1)
+    bin_height, count_y = _bins(top, bottom, bins[0], sampling_ratio, aligned)
+    bin_width, count_x = _bins(left, right, bins[1], sampling_ratio, aligned)
+
+    # One entry per sample, ordered by box, bin and sample; the samples of a bin are counted row by row.
+    samples_per_bin = count_y * count_x * is_finite
+    bags = samples_per_bin.repeat_interleave(bins[0] * bins[1])
+    bag_end = bags.cumsum(0)
+    bag = torch.arange(len(bags), device=device).repeat_interleave(bags)
+    sample = torch.arange(len(bag), device=device) - (bag_end - bags)[bag]
+    roi, bin_ = bag // (bins[0] * bins[1]), bag % (bins[0] * bins[1])
+    step_y = (sample // count_x[roi] + 0.5) * (bin_height / count_y)[roi]
+    step_x = (sample % count_x[roi] + 0.5) * (bin_width / count_x)[roi]
+    y = top[roi] + bin_.div(bins[1], rounding_mode="floor") * bin_height[roi] + step_y
+    x = left[roi] + bin_ % bins[1] * bin_width[roi] + step_x
+
+    row_S2, weight_y_S2 = _neighbours(y, height[roi])
+    column_S2, weight_x_S2 = _neighbours(x, width[roi])
+    index_S22 = (
+        start[roi, None, None] + row_S2[:, :, None] * width[roi, None, None] + column_S2[:, None, :]
+    )
+    weight_S22 = (
+        weight_y_S2[:, :, None] * weight_x_S2[:, None, :] / samples_per_bin[roi, None, None]
+    )
+    pooled = F.embedding_bag(
+        index_S22.flatten(),
+        table_NC,
+        4 * (bag_end - bags),
+        mode="sum",
+        per_sample_weights=weight_S22.flatten().to(table_NC.dtype),
+    )
+    pooled = pooled.view(num_pictures, num_rois, *bins, channels).permute(0, 1, 4, 2, 3)
+    return pooled.to(features[0].dtype).contiguous()
+
+
+def _bins(
+    low: Tensor, high: Tensor, bins: int, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """Size of a bin in cells (float) and its number of samples (int64, may be 0) along one axis, each [boxes]."""
+    size = high - low
+    if not aligned:
+        size = size.clamp(min=1.0)
+    bin_size = size / bins
+    if sampling_ratio > 0:
+        return bin_size, torch.full_like(size, sampling_ratio, dtype=torch.int64)
+    return bin_size, bin_size.ceil().clamp(min=0).long()
+
+
+def _neighbours(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The two cells that a position lies between and their weights, each [S,2]; weight 0 beyond one cell outside."""
+    is_valid = (position >= -1.0) & (position <= size)
+    position = torch.minimum(position.clamp(min=0.0), size - 1)
+    lower = position.floor()
+    fraction = position - lower
+    upper = torch.minimum(lower + 1, size - 1)
+    cells = torch.stack([lower, upper], -1).long()
+    return cells, torch.stack([1.0 - fraction, fraction], -1) * is_valid[:, None]
