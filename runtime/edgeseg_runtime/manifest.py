@@ -12,7 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -401,10 +401,15 @@ def _read_object(
     *,
     ignore_unknown: bool,
 ) -> Any:
-    """Build a dataclass from a JSON object; every key must be there, and none besides."""
+    """Build a dataclass from a JSON object; only keys with a default may be left out."""
     document = _mapping(where or "the document", value)
     known = [item.name for item in fields(kind)]
-    missing = [key for key in known if key not in document]
+    required = [
+        item.name
+        for item in fields(kind)
+        if item.default is MISSING and item.default_factory is MISSING
+    ]
+    missing = [key for key in required if key not in document]
     unknown = [key for key in document if key not in known]
     place = f"in {where}" if where else "at the top level"
     if missing:
@@ -414,9 +419,9 @@ def _read_object(
             f"unknown key {unknown[0]!r} {place}; expected {', '.join(known)}. "
             "Remove it, or upgrade: pip install -U edgeseg-runtime"
         )
-    values = {key: document[key] for key in known}
-    for key, converter in convert.items():
-        values[key] = converter(f"{where}.{key}" if where else key, values[key])
+    values = {key: document[key] for key in known if key in document}
+    for key in values.keys() & convert.keys():
+        values[key] = convert[key](f"{where}.{key}" if where else key, values[key])
     try:
         return kind(**values)
     except ManifestError as error:

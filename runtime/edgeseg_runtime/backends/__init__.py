@@ -1,0 +1,276 @@
+"""Engines behind one narrow interface: named arrays in, named arrays out.
+
+    Backend              what an engine must offer: run, close
+    BACKENDS             name -> "module:class", imported on first use
+    open_backend         opens one for a bundle, checks what goes in and out of it
+    CheckedBackend       the wrapper that does the checking
+
+A backend class is called as `Class(folder, manifest, threads=..., verify=..., **options)`. It
+imports its engine's library inside its methods and lets `ImportError` pass: it is translated
+here. Its classmethod `obstacle(folder, manifest)` says, without loading the model, why it cannot
+serve a bundle on this machine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg_runtime.errors import (
+    BackendUnavailable,
+    EngineBuildError,
+    InputContractError,
+    OutOfMemory,
+    OutputContractError,
+)
+from edgeseg_runtime.manifest import Manifest, TensorSpec
+
+__all__ = ["BACKENDS", "Backend", "BackendClass", "CheckedBackend", "Tensors", "open_backend"]
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+BACKENDS: dict[str, str] = {
+    "onnxruntime": "edgeseg_runtime.backends.ort:OrtBackend",
+    "tensorrt": "edgeseg_runtime.backends.trt:TrtBackend",
+    "tensorrt_rtx": "edgeseg_runtime.backends.trt:TrtRtxBackend",
+}
+
+# Never "pip install edgeseg-runtime[...]": on a Jetson that would replace JetPack's own build.
+INSTALL_HINTS: dict[str, str] = {
+    "onnxruntime": "pip install onnxruntime  (or onnxruntime-gpu; on a Jetson the wheel of its JetPack)",
+    "tensorrt": "pip install tensorrt  (on a Jetson: sudo apt install python3-libnvinfer)",
+    "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
+}
+
+_AUTO_ORDER = ("tensorrt", "tensorrt_rtx")  # tried before onnxruntime, which runs everywhere
+
+_log = logging.getLogger(__name__)
+
+
+class Backend(Protocol):
+    """A loaded model."""
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Return the model's outputs by name; the arrays belong to the caller.
+
+        Returns only when the outputs are complete, so that a clock around it is honest. May be
+        called from several threads at once.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the engine; calling it twice is allowed."""
+        ...
+
+
+class BackendClass(Protocol):
+    """What an entry of `BACKENDS` leads to."""
+
+    def __call__(
+        self, folder: Path, manifest: Manifest, *, threads: int | None, verify: bool, **options: Any
+    ) -> Backend:
+        """Load the bundle's model."""
+        ...
+
+    def obstacle(self, folder: Path, manifest: Manifest) -> str | None:
+        """Return why this backend cannot serve the bundle here and now, or None if it can."""
+        ...
+
+
+def open_backend(
+    name: str,
+    folder: str | os.PathLike[str],
+    manifest: Manifest,
+    *,
+    threads: int | None = None,
+    verify: bool = True,
+    **options: Any,
+) -> CheckedBackend:
+    """Load a bundle's model into an engine.
+
+    Args:
+        name: a key of `BACKENDS`, or "auto": TensorRT if the device has it together with an
+            engine for this bundle or the means to build one, else onnxruntime. The choice is
+            logged and stands in the `name` of what is returned.
+        folder: the bundle.
+        manifest: its manifest.
+        threads: threads of the engine on the CPU, or None for the engine's own choice.
+        verify: compare the sha256 of every file with the manifest before an engine sees it.
+        **options: passed to the backend.
+
+    Raises:
+        ValueError: if there is no backend of that name.
+        BackendUnavailable: if its library is not installed or its device is missing.
+        BundleError: if a file is missing or damaged.
+        OutOfMemory: if the model does not fit into memory.
+    """
+    path = Path(folder)
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}; expected a positive number or None")
+    if name == "auto":
+        return _open_auto(path, manifest, threads=threads, verify=verify, options=options)
+    if name not in BACKENDS:
+        raise ValueError(f"backend is {name!r}; expected one of auto, {', '.join(BACKENDS)}")
+    return _open(name, path, manifest, threads=threads, verify=verify, options=options)
+
+
+class CheckedBackend:
+    """A backend that compares every tensor with the manifest on its way in and out.
+
+    Attributes:
+        name: of the backend, such as "onnxruntime".
+        backend: the backend itself.
+        manifest: what the tensors are compared with.
+    """
+
+    def __init__(self, name: str, backend: Backend, manifest: Manifest) -> None:
+        self.name = name
+        self.backend = backend
+        self.manifest = manifest
+        self._is_closed = False
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Return the outputs that the manifest lists.
+
+        Raises:
+            InputContractError: if an input is missing, unknown, or of another dtype or shape.
+            OutputContractError: if the model's outputs are not those of the manifest.
+            OutOfMemory: if the host's memory is exhausted.
+            ValueError: if the backend is closed.
+        """
+        if self._is_closed:
+            raise ValueError(f"the {self.name} backend is closed; load the bundle again")
+        checked = _check_inputs(inputs, self.manifest.inputs)
+        try:
+            outputs = self.backend.run(checked)
+        except MemoryError as error:
+            raise OutOfMemory(_out_of_memory(self.name)) from error
+        batch_size = next(iter(checked.values())).shape[:1]
+        return _check_outputs(outputs, self.manifest.outputs, batch_size)
+
+    def close(self) -> None:
+        """Free the engine; calling it twice is allowed."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.backend.close()
+
+    def __repr__(self) -> str:
+        return f"CheckedBackend({self.name!r}, {self.backend!r})"
+
+
+def _open_auto(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    threads: int | None,
+    verify: bool,
+    options: Mapping[str, Any],
+) -> CheckedBackend:
+    for name in _AUTO_ORDER:
+        try:
+            obstacle = _backend_class(name).obstacle(folder, manifest)
+            if obstacle is None:
+                backend = _open(
+                    name, folder, manifest, threads=threads, verify=verify, options=options
+                )
+                _log.info("backend auto: %s", name)
+                return backend
+        except (BackendUnavailable, EngineBuildError) as error:
+            _log.warning("backend auto: %s failed, trying the next one: %s", name, error)
+        else:
+            _log.info("backend auto: not %s, because %s", name, obstacle)
+    _log.info("backend auto: onnxruntime")
+    return _open("onnxruntime", folder, manifest, threads=threads, verify=verify, options=options)
+
+
+def _open(
+    name: str,
+    folder: Path,
+    manifest: Manifest,
+    *,
+    threads: int | None,
+    verify: bool,
+    options: Mapping[str, Any],
+) -> CheckedBackend:
+    try:
+        backend = _backend_class(name)(folder, manifest, threads=threads, verify=verify, **options)
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"the backend {name!r} cannot be used here ({error}). Install it: {INSTALL_HINTS[name]}"
+        ) from error
+    except MemoryError as error:
+        raise OutOfMemory(_out_of_memory(name)) from error
+    return CheckedBackend(name, backend, manifest)
+
+
+def _backend_class(name: str) -> BackendClass:
+    module, _, attribute = BACKENDS[name].partition(":")
+    return cast("BackendClass", getattr(importlib.import_module(module), attribute))
+
+
+def _out_of_memory(name: str) -> str:
+    return (
+        f"{name}: the host's memory is exhausted. Close other programs, or export the model at a "
+        "smaller --image-size or --precision."
+    )
+
+
+def _check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
+    names = [spec.name for spec in specs]
+    if set(inputs) != set(names):
+        raise InputContractError(
+            f"found the inputs {sorted(inputs)}; the model takes exactly {sorted(names)}"
+        )
+    checked: Tensors = {}
+    batch_size: tuple[int, ...] | None = None
+    for spec in specs:
+        array = inputs[spec.name]
+        problem = _difference(array, spec, batch_size)
+        if problem:
+            raise InputContractError(f"the input {spec.name!r} {problem}")
+        batch_size = batch_size or array.shape[:1]
+        checked[spec.name] = np.ascontiguousarray(array)
+    return checked
+
+
+def _check_outputs(
+    outputs: Tensors, specs: Sequence[TensorSpec], batch_size: tuple[int, ...]
+) -> Tensors:
+    for spec in specs:
+        if spec.name not in outputs:
+            raise OutputContractError(
+                f"the model gave no output {spec.name!r}, only {sorted(outputs)}. "
+                "Model and manifest do not belong together: export the bundle again."
+            )
+        problem = _difference(outputs[spec.name], spec, batch_size)
+        if problem:
+            raise OutputContractError(
+                f"the output {spec.name!r} {problem}. "
+                "Model and manifest do not belong together: export the bundle again."
+            )
+    return {spec.name: outputs[spec.name] for spec in specs}
+
+
+def _difference(
+    array: npt.NDArray[Any], spec: TensorSpec, batch_size: tuple[int, ...] | None
+) -> str | None:
+    """Return how an array differs from its spec, or None."""
+    if not isinstance(array, np.ndarray):
+        return f"is a {type(array).__name__}; expected a NumPy array"
+    shape = spec.shape
+    if shape[:1] == (-1,):
+        shape = (batch_size or array.shape[:1] or (1,)) + shape[1:]
+    if array.dtype != spec.dtype or array.shape != shape:
+        expected = ", ".join("batch" if size == -1 else str(size) for size in spec.shape)
+        return (
+            f"is {array.dtype} of shape {list(array.shape)}; expected {spec.dtype} of shape "
+            f"[{expected}]"
+        )
+    return None
