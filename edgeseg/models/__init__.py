@@ -1,0 +1,93 @@
+"""The reference models: a plain table of names, and one description for each.
+
+Nothing here imports torch; a family's modules are imported when one of its models is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from edgeseg_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Weights: TypeAlias = str | Path | Mapping[str, Any] | None
+
+WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
+
+_MASKRCNN = "edgeseg.models.maskrcnn.spec"
+MODELS: dict[str, str] = {
+    "keypointrcnn_resnet50_fpn": _MASKRCNN,
+    "maskrcnn_resnet101_fpn_3x": _MASKRCNN,
+    "maskrcnn_resnet50_fpn": _MASKRCNN,
+    "maskrcnn_resnet50_fpn_3x": _MASKRCNN,
+    "maskrcnn_resnet50_fpn_v2": _MASKRCNN,
+    "maskrcnn_tiny": _MASKRCNN,
+}
+"""Model name -> module that describes it in its table ``SPECS``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What is known of a model before it is built.
+
+    ``build(name, weights, image_size, config)`` returns the module; ``manifest(model)`` describes
+    it to a device, without artifacts. ``num_parameters`` and ``gflops`` (multiply-adds, one picture
+    of the default size) are the original's own figures where it gives them; ``accuracy`` holds
+    published metrics, from ``source``. ``parity`` is the largest difference per output, relative to
+    the output's own scale, that an fp32 export may have.
+    """
+
+    name: str
+    task: str
+    family: str
+    image_size: tuple[int, int]
+    num_parameters: int
+    gflops: float | None = None
+    licence: str
+    source: str
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    has_shapes_weights: bool = False
+    build: Callable[[str, Weights, tuple[int, int] | None, Mapping[str, Any]], nn.Module]
+    manifest: Callable[[nn.Module], Manifest]
+
+
+def list_models() -> list[str]:
+    """Return the names that :func:`get_spec` and ``create_model`` know, sorted."""
+    return sorted(MODELS)
+
+
+def get_spec(name: str) -> ModelSpec:
+    """Return the description of a model.
+
+    Raises:
+        ValueError: no model has this name; the message lists the closest ones.
+    """
+    if name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4) or list_models()
+        raise ValueError(f"model {name!r} found, expected one of {', '.join(close)}")
+    spec = importlib.import_module(MODELS[name]).SPECS[name]
+    assert isinstance(spec, ModelSpec)
+    return spec
+
+
+def shapes_weights_path(name: str) -> Path:
+    """Return the file of a model's weights for the built-in shapes data.
+
+    Raises:
+        ValueError: the model ships without such weights.
+    """
+    path = WEIGHTS_FOLDER / f"{name}.safetensors"
+    if not path.is_file():
+        shipped = sorted(file.stem for file in WEIGHTS_FOLDER.glob("*.safetensors"))
+        raise ValueError(
+            f"weights='shapes' found for {name}, which ships without them; "
+            f"expected one of {', '.join(shipped)}, or the path of a checkpoint"
+        )
+    return path

@@ -1,0 +1,45 @@
+"""Convolution blocks that all families build on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvNorm(nn.Module):
+    """A convolution, an optional batch normalisation and an optional ReLU.
+
+    Padding keeps the size at stride 1 (``kernel_size // 2``). The convolution has a bias exactly
+    when there is no normalisation, unless ``bias`` says otherwise.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 3,
+        stride: int = 1,
+        norm_eps: float | None = None,
+        relu: bool = True,
+        bias: bool | None = None,
+    ) -> None:
+        super().__init__()
+        has_norm = norm_eps is not None
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
+            bias=not has_norm if bias is None else bias,
+        )
+        self.norm = None if norm_eps is None else nn.BatchNorm2d(out_channels, eps=norm_eps)
+        self.relu = relu
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return the block's output, (B, out_channels, H / stride, W / stride)."""
+        y_BCHW = self.conv(x_BCHW)
+        if self.norm is not None:
+            y_BCHW = self.norm(y_BCHW)
+        return torch.relu(y_BCHW) if self.relu else y_BCHW

@@ -1,0 +1,49 @@
+"""The first layer of every graph: uint8 pictures to the normalised input of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ImageNormalization(nn.Module):
+    """Turns uint8 BGR pictures into normalised channels-first floats.
+
+    ``mean`` and ``std`` are in grey levels (0..255) in the network's channel order ``order``.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], *, order: str) -> None:
+        super().__init__()
+        if order not in ("rgb", "bgr"):
+            raise ValueError(f"order {order!r} found, expected 'rgb' or 'bgr'")
+        self.order = order
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image_BHW3: Tensor, image_size_B2: Tensor) -> Tensor:
+        """Return (B, 3, H, W) float32 that is zero outside the valid part of each picture.
+
+        Args:
+            image_BHW3: uint8 BGR.
+            image_size_B2: height and width of the valid part, which starts at the top left.
+        """
+        if self.order == "rgb":
+            image_BHW3 = image_BHW3.flip(-1)
+        x_B3HW = image_BHW3.permute(0, 3, 1, 2).to(self.mean.dtype)
+        x_B3HW = (x_B3HW - self.mean) / self.std
+        return torch.where(self._valid(image_BHW3, image_size_B2), x_B3HW, 0.0)
+
+    @staticmethod
+    def _valid(image_BHW3: Tensor, image_size_B2: Tensor) -> Tensor:
+        _, height, width, _ = image_BHW3.shape
+        device = image_BHW3.device
+        rows_H = torch.arange(height, dtype=torch.int32, device=device)
+        columns_W = torch.arange(width, dtype=torch.int32, device=device)
+        rows_BH = rows_H < image_size_B2[:, 0:1]
+        columns_BW = columns_W < image_size_B2[:, 1:2]
+        return (rows_BH[:, :, None] & columns_BW[:, None, :])[:, None]

@@ -1,0 +1,218 @@
+"""Second stage of R-CNN models: classification, masks and key points of regions.
+
+Shape suffixes: B pictures, R regions of a picture, K detections, C channels, Y classes, M mask side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeseg.models.layers.boxes import clip_boxes, decode_boxes, has_min_size
+from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.ops import nms
+
+BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+
+
+class BoxHead(nn.Module):
+    """Optional 3x3 convolutions, then fully connected layers, over pooled regions."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        pool_size: int = 7,
+        num_convs: int = 0,
+        num_fcs: int = 2,
+        fc_channels: int = 1024,
+        norm_eps: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.convs = nn.Sequential(
+            *(ConvNorm(in_channels, in_channels, norm_eps=norm_eps) for _ in range(num_convs))
+        )
+        widths = [in_channels * pool_size**2, *[fc_channels] * num_fcs]
+        self.fcs = nn.ModuleList(
+            nn.Linear(width_in, width_out)
+            for width_in, width_out in zip(widths, widths[1:], strict=False)
+        )
+
+    def forward(self, regions_RCHW: Tensor) -> Tensor:
+        """Return the features of each region, (R, fc_channels)."""
+        x = self.convs(regions_RCHW).flatten(1)
+        for fc in self.fcs:
+            x = torch.relu(fc(x))
+        return x
+
+
+class BoxPredictor(nn.Module):
+    """Class logits and per-class box deltas of each region."""
+
+    def __init__(self, in_channels: int, num_logits: int, num_box_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(in_channels, num_logits)
+        self.bbox_pred = nn.Linear(in_channels, num_box_classes * 4)
+
+    def forward(self, features_RC: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (R, num_logits) and deltas (R, num_box_classes * 4), class-major."""
+        return self.cls_score(features_RC), self.bbox_pred(features_RC)
+
+
+class MaskHead(nn.Module):
+    """3x3 convolutions, a doubling deconvolution and one mask per class."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_masks: int,
+        *,
+        channels: int = 256,
+        num_convs: int = 4,
+        norm_eps: float | None = None,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels, *[channels] * num_convs]
+        self.convs = nn.Sequential(
+            *(
+                ConvNorm(width_in, width_out, norm_eps=norm_eps)
+                for width_in, width_out in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.deconv = nn.ConvTranspose2d(channels, channels, 2, stride=2)
+        self.predictor = nn.Conv2d(channels, num_masks, 1)
+
+    def forward(self, regions_RCHW: Tensor) -> Tensor:
+        """Return mask logits (R, num_masks, 2 H, 2 W)."""
+        return self.predictor(torch.relu(self.deconv(self.convs(regions_RCHW))))
+
+
+class KeypointHead(nn.Module):
+    """Eight 3x3 convolutions, a doubling deconvolution and a bilinear doubling: J heat maps.
+
+    torchvision/models/detection/keypoint_rcnn.py.
+    """
+
+    def __init__(self, in_channels: int, num_keypoints: int, *, channels: int = 512) -> None:
+        super().__init__()
+        widths = [in_channels, *[channels] * 8]
+        self.convs = nn.Sequential(
+            *(
+                ConvNorm(width_in, width_out)
+                for width_in, width_out in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.deconv = nn.ConvTranspose2d(channels, num_keypoints, 4, stride=2, padding=1)
+
+    def forward(self, regions_RCHW: Tensor) -> Tensor:
+        """Return heat map logits (R, J, 4 H, 4 W)."""
+        maps = self.deconv(self.convs(regions_RCHW))
+        return F.interpolate(maps, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionRule:
+    """How class scores and deltas of regions become detections.
+
+    ``background_first`` tells the column of the background class: 0 (torchvision) or the last
+    (detectron2). ``max_candidates`` bounds the (region, class) pairs that enter the suppression:
+    the result is the original's whenever it has no more above ``score_thresh``, or when those
+    suffice to fill ``max_detections``.
+    """
+
+    num_classes: int
+    background_first: bool
+    score_thresh: float
+    nms_thresh: float
+    max_detections: int
+    max_candidates: int
+    min_box_size: float | None
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes (B, K, 4) in network pixels, scores (B, K) falling, labels (B, K) int32.
+
+    Rows without a detection have score 0 and a zero box.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+def select_detections(
+    logits_BRY: Tensor,
+    deltas_BRD: Tensor,
+    proposals_BR4: Tensor,
+    is_proposal_BR: Tensor,
+    image_size_B2: Tensor,
+    rule: DetectionRule,
+) -> Detections:
+    """Return the best detections of each picture after per-class suppression.
+
+    Args:
+        logits_BRY: class logits, background included.
+        deltas_BRD: box deltas, class-major, for every column (background first) or for the
+            foreground only (background last).
+        proposals_BR4: x1 y1 x2 y2 in network pixels.
+        is_proposal_BR: which rows hold a proposal.
+        image_size_B2: height and width of the valid part of the network input.
+        rule: thresholds and limits.
+    """
+    probabilities_BRY = logits_BRY.softmax(-1)
+    foreground = slice(1, None) if rule.background_first else slice(None, rule.num_classes)
+    scores_BRF = torch.where(is_proposal_BR[..., None], probabilities_BRY[..., foreground], 0.0)
+    num_foreground = scores_BRF.shape[-1]
+
+    scores_BM = scores_BRF.flatten(1)
+    num_candidates = min(rule.max_candidates, scores_BM.shape[1])
+    scores_BT, order_BT = scores_BM.topk(num_candidates, dim=1)
+    region_BT = order_BT // num_foreground
+    column_BT = order_BT % num_foreground + (1 if rule.background_first else 0)
+
+    num_box_classes = deltas_BRD.shape[-1] // 4
+    row_BT = region_BT * num_box_classes + column_BT
+    deltas_BT4 = _take_rows(deltas_BRD.flatten(1).unflatten(1, (-1, 4)), row_BT)
+    boxes_BT4 = decode_boxes(deltas_BT4, _take_rows(proposals_BR4, region_BT), weights=BOX_WEIGHTS)
+    boxes_BT4 = clip_boxes(boxes_BT4, image_size_B2)
+    if rule.min_box_size is not None:
+        scores_BT = torch.where(has_min_size(boxes_BT4, rule.min_box_size), scores_BT, 0.0)
+
+    kept_BK, is_kept_BK = nms(
+        boxes_BT4,
+        scores_BT,
+        column_BT,
+        iou_threshold=rule.nms_thresh,
+        max_output=rule.max_detections,
+        score_threshold=rule.score_thresh,
+    )
+    return Detections(
+        boxes=torch.where(is_kept_BK[..., None], _take_rows(boxes_BT4, kept_BK), 0.0),
+        scores=torch.where(is_kept_BK, scores_BT.gather(1, kept_BK), 0.0),
+        labels=torch.where(is_kept_BK, column_BT.gather(1, kept_BK), 0).to(torch.int32),
+    )
+
+
+def select_masks(logits_BKYMM: Tensor, labels_BK: Tensor) -> Tensor:
+    """Return the probabilities (B, K, M, M) of each detection's own class."""
+    size = logits_BKYMM.shape[-1]
+    index = labels_BK.long()[..., None, None, None].expand(-1, -1, 1, size, size)
+    return logits_BKYMM.gather(2, index).squeeze(2).sigmoid()
+
+
+def _take_rows(rows_BN4: Tensor, index_BT: Tensor) -> Tensor:
+    return rows_BN4.gather(1, index_BT[..., None].expand(-1, -1, rows_BN4.shape[-1]))
+
+
+def fold_regions(x_BR: Tensor) -> Tensor:
+    """Return (B, R, ...) as (B * R, ...)."""
+    return x_BR.flatten(0, 1)
+
+
+def unfold_regions(x: Tensor, num_regions: int) -> Tensor:
+    """Return (B * R, ...) as (B, R, ...)."""
+    return x.unflatten(0, (-1, num_regions))

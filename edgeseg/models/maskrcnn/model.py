@@ -1,0 +1,302 @@
+"""Mask R-CNN and Keypoint R-CNN with a feature pyramid, as torchvision and detectron2 run them.
+
+Shape suffixes: B pictures, P proposals, K detections, C channels, Y classes, J key points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from edgeseg.models.layers.fpn import FPN
+from edgeseg.models.layers.image import ImageNormalization
+from edgeseg.models.layers.resnet import ResNet, SmallResNet
+from edgeseg.models.layers.roi_heads import (
+    BoxHead,
+    BoxPredictor,
+    DetectionRule,
+    Detections,
+    KeypointHead,
+    MaskHead,
+    fold_regions,
+    select_detections,
+    select_masks,
+    unfold_regions,
+)
+from edgeseg.models.layers.rpn import RPN, AnchorGrid
+from edgeseg.ops import pyramid_roi_align
+
+STRIDES = (4, 8, 16, 32)
+SIZE_DIVISOR = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNConfig:
+    """Everything that tells one Mask R-CNN from another.
+
+    Input: ``image_size`` is height and width of the network input, padding included; pictures are
+    resized so that their shorter side is ``min_size`` unless the longer would exceed ``max_size``,
+    with the resampling ``interpolation`` and the rounding of the size ``rounding``. ``mean`` and
+    ``std`` are in grey levels, in the channel order ``channel_order``.
+
+    Names of thresholds and limits are torchvision's. ``num_classes`` counts as the original does:
+    with the background when ``background_first`` (torchvision), without it otherwise (detectron2).
+    """
+
+    image_size: tuple[int, int] = (800, 1344)
+    min_size: int = 800
+    max_size: int = 1333
+    interpolation: str = "linear"
+    rounding: str = "floor"
+    channel_order: str = "rgb"
+    mean: tuple[float, float, float] = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+    std: tuple[float, float, float] = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+    num_classes: int = 91
+    background_first: bool = True
+    labels: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+
+    backbone: str = "resnet50"
+    backbone_norm_eps: float = 0.0
+    stride_in_1x1: bool = False
+    backbone_channels: tuple[int, ...] = ()
+    fpn_channels: int = 256
+    head_norm_eps: float | None = None
+
+    anchor_sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchors_rounded: bool = True
+    anchor_strides_from_map: bool = True
+    rpn_conv_depth: int = 1
+    rpn_pre_nms_top_n: int = 1000
+    rpn_post_nms_top_n: int = 1000
+    rpn_nms_thresh: float = 0.7
+    rpn_min_box_size: float = 1e-3
+    rpn_score_is_probability: bool = True
+
+    roi_sampling_ratio: int = 2
+    roi_aligned: bool = False
+    roi_level_rule: str = "torchvision"
+    roi_canonical_scale: float = 224
+    box_num_convs: int = 0
+    box_num_fcs: int = 2
+    box_fc_channels: int = 1024
+    box_score_thresh: float = 0.05
+    box_nms_thresh: float = 0.5
+    box_detections_per_img: int = 100
+    box_candidates: int = 1000
+    box_min_size: float | None = 1e-2
+
+    mask_num_convs: int = 4
+    mask_channels: int = 256
+    mask_paste: str = "expanded_box"
+    drop_empty_boxes: bool = False
+    num_keypoints: int = 0
+
+    def __post_init__(self) -> None:
+        height, width = self.image_size
+        if height % SIZE_DIVISOR or width % SIZE_DIVISOR or height <= 0 or width <= 0:
+            raise ValueError(
+                f"image_size {height}x{width} found, expected positive multiples of {SIZE_DIVISOR}: "
+                f"use {_round_up(height)}x{_round_up(width)}"
+            )
+        if self.min_size <= 0 or self.max_size < self.min_size:
+            raise ValueError(
+                f"min_size {self.min_size}, max_size {self.max_size} found, "
+                "expected 0 < min_size <= max_size"
+            )
+        if self.num_classes < 1 + self.background_first:
+            raise ValueError(
+                f"num_classes {self.num_classes} found, expected at least {1 + self.background_first}"
+                + (" (the background counts)" if self.background_first else "")
+            )
+        for name in ("labels", "category_ids"):
+            values = getattr(self, name)
+            if values and len(values) != self.num_classes:
+                raise ValueError(
+                    f"{name} with {len(values)} entries found, expected one per class number: "
+                    f"{self.num_classes}"
+                )
+
+    @property
+    def num_logits(self) -> int:
+        """Columns of the classifier, background included."""
+        return self.num_classes + (0 if self.background_first else 1)
+
+
+class MaskRCNN(nn.Module):
+    """A two-stage detector with mask or key-point branch and a fixed number of results.
+
+    The module works on one picture size, ``config.image_size``: every shape of its graph is known
+    when it is exported.
+    """
+
+    def __init__(self, name: str, config: MaskRCNNConfig) -> None:
+        super().__init__()
+        self.name = name
+        self.config = config
+        self.normalize = ImageNormalization(config.mean, config.std, order=config.channel_order)
+        self.backbone: ResNet | SmallResNet = _backbone(config)
+        self.fpn = FPN(
+            self.backbone.channels, config.fpn_channels, norm_eps=config.head_norm_eps
+        )
+        self.rpn = RPN(
+            config.fpn_channels,
+            AnchorGrid(
+                sizes=config.anchor_sizes,
+                ratios=config.anchor_ratios,
+                rounded=config.anchors_rounded,
+                strides_from_map=config.anchor_strides_from_map,
+            ),
+            config.image_size,
+            conv_depth=config.rpn_conv_depth,
+            pre_nms_top_n=config.rpn_pre_nms_top_n,
+            post_nms_top_n=config.rpn_post_nms_top_n,
+            nms_thresh=config.rpn_nms_thresh,
+            min_box_size=config.rpn_min_box_size,
+            score_is_probability=config.rpn_score_is_probability,
+        )
+        self.box_head = BoxHead(
+            config.fpn_channels,
+            num_convs=config.box_num_convs,
+            num_fcs=config.box_num_fcs,
+            fc_channels=config.box_fc_channels,
+            norm_eps=config.head_norm_eps,
+        )
+        self.box_predictor = BoxPredictor(
+            config.box_fc_channels, config.num_logits, config.num_classes
+        )
+        self.mask_head: MaskHead | None = None
+        self.keypoint_head: KeypointHead | None = None
+        if config.num_keypoints:
+            self.keypoint_head = KeypointHead(config.fpn_channels, config.num_keypoints)
+        else:
+            self.mask_head = MaskHead(
+                config.fpn_channels,
+                config.num_classes,
+                channels=config.mask_channels,
+                num_convs=config.mask_num_convs,
+                norm_eps=config.head_norm_eps,
+            )
+        self.outputs = (
+            "boxes",
+            "scores",
+            "labels",
+            "keypoint_heatmaps" if config.num_keypoints else "masks",
+        )
+
+    @property
+    def detection_rule(self) -> DetectionRule:
+        """How regions become detections."""
+        config = self.config
+        return DetectionRule(
+            num_classes=config.num_classes,
+            background_first=config.background_first,
+            score_thresh=config.box_score_thresh,
+            nms_thresh=config.box_nms_thresh,
+            max_detections=config.box_detections_per_img,
+            max_candidates=config.box_candidates,
+            min_box_size=config.box_min_size,
+        )
+
+    def forward(self, image: Tensor, image_size: Tensor) -> dict[str, Tensor]:
+        """Return the results of each picture, padded to ``box_detections_per_img`` rows.
+
+        Args:
+            image: (B, H, W, 3) uint8 BGR, the resized picture at the top left.
+            image_size: (B, 2) int32, height and width of the resized picture.
+
+        Returns:
+            boxes (B, K, 4) x1 y1 x2 y2 in network pixels; scores (B, K) falling, 0 in empty rows;
+            labels (B, K) int32; masks (B, K, 28, 28) probabilities inside each box, or
+            keypoint_heatmaps (B, K, J, 56, 56) logits inside each box.
+        """
+        stages = self.stages(image, image_size)
+        return {name: stages[name] for name in self.outputs}
+
+    def stages(self, image: Tensor, image_size: Tensor) -> dict[str, Tensor]:
+        """Return the results and every intermediate stage, in the order of computation."""
+        if tuple(image.shape[1:]) != (*self.config.image_size, 3):
+            height, width = self.config.image_size
+            raise ValueError(
+                f"image of shape {tuple(image.shape)} found, expected (B, {height}, {width}, 3)"
+            )
+        stages = {"input": self.normalize(image, image_size)}
+        features = self.backbone(stages["input"])
+        stages |= {f"c{level}": feature for level, feature in enumerate(features, 2)}
+        pyramid = self.fpn(features)
+        stages |= {f"p{level}": feature for level, feature in enumerate(pyramid, 2)}
+
+        logits, deltas = self.rpn(pyramid)
+        for level, (logit, delta) in enumerate(zip(logits, deltas, strict=True), 2):
+            stages |= {f"rpn_logits_p{level}": logit, f"rpn_deltas_p{level}": delta}
+        proposals, is_proposal = self.rpn.propose(logits, deltas, image_size)
+        stages["proposals"] = proposals
+
+        stages["box_features"] = self.pool(pyramid, proposals, 7)
+        class_logits, box_deltas = self.classify(stages["box_features"])
+        stages |= {"class_logits": class_logits, "box_deltas": box_deltas}
+        detections = select_detections(
+            class_logits, box_deltas, proposals, is_proposal, image_size, self.detection_rule
+        )
+        stages |= {
+            "boxes": detections.boxes,
+            "scores": detections.scores,
+            "labels": detections.labels,
+        }
+        return stages | self._branches(pyramid, detections)
+
+    def pool(self, pyramid: list[Tensor], boxes_BR4: Tensor, output_size: int) -> Tensor:
+        """Return the pooled features of ``boxes_BR4``, (B, R, C, output_size, output_size)."""
+        return pyramid_roi_align(
+            pyramid[: len(STRIDES)],
+            boxes_BR4,
+            strides=STRIDES,
+            output_size=output_size,
+            sampling_ratio=self.config.roi_sampling_ratio,
+            aligned=self.config.roi_aligned,
+            canonical_scale=self.config.roi_canonical_scale,
+            level_rule=self.config.roi_level_rule,
+        )
+
+    def classify(self, regions_BRCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return class logits (B, R, Y) and box deltas (B, R, num_classes * 4) of pooled regions."""
+        num_regions = regions_BRCHW.shape[1]
+        logits, deltas = self.box_predictor(self.box_head(fold_regions(regions_BRCHW)))
+        return unfold_regions(logits, num_regions), unfold_regions(deltas, num_regions)
+
+    def _branches(self, pyramid: list[Tensor], detections: Detections) -> dict[str, Tensor]:
+        regions = self.pool(pyramid, detections.boxes, 14)
+        num_detections = regions.shape[1]
+        if self.keypoint_head is not None:
+            heatmaps = self.keypoint_head(fold_regions(regions))
+            return {
+                "keypoint_features": regions,
+                "keypoint_heatmaps": unfold_regions(heatmaps, num_detections),
+            }
+        assert self.mask_head is not None
+        mask_logits = unfold_regions(self.mask_head(fold_regions(regions)), num_detections)
+        return {
+            "mask_features": regions,
+            "mask_logits": mask_logits,
+            "masks": select_masks(mask_logits, detections.labels),
+        }
+
+
+def _backbone(config: MaskRCNNConfig) -> ResNet | SmallResNet:
+    if config.backbone == "small":
+        return SmallResNet(config.backbone_channels, norm_eps=config.backbone_norm_eps)
+    depths = {"resnet50": 50, "resnet101": 101}
+    if config.backbone not in depths:
+        raise ValueError(f"backbone {config.backbone!r} found, expected {[*depths, 'small']}")
+    return ResNet(
+        depths[config.backbone],
+        stride_in_1x1=config.stride_in_1x1,
+        norm_eps=config.backbone_norm_eps,
+    )
+
+
+def _round_up(size: int) -> int:
+    return max(SIZE_DIVISOR, -(-size // SIZE_DIVISOR) * SIZE_DIVISOR)

@@ -1,0 +1,256 @@
+"""The Mask R-CNN and Keypoint R-CNN variants: configurations, published figures, manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+
+from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models.labels import (
+    BACKGROUND,
+    COCO_80,
+    COCO_80_IDS,
+    COCO_91,
+    SHAPES,
+    names_or_numbers,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgeseg.models.checkpoint import KeyTable
+
+V2 = {
+    "backbone_norm_eps": 1e-5,
+    "head_norm_eps": 1e-5,
+    "rpn_conv_depth": 2,
+    "box_num_convs": 4,
+    "box_num_fcs": 1,
+}
+DETECTRON2 = {
+    "interpolation": "pillow_bilinear",
+    "rounding": "half_up",
+    "channel_order": "bgr",
+    "mean": (103.53, 116.28, 123.675),
+    "std": (1.0, 1.0, 1.0),
+    "num_classes": 80,
+    "background_first": False,
+    "backbone_norm_eps": 1e-5,
+    "stride_in_1x1": True,
+    "anchors_rounded": False,
+    "anchor_strides_from_map": False,
+    "rpn_min_box_size": 0.0,
+    "rpn_score_is_probability": False,
+    "roi_sampling_ratio": 0,
+    "roi_aligned": True,
+    "roi_level_rule": "detectron2",
+    "box_min_size": None,
+    "mask_paste": "grid_sample",
+    "drop_empty_boxes": True,
+}
+TINY = {
+    "image_size": (256, 256),
+    "num_classes": len(SHAPES),
+    "labels": SHAPES,
+    "backbone": "small",
+    "backbone_channels": (24, 48, 96, 128),
+    "backbone_norm_eps": 1e-5,
+    "fpn_channels": 48,
+    "anchor_sizes": (16, 32, 64, 128, 192),
+    "rpn_pre_nms_top_n": 200,
+    "rpn_post_nms_top_n": 100,
+    "roi_canonical_scale": 112,
+    "box_num_fcs": 1,
+    "box_fc_channels": 192,
+    "box_detections_per_img": 30,
+    "box_candidates": 300,
+    "mask_num_convs": 2,
+    "mask_channels": 48,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "keypointrcnn_resnet50_fpn": {"num_classes": 2, "num_keypoints": 17},
+    "maskrcnn_resnet101_fpn_3x": {**DETECTRON2, "backbone": "resnet101"},
+    "maskrcnn_resnet50_fpn": {},
+    "maskrcnn_resnet50_fpn_3x": DETECTRON2,
+    "maskrcnn_resnet50_fpn_v2": V2,
+    "maskrcnn_tiny": TINY,
+}
+"""Model name -> what differs from the defaults of ``MaskRCNNConfig``."""
+
+PERSON = (BACKGROUND, "person")
+OFFICIAL_SIZES = {(800, 1344): (800, 1333)}
+"""Network size -> the original's shorter and longer side of the resized picture."""
+
+
+def build(
+    name: str,
+    weights: Weights,
+    image_size: tuple[int, int] | None,
+    config: Mapping[str, Any],
+) -> nn.Module:
+    """Return the model in evaluation mode.
+
+    Args:
+        name: a key of :data:`PRESETS`.
+        weights: an official checkpoint (path or state dict), "shapes" or None (random).
+        image_size: height and width of the network input; the preset's if None.
+        config: fields of ``MaskRCNNConfig`` that replace the preset's.
+
+    Raises:
+        ValueError: an unknown or invalid field.
+        CheckpointError: weights that do not fit.
+    """
+    from edgeseg.models.checkpoint import load_weights
+    from edgeseg.models.maskrcnn.model import MaskRCNN, MaskRCNNConfig
+
+    known = {field.name for field in fields(MaskRCNNConfig)}
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ValueError(
+            f"options {', '.join(unknown)} found for {name}, expected some of "
+            f"{', '.join(sorted(known))}"
+        )
+    settings = {**PRESETS[name], **config}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    height, width = settings.get("image_size", MaskRCNNConfig.image_size)
+    sizes = OFFICIAL_SIZES.get((height, width), (min(height, width), max(height, width)))
+    settings.setdefault("min_size", sizes[0])
+    settings.setdefault("max_size", max(sizes[1], settings["min_size"]))
+    model = MaskRCNN(name, MaskRCNNConfig(**settings))
+    if weights is not None:
+        is_shapes = isinstance(weights, str) and weights == "shapes"
+        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
+    return model.eval()
+
+
+def key_table(name: str) -> KeyTable:
+    """Return the parameter names of the official checkpoint of a variant."""
+    from edgeseg.models.maskrcnn import checkpoint
+
+    if name.endswith("_3x"):
+        return checkpoint.DETECTRON2
+    if name.endswith("_v2"):
+        return checkpoint.TORCHVISION_V2
+    return checkpoint.OWN if name == "maskrcnn_tiny" else checkpoint.TORCHVISION_V1
+
+
+def manifest(model: nn.Module) -> Manifest:
+    """Return what a device has to know of ``model``; artifacts are added by the exporter."""
+    from edgeseg.models.maskrcnn.model import MaskRCNN
+
+    assert isinstance(model, MaskRCNN)
+    config = model.config
+    height, width = config.image_size
+    num_results, num_keypoints = config.box_detections_per_img, config.num_keypoints
+    branch = (
+        TensorSpec(
+            name="keypoint_heatmaps",
+            dtype="float32",
+            shape=(1, num_results, num_keypoints, 56, 56),
+        )
+        if num_keypoints
+        else TensorSpec(name="masks", dtype="float32", shape=(1, num_results, 28, 28))
+    )
+    labels, category_ids = _labels(model)
+    return Manifest(
+        name=model.name,
+        task="instances",
+        precision="fp32",
+        inputs=(
+            TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),
+            TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
+        ),
+        outputs=(
+            TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
+            TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
+            TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
+            branch,
+        ),
+        preprocess=Preprocess(
+            height=height,
+            width=width,
+            resize="shortest_edge",
+            min_size=config.min_size,
+            max_size=config.max_size,
+            interpolation=config.interpolation,
+            rounding=config.rounding,
+        ),
+        postprocess={
+            "mask_paste": "none" if num_keypoints else config.mask_paste,
+            "mask_threshold": 0.5,
+            "drop_empty_boxes": config.drop_empty_boxes,
+            "score_threshold": 0.0,
+            "keypoints": "bicubic_argmax" if num_keypoints else "none",
+        },
+        labels=labels,
+        category_ids=category_ids,
+        artifacts={},
+        parity={},
+        provenance={},
+    )
+
+
+def _labels(model: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the name and the category id of every label number."""
+    config = model.config
+    known = config.labels or {91: COCO_91, 80: COCO_80, 2: PERSON}.get(config.num_classes, ())
+    labels = names_or_numbers(config.num_classes, known, background_first=config.background_first)
+    if config.category_ids:
+        return labels, config.category_ids
+    if labels == COCO_80:
+        return labels, COCO_80_IDS
+    first = 0 if config.background_first else 1
+    return labels, tuple(range(first, first + config.num_classes))
+
+
+_SOURCES = {
+    "torchvision": {"licence": "BSD-3-Clause", "source": "torchvision 0.27 weight metadata, COCO val2017"},
+    "detectron2": {"licence": "Apache-2.0", "source": "detectron2 MODEL_ZOO.md, COCO val2017"},
+    "edgeseg": {"licence": "Apache-2.0", "source": "edgeseg, shapes val"},
+}
+
+
+def _spec(name: str, origin: str, num_parameters: int, **card: Any) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        task="instances",
+        family="maskrcnn",
+        image_size=PRESETS[name].get("image_size", (800, 1344)),
+        num_parameters=num_parameters,
+        build=build,
+        manifest=manifest,
+        **_SOURCES[origin],
+        **card,
+    )
+
+
+SPECS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        _spec(
+            "maskrcnn_resnet50_fpn", "torchvision", 44_401_393,
+            gflops=134.4, accuracy={"box_AP": 0.379, "mask_AP": 0.346},
+        ),
+        _spec(
+            "maskrcnn_resnet50_fpn_v2", "torchvision", 46_359_409,
+            gflops=333.6, accuracy={"box_AP": 0.474, "mask_AP": 0.418},
+        ),
+        _spec(
+            "keypointrcnn_resnet50_fpn", "torchvision", 59_137_258,
+            gflops=137.4, accuracy={"box_AP": 0.546, "keypoint_AP": 0.650},
+        ),
+        _spec(
+            "maskrcnn_resnet50_fpn_3x", "detectron2", 44_396_273,
+            accuracy={"box_AP": 0.410, "mask_AP": 0.372},
+        ),
+        _spec(
+            "maskrcnn_resnet101_fpn_3x", "detectron2", 63_388_401,
+            accuracy={"box_AP": 0.429, "mask_AP": 0.386},
+        ),
+        _spec("maskrcnn_tiny", "edgeseg", 1, has_shapes_weights=True),
+    )
+}  # fmt: skip
