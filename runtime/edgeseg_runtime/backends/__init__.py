@@ -115,10 +115,10 @@ def open_backend(
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; expected a positive number or None")
     if name == "auto":
-        return _open_auto(path, manifest, threads=threads, verify=verify, options=options)
+        return _open_auto(path, manifest, threads, verify, options)
     if name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; expected one of auto, {', '.join(BACKENDS)}")
-    return _open(name, path, manifest, threads=threads, verify=verify, options=options)
+    return _open(name, path, manifest, threads, verify, options)
 
 
 class CheckedBackend:
@@ -168,33 +168,49 @@ class CheckedBackend:
 def _open_auto(
     folder: Path,
     manifest: Manifest,
-    *,
     threads: int | None,
     verify: bool,
     options: Mapping[str, Any],
 ) -> CheckedBackend:
     for name in _AUTO_ORDER:
-        try:
-            obstacle = _backend_class(name).obstacle(folder, manifest)
-            if obstacle is None:
-                backend = _open(
-                    name, folder, manifest, threads=threads, verify=verify, options=options
-                )
-                _log.info("backend auto: %s", name)
-                return backend
-        except (BackendUnavailable, EngineBuildError) as error:
-            _log.warning("backend auto: %s failed, trying the next one: %s", name, error)
-        else:
+        obstacle = _obstacle(name, folder, manifest)
+        if obstacle is not None:
             _log.info("backend auto: not %s, because %s", name, obstacle)
+            continue
+        backend = _try_open(name, folder, manifest, threads, verify, options)
+        if backend is not None:
+            _log.info("backend auto: %s", name)
+            return backend
     _log.info("backend auto: onnxruntime")
-    return _open("onnxruntime", folder, manifest, threads=threads, verify=verify, options=options)
+    return _open("onnxruntime", folder, manifest, threads, verify, options)
+
+
+def _obstacle(name: str, folder: Path, manifest: Manifest) -> str | None:
+    try:
+        return _backend_class(name).obstacle(folder, manifest)
+    except (ImportError, BackendUnavailable) as error:
+        return str(error)
+
+
+def _try_open(
+    name: str,
+    folder: Path,
+    manifest: Manifest,
+    threads: int | None,
+    verify: bool,
+    options: Mapping[str, Any],
+) -> CheckedBackend | None:
+    try:
+        return _open(name, folder, manifest, threads, verify, options)
+    except (BackendUnavailable, EngineBuildError) as error:
+        _log.warning("backend auto: %s failed, trying the next one: %s", name, error)
+        return None
 
 
 def _open(
     name: str,
     folder: Path,
     manifest: Manifest,
-    *,
     threads: int | None,
     verify: bool,
     options: Mapping[str, Any],
