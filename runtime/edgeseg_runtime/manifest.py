@@ -218,6 +218,20 @@ class Manifest:
                 f"one for each of the {len(self.labels)} labels",
             )
 
+    def artifact(self, kind: str) -> Artifact:
+        """Return the entry of one kind of file, such as "onnx".
+
+        Raises:
+            MissingArtifact: if the bundle has none.
+        """
+        try:
+            return self.artifacts[kind]
+        except KeyError as error:
+            raise MissingArtifact(
+                f"the bundle of {self.name} lists no artifact {kind!r}, only "
+                f"{', '.join(sorted(self.artifacts)) or 'none'}; export it again"
+            ) from error
+
     def to_json(self) -> str:
         """Return the manifest as indented JSON that ends with a newline.
 
