@@ -1,0 +1,300 @@
+"""Run a bundle's model with ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.errors import (
+    BackendError,
+    BackendUnavailable,
+    BundleError,
+    CorruptArtifact,
+    EngineBuildError,
+    InputContractError,
+    OutOfMemory,
+)
+from edgeseg_runtime.manifest import Manifest, read_artifact
+
+__all__ = ["OrtBackend", "node_times"]
+
+CPU = "CPUExecutionProvider"
+
+_ERROR_SEVERITY = 3  # ONNX Runtime writes its log to stderr: errors only
+_RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"  # from 1.24.1 on
+
+_logger = logging.getLogger(__name__)
+
+
+class OrtBackend:
+    """An ONNX Runtime session over verified bytes.
+
+    The session is made from memory, never from a path: ONNX Runtime up to 1.23, the newest for
+    Python 3.10, reads external data from anywhere on the disk, and the bytes that were hashed are
+    the bytes that are loaded. Models with external data are refused.
+
+    `run` may be called from several threads at once; ONNX Runtime allows that.
+
+    Args:
+        folder: the bundle.
+        manifest: its manifest.
+        threads: threads within an operator, or None for one per physical core.
+        verify: compare the model's sha256 with the manifest.
+        providers: "cpu"; "auto" for all that this build of ONNX Runtime has; or names in falling
+            priority, such as ["CUDAExecutionProvider"]. A named provider that cannot be used is
+            an error, never a silent run on the CPU.
+        is_spinning: let idle threads spin between frames: a lower latency for a busy core. Off
+            suits cameras and batteries.
+        has_arena: keep freed memory for the next run.
+        profile: prefix of a file of node times, see `end_profiling`; None for no profile.
+
+    Raises:
+        BundleError: if the model is missing, damaged, or refers to files outside of itself.
+        BackendUnavailable: if a provider cannot be used.
+        EngineBuildError: if ONNX Runtime cannot run the model.
+        ImportError: if onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        manifest: Manifest,
+        *,
+        threads: int | None = None,
+        verify: bool = True,
+        providers: str | Sequence[str] = "cpu",
+        is_spinning: bool = True,
+        has_arena: bool = True,
+        profile: str | os.PathLike[str] | None = None,
+    ) -> None:
+        import onnxruntime
+
+        artifact = manifest.artifact("onnx")
+        onnx = read_artifact(folder, artifact, verify=verify)
+        available = onnxruntime.get_available_providers()
+        chosen = _chosen_providers(providers, available)
+        session_options = onnxruntime.SessionOptions()
+        session_options.log_severity_level = _ERROR_SEVERITY
+        session_options.enable_cpu_mem_arena = has_arena
+        if threads is not None:
+            session_options.intra_op_num_threads = threads
+        if not is_spinning:
+            session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if profile is not None:
+            session_options.enable_profiling = True
+            session_options.profile_file_prefix = os.fspath(profile)
+        has_assignment = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
+        if has_assignment:
+            session_options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
+        with _translated_load(artifact.file, onnxruntime.__version__):
+            session = onnxruntime.InferenceSession(
+                onnx, sess_options=session_options, providers=list(chosen)
+            )
+        self._session = session
+        self._threads = threads
+        self._version: str = onnxruntime.__version__
+        self._num_nodes = _num_nodes_by_provider(session) if has_assignment else {}
+        _check_provider(
+            chosen[0], session.get_providers(), self._num_nodes, is_choice=providers != "auto"
+        )
+        self._output_names: list[str] = [output.name for output in session.get_outputs()]
+
+    @classmethod
+    def obstacle(cls, folder: Path, manifest: Manifest) -> str | None:
+        """Return why this bundle cannot run here, or None; see `BackendClass`."""
+        try:
+            import onnxruntime  # noqa: F401
+        except ImportError as error:
+            return f"onnxruntime cannot be imported ({error})"
+        return None if "onnx" in manifest.artifacts else f"{folder} holds no ONNX model"
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Return the outputs by name, in fresh arrays that belong to the caller.
+
+        Raises:
+            InputContractError: if ONNX Runtime refuses the inputs.
+            OutOfMemory: if memory is exhausted.
+            BackendError: if an operator fails.
+        """
+        session = self._session  # `close` in another thread must not take it away half-way
+        if session is None:
+            raise ValueError("the backend is closed; load the bundle again")
+        with _translated_run():
+            outputs = session.run(self._output_names, inputs)
+        return dict(zip(self._output_names, outputs, strict=True))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ran where, for reports: versions, provider, nodes per provider, threads.
+
+        `num_nodes` is empty before ONNX Runtime 1.24, which cannot tell.
+        """
+        return {
+            "engine": "onnxruntime",
+            "version": self._version,
+            "provider": self._session.get_providers()[0] if self._session else None,
+            "num_nodes": dict(self._num_nodes),
+            "threads": self._threads,
+        }
+
+    def end_profiling(self) -> Path:
+        """Close the profile that the option `profile` started and return its file."""
+        if self._session is None:
+            raise ValueError("the backend is closed; load the bundle again")
+        return Path(self._session.end_profiling())
+
+    def close(self) -> None:
+        """Free the session; a call of `run` that is under way still ends."""
+        self._session = None
+
+
+def node_times(profile: str | os.PathLike[str], *, skip_runs: int = 1) -> dict[str, float]:
+    """Return the mean time per run that each type of operator takes, longest first.
+
+    A node with a body (If, Loop) counts its body's nodes too, which also count themselves.
+
+    Args:
+        profile: file from `OrtBackend.end_profiling`.
+        skip_runs: first runs to leave out: they allocate and are slower.
+
+    Returns:
+        Operator type -> milliseconds.
+
+    Raises:
+        ValueError: if the profile has no more than `skip_runs` runs.
+    """
+    events = json.loads(Path(profile).read_text(encoding="utf-8"))
+    runs = sorted(
+        (event["ts"], event["ts"] + event["dur"])
+        for event in events
+        if event.get("name") == "model_run"
+    )[skip_runs:]
+    if not runs:
+        raise ValueError(f"{os.fspath(profile)} holds no run beyond the first {skip_runs}")
+    total_us: dict[str, float] = defaultdict(float)
+    for event in events:
+        is_kernel = event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+        if is_kernel and event["ts"] >= runs[0][0]:
+            total_us[event["args"]["op_name"]] += event["dur"]
+    times = {name: duration / 1000 / len(runs) for name, duration in total_us.items()}
+    return dict(sorted(times.items(), key=lambda item: -item[1]))
+
+
+def _chosen_providers(providers: str | Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
+    if providers == "cpu":
+        return (CPU,)
+    if providers == "auto":
+        return tuple(name for name in available if name != "AzureExecutionProvider")
+    chosen = (providers,) if isinstance(providers, str) else tuple(providers)
+    if not chosen:
+        raise ValueError("providers is empty; expected 'cpu', 'auto' or names of providers")
+    missing = [name for name in chosen if name not in available]
+    if missing:
+        raise BackendUnavailable(
+            f"ONNX Runtime here has no {missing[0]}, only {', '.join(available)}. Install a build "
+            "that has it (pip install onnxruntime-gpu for CUDA on a PC), or leave `providers` out "
+            "to run on the CPU."
+        )
+    return chosen
+
+
+def _num_nodes_by_provider(session: Any) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for subgraph in session.get_provider_graph_assignment_info():
+        counts[subgraph.ep_name] += len(subgraph.get_nodes())
+    return dict(counts)
+
+
+def _check_provider(
+    wanted: str, found: Sequence[str], num_nodes: dict[str, int], *, is_choice: bool
+) -> None:
+    """Find out what ONNX Runtime does not say: that it fell back to the CPU."""
+    problem = None
+    if found[0] != wanted:
+        problem = f"ONNX Runtime could not start {wanted} and fell back to {found[0]}"
+    elif num_nodes and not num_nodes.get(wanted):
+        problem = f"{wanted} took none of the model's nodes; they run on {', '.join(num_nodes)}"
+    if problem and is_choice:
+        raise BackendUnavailable(
+            f"{problem}. Check the driver and the libraries that {wanted} needs, or leave "
+            "`providers` out to run on the CPU."
+        )
+    if problem:
+        _logger.warning("%s", problem)
+    elif len(num_nodes) > 1:
+        _logger.info("nodes by provider: %s", num_nodes)
+
+
+# Errors of ONNX Runtime derive from Exception itself, one class per status code, and their module
+# is the native library. Nothing else in edgeseg looks at them.
+
+
+@contextlib.contextmanager
+def _translated_load(file: str, version: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        kind, text = type(error).__name__, _first_line(error)
+        if _is_out_of_memory(error):
+            raise _out_of_memory(text) from error
+        # From bytes there is no folder that external data could be relative to.
+        if "model_path" in text or "external" in text.lower():
+            raise BundleError(
+                f"{file} keeps weights in other files, which is not allowed in a bundle ({text}). "
+                "Export it again with edgeseg, which writes one file."
+            ) from error
+        if kind in {"InvalidProtobuf", "NoModel"} or "No graph was found" in text:
+            raise CorruptArtifact(file, "an ONNX model", f"something else ({text})") from error
+        if not _is_vendor_error(error):
+            raise
+        raise EngineBuildError(
+            f"ONNX Runtime {version} cannot run {file}: {text}. Upgrade it (pip install -U "
+            "onnxruntime), or export the model with an older --opset."
+        ) from error
+
+
+@contextlib.contextmanager
+def _translated_run() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        text = _first_line(error)
+        if _is_out_of_memory(error):
+            raise _out_of_memory(text) from error
+        if type(error).__name__ == "InvalidArgument" or isinstance(error, ValueError):
+            raise InputContractError(f"ONNX Runtime refuses the inputs: {text}") from error
+        if not _is_vendor_error(error):
+            raise
+        raise BackendError(
+            f"ONNX Runtime failed in the middle of the model: {text}. "
+            "Run `edgeseg doctor`; if the CPU provider fails too, export the bundle again."
+        ) from error
+
+
+def _is_vendor_error(error: Exception) -> bool:
+    # RuntimeError is what pybind makes of a C++ exception without a status code.
+    return type(error).__module__.startswith("onnxruntime") or type(error) is RuntimeError
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError) or any(
+        mark in text for mark in ("bad_alloc", "Failed to allocate memory", "out of memory")
+    )
+
+
+def _out_of_memory(text: str) -> OutOfMemory:
+    return OutOfMemory(
+        f"ONNX Runtime ran out of memory ({text}). Close other programs, or export the model at a "
+        "smaller --image-size."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
