@@ -1,0 +1,216 @@
+"""Shows a benchmark run: a table for the terminal, Markdown, and files."""
+
+from pathlib import Path
+
+from rich.table import Table
+
+from edgeseg_bench.latency import MIN_QUERIES, Ratio
+from edgeseg_bench.metrics.coco import Scores
+from edgeseg_bench.results import BackendReport, BenchReport
+from edgeseg_runtime.files import write_atomic
+
+UNKNOWN = "-"
+
+
+def render_table(report: BenchReport) -> Table:
+    """Return the table of a run for a rich console: one row per backend."""
+    table = Table(title=_title(report), caption=_caption(report), title_justify="left")
+    for number, heading in enumerate(_headings(report)):
+        table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for backend in report.backends:
+        table.add_row(*_cells(report, backend))
+    return table
+
+
+def markdown(report: BenchReport) -> str:
+    """Return the same table as Markdown, followed by where the time goes and where it ran."""
+    headings = _headings(report)
+    lines = [f"# {_title(report)}", "", *_markdown_table(headings, _rows(report))]
+    lines += ["", _caption(report), "", "## Where the time goes", ""]
+    lines += _markdown_table(
+        [
+            "backend",
+            "pre p50 ms",
+            "model p50 ms",
+            "post p50 ms",
+            "min..max ms",
+            "samples",
+            "settled",
+        ],
+        [_stage_cells(backend) for backend in report.backends],
+    )
+    agreements = [_agreement_cells(b) for b in report.backends if b.agreement is not None]
+    if agreements:
+        lines += ["", f"## Agreement with {report.reference}", ""]
+        lines += _markdown_table(
+            [
+                "backend",
+                "matched",
+                "label flips",
+                "count delta",
+                "mean IoU",
+                "score MAE",
+                "worst images",
+            ],
+            agreements,
+        )
+    lines += ["", "## Environment", "", *_environment_lines(report), ""]
+    return "\n".join(lines)
+
+
+def write_report(report: BenchReport, folder: str | Path) -> tuple[Path, Path]:
+    """Write FOLDER/report.json, with every sample, and FOLDER/report.md.
+
+    Each file appears whole or not at all.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return (
+        write_atomic(folder / "report.json", report.to_json().encode("utf-8")),
+        write_atomic(folder / "report.md", markdown(report).encode("utf-8")),
+    )
+
+
+def _title(report: BenchReport) -> str:
+    models = " / ".join(dict.fromkeys(backend.model for backend in report.backends))
+    return f"{models} on {report.dataset}, {report.num_pictures} pictures"
+
+
+def _caption(report: BenchReport) -> str:
+    environment = report.environment
+    kind = "Quick run. " if report.is_quick else ""
+    return (
+        f"{kind}{environment.device or environment.cpu}, {environment.num_usable_cores} cores usable. "
+        f"Times in ms, one query at a time; model = tensors to outputs, end-to-end = picture to result with masks. "
+        f"vs {report.reference} = median of paired time ratios [bootstrap 95 % interval], below 1 is faster, "
+        f"'=' where the interval contains 1. p90 needs {MIN_QUERIES} samples. "
+        "Peak memory = resident set of a fresh process, without GPU memory."
+    )
+
+
+def _headings(report: BenchReport) -> list[str]:
+    return [
+        "backend",
+        "precision",
+        *(f"{_ap_name(kind)} AP" for kind in _iou_types(report)),
+        *(f"{_ap_name(kind)} agreement" for kind in _iou_types(report)),
+        "model p50",
+        "model p90",
+        "end-to-end p50",
+        "end-to-end p90",
+        "img/s",
+        f"vs {report.reference}",
+        "peak MB",
+    ]
+
+
+def _rows(report: BenchReport) -> list[list[str]]:
+    return [_cells(report, backend) for backend in report.backends]
+
+
+def _cells(report: BenchReport, backend: BackendReport) -> list[str]:
+    kinds = _iou_types(report)
+    agreement = backend.agreement.ap if backend.agreement else {}
+    model, whole = backend.latency.model, backend.latency.end_to_end
+    return [
+        backend.name,
+        backend.precision,
+        *(_number(_ap(backend.accuracy.get(kind)), 3) for kind in kinds),
+        *(_number(agreement.get(kind), 3) for kind in kinds),
+        _number(model.p50_ms, 2),
+        _number(model.p90_ms, 2),
+        _number(whole.p50_ms, 2),
+        _number(whole.p90_ms, 2),
+        _number(whole.per_second, 1),
+        _ratio(backend.ratio_end_to_end),
+        _number(_megabytes(backend.peak_memory_bytes), 0),
+    ]
+
+
+def _stage_cells(backend: BackendReport) -> list[str]:
+    latency = backend.latency
+    whole = latency.end_to_end
+    return [
+        backend.name,
+        _number(latency.pre.p50_ms, 2),
+        _number(latency.model.p50_ms, 2),
+        _number(latency.post.p50_ms, 2),
+        f"{whole.min_ms:.2f}..{whole.max_ms:.2f}",
+        str(len(whole.samples_ns)),
+        "yes" if backend.warm_up.is_stable else "no",
+    ]
+
+
+def _agreement_cells(backend: BackendReport) -> list[str]:
+    agreement = backend.agreement
+    assert agreement is not None
+    worst = ", ".join(f"{p.image_id} ({p.quality:.2f})" for p in agreement.worst[:3])
+    return [
+        backend.name,
+        f"{agreement.num_matched} of {agreement.num_reference}",
+        str(agreement.num_label_flips),
+        f"{agreement.count_delta:+d}",
+        _number(agreement.mean_iou, 4),
+        _number(agreement.score_mae, 4),
+        worst or UNKNOWN,
+    ]
+
+
+def _environment_lines(report: BenchReport) -> list[str]:
+    environment = report.environment
+    load = environment.load_average
+    versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
+    entries = {
+        "time": environment.time_utc,
+        "command": f"`{' '.join(environment.command_line)}`",
+        "CPU": f"{environment.cpu} ({', '.join(environment.cpu_flags) or 'no known flags'})",
+        "cores": f"{environment.num_usable_cores} usable of {environment.num_cores}",
+        "governor": environment.governor or "unknown",
+        "load average before": " ".join(f"{value:.2f}" for value in load) if load else "unknown",
+        "system": f"{environment.system}, Python {environment.python}",
+        "packages": versions,
+        "git revision": environment.git_revision or "unknown",
+        "settings": ", ".join(f"{k}={v}" for k, v in report.settings.items()) or "defaults",
+        "thread variables": ", ".join(f"{k}={v}" for k, v in environment.threads.items()) or "none",
+        "pictures for latency": str(report.num_latency_pictures),
+    }
+    entries |= {f"manifest of {b.name}": f"sha256 {b.manifest_sha256}" for b in report.backends}
+    return [f"- {name}: {value}" for name, value in entries.items()]
+
+
+def _markdown_table(headings: list[str], rows: list[list[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(headings) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in (headings, rule, *rows)]
+
+
+def _iou_types(report: BenchReport) -> list[str]:
+    return list(dict.fromkeys(kind for backend in report.backends for kind in backend.accuracy))
+
+
+def _ap_name(iou_type: str) -> str:
+    return {"bbox": "box", "segm": "mask", "keypoints": "key-point"}[iou_type]
+
+
+def _ap(scores: Scores | None) -> float | None:
+    return scores["AP"] if scores else None
+
+
+def _number(value: float | None, digits: int) -> str:
+    return UNKNOWN if value is None else f"{value:.{digits}f}"
+
+
+def _megabytes(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else size_bytes / 1e6
+
+
+def _ratio(ratio: Ratio | None) -> str:
+    if ratio is None:
+        return UNKNOWN
+    mark = "= " if ratio.is_equal else ""
+    return f"{mark}{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"

@@ -1,0 +1,157 @@
+"""The measurements of one benchmark run, as frozen data that JSON can hold."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from edgeseg_bench.environment import Environment
+from edgeseg_bench.latency import Latency, Ratio, WarmUp
+from edgeseg_bench.metrics.agreement import Agreement, ImageAgreement
+from edgeseg_bench.metrics.coco import Scores
+
+SCHEMA = "1.0"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageLatency:
+    """Where the time of a query goes; sample i of every part belongs to the same query.
+
+    Attributes:
+        end_to_end: picture in memory -> result, masks pasted into the picture.
+        pre: resizing into the input tensors.
+        model: tensors ready -> outputs ready in host memory, device synchronised.
+        post: outputs -> result in source pixels, masks pasted.
+    """
+
+    end_to_end: Latency
+    pre: Latency
+    model: Latency
+    post: Latency
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendReport:
+    """What one predictor achieved.
+
+    Attributes:
+        name: what the caller called it, such as "onnxruntime".
+        model: the manifest's name.
+        precision: the manifest's precision.
+        manifest_sha256: of the manifest, which holds the sha256 of every artifact.
+        accuracy: AP and AR against the labels, by IoU type.
+        agreement: with the reference; None for the reference itself.
+        num_detections: on all pictures.
+        latency: stage by stage.
+        warm_up: what happened before.
+        ratio_end_to_end: time relative to the reference, query by query; None for the reference itself.
+        ratio_model: the same for the model alone.
+        peak_memory_bytes: resident memory of a process that runs only this; None = not measured.
+    """
+
+    name: str
+    model: str
+    precision: str
+    manifest_sha256: str
+    accuracy: Mapping[str, Scores]
+    agreement: Agreement | None
+    num_detections: int
+    latency: StageLatency
+    warm_up: WarmUp
+    ratio_end_to_end: Ratio | None
+    ratio_model: Ratio | None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReport:
+    """One benchmark run.
+
+    Attributes:
+        dataset: name and split.
+        num_pictures: that accuracy and agreement were measured on.
+        num_latency_pictures: that were measured in turn for latency, the first of the data set.
+        reference: name of the backend that agreement and ratios refer to.
+        is_quick: measured for a few seconds only: see the number of samples.
+        backends: in the order they were given.
+        environment: where it ran.
+        settings: what the caller chose, such as threads.
+        schema: version of this form.
+    """
+
+    dataset: str
+    num_pictures: int
+    num_latency_pictures: int
+    reference: str
+    is_quick: bool
+    backends: tuple[BackendReport, ...]
+    environment: Environment
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    schema: str = SCHEMA
+
+    def to_json(self) -> str:
+        """Return the report with every raw sample."""
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "BenchReport":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ValueError: it is not such a report, or of another major schema.
+        """
+        content = json.loads(text)
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if not isinstance(schema, str) or schema.split(".")[0] != SCHEMA.split(".")[0]:
+            raise ValueError(
+                f"This is a report of schema {schema!r}, expected {SCHEMA!r}: "
+                "read it with the edgeseg that wrote it, or measure again."
+            )
+        content["backends"] = tuple(_backend_report(entry) for entry in content["backends"])
+        content["environment"] = _environment(content["environment"])
+        return cls(**content)
+
+
+def _backend_report(entry: dict[str, Any]) -> BackendReport:
+    return BackendReport(
+        **entry
+        | {
+            "agreement": _optional(_agreement, entry["agreement"]),
+            "latency": StageLatency(
+                **{
+                    stage: Latency(samples_ns=tuple(values["samples_ns"]))
+                    for stage, values in entry["latency"].items()
+                }
+            ),
+            "warm_up": WarmUp(**entry["warm_up"]),
+            "ratio_end_to_end": _optional(_ratio, entry["ratio_end_to_end"]),
+            "ratio_model": _optional(_ratio, entry["ratio_model"]),
+        }
+    )
+
+
+def _optional(read: Callable[[dict[str, Any]], T], entry: dict[str, Any] | None) -> T | None:
+    return None if entry is None else read(entry)
+
+
+def _agreement(entry: dict[str, Any]) -> Agreement:
+    worst = tuple(ImageAgreement(**picture) for picture in entry["worst"])
+    return Agreement(**entry | {"worst": worst})
+
+
+def _ratio(entry: dict[str, Any]) -> Ratio:
+    return Ratio(**entry)
+
+
+def _environment(entry: dict[str, Any]) -> Environment:
+    load = entry["load_average"]
+    return Environment(
+        **entry
+        | {
+            "command_line": tuple(entry["command_line"]),
+            "cpu_flags": tuple(entry["cpu_flags"]),
+            "load_average": None if load is None else tuple(load),
+        }
+    )
