@@ -1,7 +1,6 @@
 """RoI-Align over the levels of a feature pyramid, each box pooled from the level of its size.
 
-Shape suffixes: B pictures, R boxes a picture, L levels, P pooled rows or columns, Q sample positions of one axis,
-C channels, N table rows, S samples of all boxes.
+Shape suffixes: B pictures, R boxes a picture, L levels, C channels, N cells of all maps, S samples of all boxes.
 """
 
 import functools
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEVEL_RULES = ("torchvision", "detectron2")
+MAX_BIN_CELLS = 1024  # adaptive sampling of larger bins gives 0: no map is that large, and the work would not end
 
 
 def pyramid_roi_align(
@@ -34,7 +34,8 @@ def pyramid_roi_align(
     Agrees with torchvision's MultiScaleRoIAlign and roi_align (CPU kernels) and with detectron2's ROIPooler:
     samples more than one cell outside the map count as 0, those up to one cell outside take the border's value.
     Differentiable with respect to `features` (never to `rois`, as in the originals). A box with a coordinate that
-    is not finite gives zeros; so does a box of zero or negative size when `aligned` with adaptive sampling.
+    is not finite gives zeros; so does, with adaptive sampling, one of zero or negative size when `aligned`, and one whose
+    bins are larger than `MAX_BIN_CELLS`.
 
     Inside `torch.onnx.export(dynamo=True)` this is one node, `edgeseg::PyramidRoiAlign`.
 
@@ -151,9 +152,7 @@ def level_boundaries(
 
 
 def _log2(value: np.float32) -> np.float32:
-    return np.float32(
-        np.log2(np.float64(value))
-    )  # rounded once: no library's float32 log2 to depend on
+    return np.float32(np.log2(np.float64(value)))  # rounded once, unlike any float32 log2
 
 
 def _check(
@@ -246,7 +245,8 @@ def _bins(
     bin_size = size / bins
     if sampling_ratio > 0:
         return bin_size, torch.full_like(size, sampling_ratio, dtype=torch.int64)
-    return bin_size, bin_size.ceil().clamp(min=0).long()
+    is_sampled = (bin_size > 0) & (bin_size <= MAX_BIN_CELLS)
+    return bin_size, bin_size.ceil().where(is_sampled, 0).long()
 
 
 def _neighbours(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,167 @@
+"""The body of `edgeseg::Nms`: exact greedy suppression in standard operators with static shapes.
+
+Shape suffixes: B pictures, N boxes in falling score order, M boxes of a block, L boxes from the block on, K results.
+"""
+
+import math
+
+import numpy as np
+from onnx import FunctionProto, TensorProto, helper
+
+from edgeseg.ops.nms import largest_kept_iou
+from edgeseg_export.functions.body import OPSET, Body
+
+BLOCK = 256  # boxes: smaller wastes less of the triangle, larger needs fewer nodes
+
+
+def nms_function(
+    overload: str,
+    num_boxes: int,
+    *,
+    has_groups: bool,
+    iou_threshold: float,
+    max_output: int,
+    score_threshold: float,
+) -> FunctionProto:
+    """The function for N boxes a picture, which computes what `edgeseg.ops.nms` does.
+
+    The sorted boxes are taken in blocks. The kept boxes of a block are the fixed point of keep = alive and not any(kept
+    box before that overlaps), iterated until nothing changes; then they suppress the boxes of all later blocks. How
+    many iterations that takes depends on the boxes, no shape does, and the result is exact for every input.
+
+    Args:
+        overload: Tells this body from those of other sizes and thresholds.
+        num_boxes: N, at most 3840 (TensorRT's limit for TopK).
+        has_groups: Whether the node has the third input.
+        iou_threshold: The node's attribute, as are the following.
+        max_output: K.
+        score_threshold: Only higher scores take part.
+    """
+    body = Body()
+    threshold = body.floats(score_threshold)
+    is_candidate = body.op("Greater", "scores", threshold)  # not NaN, which TopK would rank first
+    clean_scores = body.op("Where", is_candidate, "scores", body.floats(-math.inf))
+    scores_BN, order_BN = body.sort(clean_scores, num_boxes)
+    alive_BN = _as_float(body, body.op("Greater", scores_BN, threshold))
+    alive_B1L = body.op("Unsqueeze", alive_BN, body.ints(1))
+
+    boxes_BN5 = _boxes_and_areas(body, body.gather_rows("boxes", order_BN))
+    boxes_B5N = body.op("Transpose", boxes_BN5, perm=[0, 2, 1])
+    groups_BN1 = groups_B1N = ""
+    if has_groups:
+        groups_BN1 = body.gather_rows(body.op("Unsqueeze", "groups", body.ints(2)), order_BN)
+        groups_B1N = body.op("Transpose", groups_BN1, perm=[0, 2, 1])
+
+    kept = []
+    for start in range(0, num_boxes, BLOCK):
+        stop = min(start + BLOCK, num_boxes)
+        overlaps_BML = _overlaps(
+            body,
+            body.slice(boxes_BN5, start, stop, axis=1),
+            body.slice(boxes_B5N, start, num_boxes, axis=2),
+            largest_kept_iou(iou_threshold),
+        )
+        if has_groups:
+            same_BML = body.op(
+                "Equal",
+                body.slice(groups_BN1, start, stop, axis=1),
+                body.slice(groups_B1N, start, num_boxes, axis=2),
+            )
+            overlaps_BML = body.op("And", overlaps_BML, same_BML)
+        overlaps_BML = _as_float(body, overlaps_BML)
+        keep_B1M = _fixed_point(body, alive_B1L, overlaps_BML, stop - start)
+        kept.append(keep_B1M)
+        if stop < num_boxes:
+            later = (stop - start, num_boxes - start)
+            alive_B1L = _survivors(
+                body,
+                keep_B1M,
+                body.slice(overlaps_BML, *later, axis=2),
+                body.slice(alive_B1L, *later, axis=2),
+            )
+    _first_kept(body, kept, order_BN, num_boxes, max_output)
+    return helper.make_function(
+        "edgeseg",
+        "Nms",
+        ["boxes", "scores", "groups"] if has_groups else ["boxes", "scores"],
+        ["indices", "valid"],
+        body.nodes,
+        [helper.make_opsetid("", OPSET)],
+        ["iou_threshold", "max_output", "score_threshold"],
+        overload=overload,
+    )
+
+
+def _as_float(body: Body, condition: str) -> str:
+    return body.op("Cast", condition, to=TensorProto.FLOAT)
+
+
+def _boxes_and_areas(body: Body, boxes_BN4: str) -> str:
+    """[B,N,5] x1 y1 x2 y2 area, where a box with x2 < x1 or y2 < y1 lies too far away to overlap any."""
+    low_BN2 = body.slice(boxes_BN4, 0, 2, axis=2)
+    high_BN2 = body.slice(boxes_BN4, 2, 4, axis=2)
+    is_inverted = _as_float(body, body.op("Less", high_BN2, low_BN2))
+    is_inverted = body.op("ReduceMax", is_inverted, body.ints(2), keepdims=1)
+    is_inverted = body.op("Greater", is_inverted, body.floats(0.5))
+    boxes_BN4 = body.op("Where", is_inverted, body.floats(1e9), boxes_BN4)
+    x1, y1, x2, y2 = body.split(boxes_BN4, 4, axis=2)
+    area_BN1 = body.op("Mul", body.op("Sub", x2, x1), body.op("Sub", y2, y1))
+    return body.op("Concat", boxes_BN4, area_BN1, axis=2)
+
+
+def _overlaps(body: Body, rows_BM5: str, columns_B5L: str, largest_kept: float) -> str:
+    """[B,M,L] bool: the IoU is above the threshold, in the arithmetic of the original."""
+    x1, y1, x2, y2, area = body.split(rows_BM5, 5, axis=2)
+    u1, v1, u2, v2, other = body.split(columns_B5L, 5, axis=1)
+    width = body.op("Sub", body.op("Min", x2, u2), body.op("Max", x1, u1))
+    height = body.op("Sub", body.op("Min", y2, v2), body.op("Max", y1, v1))
+    # One Relu is enough: a negative intersection is not above the threshold, nor is 0, as no area is negative.
+    inter = body.op("Mul", body.op("Relu", width), height)
+    union = body.op("Sub", body.op("Add", area, other), inter)
+    return body.op("Greater", body.op("Div", inter, union), body.floats(largest_kept))
+
+
+def _fixed_point(body: Body, alive_B1L: str, overlaps_BML: str, size: int) -> str:
+    """[B,1,M] float, 1 for the kept boxes of the block."""
+    alive_B1M = body.slice(alive_B1L, 0, size, axis=2)
+    overlaps_BMM = body.slice(overlaps_BML, 0, size, axis=2)
+    before_MM = body.floats(np.triu(np.ones((size, size)), 1))
+    suppresses_BMM = body.op("Mul", overlaps_BMM, before_MM)
+
+    def step(inner: Body, keep_B1M: str) -> tuple[tuple[str, ...], str]:
+        following = _survivors(inner, keep_B1M, suppresses_BMM, alive_B1M)
+        change = inner.op("Abs", inner.op("Sub", following, keep_B1M))
+        largest = inner.op("ReduceMax", change, keepdims=0)
+        return (following,), inner.op("Greater", largest, inner.floats(0.5))
+
+    return body.loop_while(body.true(), (alive_B1M,), step)[0]
+
+
+def _survivors(body: Body, keep_B1M: str, suppresses_BML: str, alive_B1L: str) -> str:
+    """[B,1,L] float, 1 for the boxes that were alive and that no kept one suppresses."""
+    num_suppressors = body.op("MatMul", keep_B1M, suppresses_BML)
+    return body.op(
+        "Mul", alive_B1L, _as_float(body, body.op("Less", num_suppressors, body.floats(0.5)))
+    )
+
+
+def _first_kept(
+    body: Body, kept: list[str], order_BN: str, num_boxes: int, max_output: int
+) -> None:
+    """Writes the outputs: the first K kept boxes have the K largest of keep * (N - position)."""
+    keep_B1N = kept[0] if len(kept) == 1 else body.op("Concat", *kept, axis=2)
+    keep_BN = body.op("Squeeze", keep_B1N, body.ints(1))
+    keys_BN = body.op("Mul", keep_BN, body.floats(np.arange(num_boxes, 0, -1)))
+    count = min(max_output, num_boxes)
+    keys_BK, position_BK = body.sort(keys_BN, count)
+    indices_BK = body.gather_rows(order_BN, position_BK)
+    valid_BK = body.op("Greater", keys_BK, body.floats(0.5))
+    zero = body.op("Cast", body.floats(0), to=TensorProto.INT64)
+    indices_BK = body.op("Where", valid_BK, indices_BK, zero)
+    if count < max_output:
+        padding = body.ints(0, 0, 0, max_output - count)
+        indices_BK = body.op("Pad", indices_BK, padding)
+        padded = body.op("Pad", _as_float(body, valid_BK), padding)
+        valid_BK = body.op("Greater", padded, body.floats(0.5))
+    body.output("indices", indices_BK)
+    body.output("valid", valid_BK)
