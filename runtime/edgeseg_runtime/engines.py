@@ -45,6 +45,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.files import read_limited, read_verified, write_atomic
 from edgeseg_runtime.manifest import Artifact, Manifest, read_artifact
+from edgeseg_runtime.onnx_check import check_self_contained
 from edgeseg_runtime.trt_compat import Progress
 
 __all__ = [
@@ -237,10 +238,12 @@ def build_engine(
         progress: called during the build; what it raises cancels the build.
 
     Raises:
+        BundleError: if the bytes are no ONNX model, or it refers to other files.
         EngineBuildError: if the parser or the builder refuses the model; names the node.
         BackendUnavailable: if the library is missing, or TensorRT finds no GPU.
         OutOfMemory: if the build ran out of memory.
     """
+    check_self_contained(onnx)
     trt = trt_compat.import_tensorrt(flavour)
     options = options or EngineOptions()
     if trt_compat.is_rtx(trt):

@@ -15,19 +15,19 @@ from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
-    BundleError,
     CorruptArtifact,
     EngineBuildError,
     InputContractError,
     OutOfMemory,
 )
 from edgeseg_runtime.manifest import Manifest, read_artifact
+from edgeseg_runtime.onnx_check import check_self_contained
 
 __all__ = ["OrtBackend", "node_times"]
 
 CPU = "CPUExecutionProvider"
 
-_ERROR_SEVERITY = 3  # ONNX Runtime writes its log to stderr: errors only
+_FATAL_SEVERITY = 4  # ONNX Runtime writes its log to stderr; its errors are raised as well
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"  # from 1.24.1 on
 
 _logger = logging.getLogger(__name__)
@@ -36,9 +36,8 @@ _logger = logging.getLogger(__name__)
 class OrtBackend:
     """An ONNX Runtime session over verified bytes.
 
-    The session is made from memory, never from a path: ONNX Runtime up to 1.23, the newest for
-    Python 3.10, reads external data from anywhere on the disk, and the bytes that were hashed are
-    the bytes that are loaded. Models with external data are refused.
+    The session is made from memory, never from a path, so the bytes that were hashed are the bytes
+    that are loaded. Models that refer to other files are refused, see `onnx_check`.
 
     `run` may be called from several threads at once; ONNX Runtime allows that.
 
@@ -78,11 +77,13 @@ class OrtBackend:
 
         artifact = manifest.artifact("onnx")
         onnx = read_artifact(folder, artifact, verify=verify)
+        check_self_contained(onnx, file=artifact.file)
         available = onnxruntime.get_available_providers()
         chosen = _chosen_providers(providers, available)
         session_options = onnxruntime.SessionOptions()
-        session_options.log_severity_level = _ERROR_SEVERITY
+        session_options.log_severity_level = _FATAL_SEVERITY
         session_options.enable_cpu_mem_arena = has_arena
+        session_options.add_session_config_entry("session.load_model_format", "ONNX")
         if threads is not None:
             session_options.intra_op_num_threads = threads
         if not is_spinning:
@@ -243,12 +244,6 @@ def _translated_load(file: str, version: str) -> Iterator[None]:
         kind, text = type(error).__name__, _first_line(error)
         if _is_out_of_memory(error):
             raise _out_of_memory(text) from error
-        # From bytes there is no folder that external data could be relative to.
-        if "model_path" in text or "external" in text.lower():
-            raise BundleError(
-                f"{file} keeps weights in other files, which is not allowed in a bundle ({text}). "
-                "Export it again with edgeseg, which writes one file."
-            ) from error
         if kind in {"InvalidProtobuf", "NoModel"} or "No graph was found" in text:
             raise CorruptArtifact(file, "an ONNX model", f"something else ({text})") from error
         if not _is_vendor_error(error):
