@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec
 from onnx import TensorProto, helper, numpy_helper
+
+from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec
 
 HEIGHT, WIDTH, K, M = 48, 64, 4, 8
 
