@@ -190,7 +190,11 @@ def _markdown_table(headings: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _iou_types(report: BenchReport) -> list[str]:
-    return list(dict.fromkeys(kind for backend in report.backends for kind in backend.accuracy))
+    found: dict[str, None] = {}
+    for backend in report.backends:
+        found |= dict.fromkeys(backend.accuracy)
+        found |= dict.fromkeys(backend.agreement.ap if backend.agreement else ())
+    return list(found)
 
 
 def _ap_name(iou_type: str) -> str:

@@ -78,7 +78,7 @@ def test_a_limit_keeps_the_first_pictures_and_their_annotations(tmp_path):
 
 def test_key_point_annotations_have_their_own_file(tmp_path):
     write_dataset(tmp_path, kind="person_keypoints")
-    assert len(CocoDataset(tmp_path, kind="person_keypoints")) == 3
+    assert len(open_dataset(f"coco:{tmp_path}", kind="person_keypoints")) == 3
     with pytest.raises(DatasetError, match=r"found no such file.*instances_SPLIT\.json"):
         CocoDataset(tmp_path)
 

@@ -7,30 +7,33 @@ from edgeseg_bench.datasets.base import Annotation, Category, Dataset, Sample
 __all__ = ["Annotation", "Category", "Dataset", "Sample", "open_dataset"]
 
 
-def open_dataset(name: str, *, split: str | None = None, limit: int | None = None) -> Dataset:
+def open_dataset(
+    name: str, *, split: str | None = None, limit: int | None = None, kind: str = "instances"
+) -> Dataset:
     """Open a data set.
 
     Args:
         name: "shapes", "coco:FOLDER" or "coco:FOLDER:SPLIT".
         split: "train" or "val" for shapes, such as "val2017" for COCO; None = the validation split.
         limit: use only the first pictures; None = all.
+        kind: which annotation file of a COCO data set to read: "instances" or "person_keypoints".
 
     Raises:
         ValueError: no data set has this name, or it has no such split.
         edgeseg_runtime.errors.InputError: the files on disk are not a COCO data set.
     """
-    kind, _, place = name.partition(":")
+    scheme, _, place = name.partition(":")
     if name == "shapes":
         from edgeseg_bench.datasets.shapes import ShapesDataset
 
         return ShapesDataset(split or "val", limit=limit)
-    if kind == "coco" and place:
+    if scheme == "coco" and place:
         from edgeseg_bench.datasets.coco import CocoDataset
 
         folder, named_split = _split_place(place)
         if named_split and split and named_split != split:
             raise ValueError(f"{name!r} names the split {named_split!r}, but split is {split!r}.")
-        return CocoDataset(folder, named_split or split, limit=limit)
+        return CocoDataset(folder, named_split or split, limit=limit, kind=kind)
     raise ValueError(
         f"There is no data set {name!r}: give 'shapes', 'coco:FOLDER' or 'coco:FOLDER:SPLIT'."
     )

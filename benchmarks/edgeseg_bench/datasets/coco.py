@@ -10,10 +10,6 @@ from edgeseg_bench.datasets.base import Annotation, Category, Sample, coco_from_
 from edgeseg_runtime.errors import InputError
 from edgeseg_runtime.image import read_image
 
-LAYOUT = (
-    "Expected FOLDER/annotations/instances_SPLIT.json and the pictures in FOLDER/SPLIT/ "
-    "(or FOLDER/images/SPLIT/)"
-)
 PREFERRED_SPLITS = ("val2017", "val")
 
 
@@ -53,7 +49,7 @@ class CocoDataset:
         self.split = _find_split(self.folder, split, kind)
         source = _annotation_file(self.folder, self.split, kind)
         content = _read_annotation_file(source)
-        self._pictures = _find_pictures(self.folder, self.split)
+        self._pictures = _find_pictures(self.folder, self.split, kind)
         self._images: list[dict[str, Any]] = content["images"][:limit]
         self._categories: tuple[Category, ...] = tuple(content["categories"])
         self._annotations: dict[int, list[Annotation]] = defaultdict(list)
@@ -99,13 +95,20 @@ class CocoDataset:
         return coco_from_parts(self._images, annotations, self._categories)
 
 
+def _layout(kind: str) -> str:
+    return (
+        f"Expected FOLDER/annotations/{kind}_SPLIT.json and the pictures in FOLDER/SPLIT/ "
+        "or FOLDER/images/SPLIT/."
+    )
+
+
 def _annotation_file(folder: Path, split: str, kind: str) -> Path:
     return folder / "annotations" / f"{kind}_{split}.json"
 
 
 def _find_split(folder: Path, split: str | None, kind: str) -> str:
     if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}. {LAYOUT}.")
+        raise DatasetError(f"There is no folder {folder}. {_layout(kind)}")
     wanted = PREFERRED_SPLITS if split is None else (split, f"{split}2017")
     for candidate in wanted:
         if _annotation_file(folder, candidate, kind).is_file():
@@ -118,19 +121,17 @@ def _find_split(folder: Path, split: str | None, kind: str) -> str:
         return present[0]
     asked = "None of the usual splits" if split is None else f"No split {split!r}"
     found = f"found the splits {present}: name one of them" if present else "found no such file"
-    raise DatasetError(
-        f"{asked} in {folder / 'annotations'}: {found}. {LAYOUT}, with {prefix}SPLIT.json."
-    )
+    raise DatasetError(f"{asked} in {folder / 'annotations'}: {found}. {_layout(kind)}")
 
 
-def _find_pictures(folder: Path, split: str) -> Path:
+def _find_pictures(folder: Path, split: str, kind: str) -> Path:
     candidates = (folder / split, folder / "images" / split)
     for candidate in candidates:
         if candidate.is_dir():
             return candidate
     raise DatasetError(
         f"{folder} has annotations for {split!r} but no pictures: neither {candidates[0]} nor "
-        f"{candidates[1]} is a folder. {LAYOUT}."
+        f"{candidates[1]} is a folder. {_layout(kind)}"
     )
 
 
