@@ -10,6 +10,7 @@ from edgeseg_bench.results import BackendReport, BenchReport
 from edgeseg_runtime.files import write_atomic
 
 UNKNOWN = "-"
+BUSY_SHARE = 0.1  # of the cores at work for others makes absolute times unreliable
 
 
 def render_table(report: BenchReport) -> Table:
@@ -91,6 +92,18 @@ def _caption(report: BenchReport) -> str:
         f"vs {report.reference} = median of paired time ratios [bootstrap 95 % interval], below 1 is faster, "
         f"'=' where the interval contains 1. p90 needs {MIN_QUERIES} samples. "
         "Peak memory = resident set of a fresh process, without GPU memory."
+        f"{_busy_note(report)}"
+    )
+
+
+def _busy_note(report: BenchReport) -> str:
+    environment = report.environment
+    load = environment.load_average[0] if environment.load_average else 0.0
+    if load <= BUSY_SHARE * environment.num_cores:
+        return ""
+    return (
+        f" The machine was busy before the run (load average {load:.1f} on {environment.num_cores} cores): "
+        "trust the ratios, not the times."
     )
 
 

@@ -123,6 +123,13 @@ def test_an_unproven_difference_is_marked_equal(report):
     assert "= 0.98 [0.95, 1.01]" in text
 
 
+@pytest.mark.parametrize(("load", "is_noted"), [(0.1, False), (3.0, True)])
+def test_a_busy_machine_is_noted(report, load, is_noted):
+    environment = replace(report.environment, load_average=(load, 0.0, 0.0), num_cores=4)
+    text = markdown(replace(report, environment=environment))
+    assert ("busy before the run (load average 3.0 on 4 cores)" in text) == is_noted
+
+
 def test_markdown_tells_where_it_ran(report):
     text = markdown(report)
     for expected in (
