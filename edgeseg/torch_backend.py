@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 from torch import nn
 
-from edgeseg.models import get_spec
+from edgeseg.models import model_manifest
 
 Tensors = dict[str, "np.ndarray[Any, Any]"]
 
@@ -38,13 +37,3 @@ def torch_predictor(model: nn.Module) -> Predictor:
     """Return ``model`` behind the runtime's own pre- and post-processing."""
     manifest = model_manifest(model)
     return Predictor(manifest, create_task(manifest), TorchBackend(model))
-
-
-def model_manifest(model: nn.Module) -> Manifest:
-    """Return the manifest of a reference model, without artifacts."""
-    name = getattr(model, "name", None)
-    if not isinstance(name, str):
-        raise ValueError(
-            f"{type(model).__name__} found, expected a model made by edgeseg.create_model"
-        )
-    return get_spec(name).manifest(model)

@@ -22,7 +22,7 @@ import edgeseg
 import numpy as np
 import torch
 from edgeseg.models.maskrcnn.model import MaskRCNN
-from edgeseg.torch_backend import model_manifest
+from edgeseg.models import model_manifest
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.datasets.segmentation import mask_from_segmentation
 from edgeseg_runtime.manifest import Manifest

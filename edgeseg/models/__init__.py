@@ -77,6 +77,20 @@ def get_spec(name: str) -> ModelSpec:
     return spec
 
 
+def model_manifest(model: nn.Module) -> Manifest:
+    """Return the manifest of a reference model, without artifacts.
+
+    Raises:
+        ValueError: the module was not made by ``edgeseg.create_model``.
+    """
+    name = getattr(model, "name", None)
+    if not isinstance(name, str) or name not in MODELS:
+        raise ValueError(
+            f"{type(model).__name__} found, expected a model made by edgeseg.create_model"
+        )
+    return get_spec(name).manifest(model)
+
+
 def shapes_weights_path(name: str) -> Path:
     """Return the file of a model's weights for the built-in shapes data.
 

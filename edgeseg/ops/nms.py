@@ -37,7 +37,7 @@ def nms(
         indices [B,K] int64 into N and valid [B,K] bool. The padding behind the last kept box has index 0, valid False.
 
     Raises:
-        ValueError: if the shapes do not fit together or `max_output` is below 1.
+        ValueError: if the shapes do not fit together, `max_output` is below 1 or `iou_threshold` not within 0 to 1.
     """
     if boxes.dim() != 3 or boxes.shape[-1] != 4:
         raise ValueError(f"boxes have the shape {tuple(boxes.shape)}, expected [B,N,4]")
@@ -48,6 +48,8 @@ def nms(
             )
     if max_output < 1:
         raise ValueError(f"max_output is {max_output}, expected at least 1")
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(f"iou_threshold is {iou_threshold}, expected 0 to 1")
     if torch.onnx.is_in_onnx_export():
         indices, valid = torch.onnx.ops.symbolic_multi_out(
             "edgeseg::Nms",

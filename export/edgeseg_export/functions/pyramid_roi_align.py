@@ -123,26 +123,24 @@ def pyramid_roi_align_function(
 def _atlas(
     body: Body, features: Sequence[str], sizes: Sequence[tuple[int, int]], is_half: bool
 ) -> Atlas:
-    corners = [(0, 0)]
-    x = 0
-    for _, width in sizes[1:]:
-        corners.append((x, sizes[0][0]))
-        x += width
-    height = sizes[0][0] + max((size[0] for size in sizes[1:]), default=0)
-    width = max(sizes[0][1], x)
-    # From the coarsest up: each strip is the next level with the strip so far to its right.
-    value, strip_height, strip_width = features[-1], *sizes[-1]
-    for feature, (level_height, level_width) in zip(features[-2:0:-1], sizes[-2:0:-1], strict=True):
-        value = _pad(body, value, level_height - strip_height, 0)
-        value = body.op("Concat", feature, value, axis=3)
-        strip_height, strip_width = level_height, strip_width + level_width
-    if len(sizes) > 1:
-        value = _pad(body, value, 0, width - strip_width)
-        finest = _pad(body, features[0], 0, width - sizes[0][1])
-        value = body.op("Concat", finest, value, axis=2)
+    """Copies each level as rarely as possible, since the fine ones are large: only the coarse ones are padded."""
+    widths = [width for _, width in sizes[1:]]
+    height = sizes[0][0] + max((height for height, _ in sizes[1:]), default=0)
+    width = max(sizes[0][1], sum(widths))
+    corners = [(0, 0), *((sum(widths[:level]), sizes[0][0]) for level in range(len(widths)))]
+    atlas = features[0]
+    if widths:
+        strip, strip_height = features[-1], sizes[-1][0]
+        free = width - sum(widths)  # columns to the right of the coarsest level
+        for feature, (level_height, _) in zip(features[-2:0:-1], sizes[-2:0:-1], strict=True):
+            strip = _pad(body, strip, level_height - strip_height, free)
+            strip = body.op("Concat", feature, strip, axis=3)
+            strip_height, free = level_height, 0
+        finest = _pad(body, atlas, 0, width - sizes[0][1])
+        atlas = body.op("Concat", finest, _pad(body, strip, 0, free), axis=2)
     if is_half:
-        value = body.op("Cast", value, to=TensorProto.FLOAT)
-    return Atlas(value, height, width, tuple(corners))
+        atlas = body.op("Cast", atlas, to=TensorProto.FLOAT)
+    return Atlas(atlas, height, width, tuple(corners))
 
 
 def _pad(body: Body, value: str, rows: int, columns: int) -> str:

@@ -1,0 +1,273 @@
+"""Exports a reference model as a bundle: a folder that a device needs nothing else than."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import platform
+import secrets
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from edgeseg.models import model_manifest
+from edgeseg_runtime import __version__
+from edgeseg_runtime.files import write_atomic
+from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, TensorSpec
+from torch import nn
+
+from edgeseg_export.functions import add_functions
+from edgeseg_export.parity import Image, Parity, measure_parity
+from edgeseg_export.passes import apply
+from edgeseg_export.passes.drop_outputs import drop_outputs
+from edgeseg_export.passes.name_operators import name_operators
+from edgeseg_export.passes.strip_metadata import strip_metadata
+from edgeseg_export.trace import ExportError, stage_names, trace
+
+ONNX_FILE = "model.onnx"
+MAX_ONNX_BYTES = 2**31 - 1
+"""A protobuf's limit; a bundle's graph holds its own weights."""
+ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
+
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total)."""
+
+
+def export_bundle(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    precision: str = "fp32",
+    calibration: None = None,
+    backends: Sequence[str] = ("onnxruntime",),
+    targets: Sequence[str] = (),
+    dynamic_batch: bool = False,
+    images: Sequence[Image] | None = None,
+    num_images: int = 4,
+    tolerance: float = 1e-3,
+    allow_mismatch: bool = False,
+    overwrite: bool = False,
+    command: Sequence[str] | None = None,
+    progress: Progress = lambda stage, done, total: None,
+) -> Path:
+    """Export ``model`` to ``folder`` and prove that the graph computes what the model computes.
+
+    The folder appears complete or not at all: it is written under another name and renamed.
+
+    Args:
+        model: made by ``edgeseg.create_model``.
+        folder: must not exist, or be empty, unless ``overwrite``.
+        precision: "fp32".
+        calibration: must be None: fp32 needs no calibration.
+        backends: engines that the bundle is for. All of them read the same ONNX file; "tensorrt"
+            and "tensorrt_rtx" are compiled right away as ``edgeseg build`` would.
+        targets: GPU architectures for "tensorrt_rtx", such as "sm86".
+        dynamic_batch: leave the batch axis free; otherwise it is 1.
+        images: pictures for the parity check, (H, W, 3) uint8 BGR; the first ``num_images``
+            of the built-in shapes data if None.
+        num_images: how many built-in pictures to take.
+        tolerance: bound of the relative difference of any stage from the PyTorch model.
+        allow_mismatch: write the bundle even if the check fails; the manifest says so.
+        overwrite: replace an existing bundle.
+        command: the command line, for the record.
+        progress: called as progress(stage, done, total).
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: an option that does not exist.
+        FileExistsError: ``folder`` holds something and ``overwrite`` is not set.
+        ExportError: the model cannot be turned into a graph.
+        ParityError: the graph differs from the model; nothing is written.
+    """
+    folder = Path(folder)
+    _check_options(precision, calibration, backends)
+    _check_folder(folder, overwrite=overwrite)
+    was_training = model.training
+    model.eval()
+    try:
+        progress("trace", 0, 1)
+        manifest = model_manifest(model)
+        tapped = build_graph(model, manifest, dynamic_batch=dynamic_batch)
+        pictures, data = _pictures(images, num_images)
+        progress("parity", 0, len(pictures))
+        parity = _measure(model, tapped, manifest, pictures, data, tolerance, progress)
+        if not allow_mismatch:
+            parity.check()
+    finally:
+        model.train(was_training)
+    if dynamic_batch:
+        manifest = _with_free_batch(manifest)
+    graph = drop_outputs(tapped, [spec.name for spec in manifest.outputs])
+    progress("write", 0, 1)
+    with _new_folder(folder, overwrite=overwrite) as partial_folder:
+        artifact = _write_graph(graph, partial_folder)
+        dataclasses.replace(
+            manifest,
+            precision=precision,
+            artifacts={"onnx": artifact},
+            parity=parity.to_json(),
+            provenance=_provenance(model, command),
+        ).save(partial_folder)
+        _compile(partial_folder, backends, targets, progress)
+    progress("write", 1, 1)
+    return folder
+
+
+def build_graph(
+    model: nn.Module, manifest: Manifest, *, dynamic_batch: bool = False
+) -> onnx.ModelProto:
+    """Return the model's complete graph with every intermediate stage as a further output."""
+    tapped = trace(
+        model, manifest, taps=stage_names(model, manifest), dynamic_batch=dynamic_batch
+    )
+    tapped = apply(tapped, (strip_metadata, name_operators, add_functions))
+    tapped.producer_name = "edgeseg"
+    tapped.producer_version = __version__
+    try:
+        onnx.checker.check_model(tapped)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the graph of {manifest.name} is not valid ONNX: {error}") from error
+    return tapped
+
+
+def _check_options(precision: str, calibration: None, backends: Sequence[str]) -> None:
+    if precision != "fp32":
+        raise ValueError(f"precision {precision!r} found, expected 'fp32'")
+    if calibration is not None:
+        raise ValueError("calibration found, expected None: fp32 needs no calibration")
+    unknown = sorted(set(backends) - set(ENGINES))
+    if unknown or not backends:
+        raise ValueError(f"backends {list(backends)} found, expected some of {', '.join(ENGINES)}")
+
+
+def _check_folder(folder: Path, *, overwrite: bool) -> None:
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise FileExistsError(f"{folder} is not a folder; give another name for the bundle")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{folder} is not empty; give another folder, or --overwrite")
+    if not (folder / FILE_NAME).is_file():
+        raise FileExistsError(
+            f"{folder} holds something else than a bundle and is not overwritten; give another folder"
+        )
+
+
+def _pictures(images: Sequence[Image] | None, num_images: int) -> tuple[Sequence[Image], str]:
+    if images is not None:
+        if not len(images):
+            raise ValueError("images is empty, expected at least one picture")
+        return images, "given pictures"
+    from edgeseg_bench.datasets import open_dataset
+
+    return [sample.image for sample in open_dataset("shapes", limit=num_images)], "shapes:val"
+
+
+def _measure(
+    model: nn.Module,
+    tapped: onnx.ModelProto,
+    manifest: Manifest,
+    pictures: Sequence[Image],
+    data: str,
+    tolerance: float,
+    progress: Progress,
+) -> Parity:
+    done = iter(range(1, len(pictures) + 1))
+    return measure_parity(
+        model,
+        tapped,
+        manifest,
+        pictures,
+        data=data,
+        tolerance=tolerance,
+        on_image=lambda: progress("parity", next(done), len(pictures)),
+    )
+
+
+def _with_free_batch(manifest: Manifest) -> Manifest:
+    def free(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(dataclasses.replace(spec, shape=(-1, *spec.shape[1:])) for spec in specs)
+
+    return dataclasses.replace(
+        manifest, inputs=free(manifest.inputs), outputs=free(manifest.outputs)
+    )
+
+
+def _write_graph(graph: onnx.ModelProto, folder: Path) -> Artifact:
+    if graph.ByteSize() > MAX_ONNX_BYTES:
+        raise ExportError(
+            f"the graph has {graph.ByteSize()} bytes, expected at most {MAX_ONNX_BYTES}: "
+            "one ONNX file holds no more"
+        )
+    raw = graph.SerializeToString(deterministic=True)
+    write_atomic(folder / ONNX_FILE, raw)
+    return Artifact(
+        file=ONNX_FILE, sha256=hashlib.sha256(raw).hexdigest(), size_bytes=len(raw)
+    )
+
+
+def _compile(
+    folder: Path, backends: Sequence[str], targets: Sequence[str], progress: Progress
+) -> None:
+    from edgeseg_runtime.engines import build_bundle
+
+    for backend in backends:
+        if backend != "onnxruntime":
+            progress(f"compile for {backend}", 0, 1)
+            build_bundle(folder, flavour=backend, targets=targets or None)
+
+
+def _provenance(model: nn.Module, command: Sequence[str] | None) -> dict[str, Any]:
+    return {
+        "edgeseg": __version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "command": list(command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "weights_sha256": _weights_digest(model),
+        "config": {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(model.config).items()
+        },
+    }
+
+
+def _weights_digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder to fill; it takes its place only if the block ends well."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
+    fresh.mkdir()
+    try:
+        yield fresh
+        _replace(folder, fresh, overwrite=overwrite)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _replace(folder: Path, fresh: Path, *, overwrite: bool) -> None:
+    old = fresh.with_suffix(".old")
+    _check_folder(folder, overwrite=overwrite)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
