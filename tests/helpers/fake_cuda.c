@@ -1,0 +1,54 @@
+/* A CUDA driver whose device memory is host memory: what tests of cuda.py load instead of libcuda. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int device_count = 1, sync_result = 0, contexts = 0, streams = 0, blocks = 0;
+static size_t limit = (size_t)1 << 30;
+
+void fake_set_device_count(int n) { device_count = n; }
+void fake_set_sync_result(int code) { sync_result = code; }
+void fake_set_limit(size_t bytes) { limit = bytes; }
+int fake_live_objects(void) { return contexts + streams + blocks; }
+
+int cuInit(unsigned flags) { return flags ? 1 : 0; }
+int cuDriverGetVersion(int *v) { *v = 13010; return 0; }
+int cuDeviceGetCount(int *n) { *n = device_count; return 0; }
+int cuDeviceGet(int *d, int i) { *d = i; return i < device_count ? 0 : 101; }
+int cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Fake RTX", n); return 0; }
+int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 8 : a == 76 ? 9 : -1; return 0; }
+int cuDeviceTotalMem_v2(size_t *n, int d) { *n = limit; return 0; }
+int cuDevicePrimaryCtxRetain(void **c, int d) { contexts++; *c = &contexts; return 0; }
+int cuDevicePrimaryCtxRelease_v2(int d) { contexts--; return 0; }
+int cuCtxSetCurrent(void *c) { return c == &contexts ? 0 : 201; }
+int cuMemGetInfo_v2(size_t *f, size_t *t) { *f = limit / 2; *t = limit; return 0; }
+int cuMemAlloc_v2(uint64_t *p, size_t n) {
+  if (n > limit) return 2;
+  *p = (uint64_t)(uintptr_t)malloc(n);
+  blocks++;
+  return 0;
+}
+int cuMemFree_v2(uint64_t p) { free((void *)(uintptr_t)p); blocks--; return 0; }
+int cuMemHostAlloc(void **p, size_t n, unsigned f) {
+  if (n > limit) return 2;
+  *p = malloc(n);
+  blocks++;
+  return 0;
+}
+int cuMemFreeHost(void *p) { free(p); blocks--; return 0; }
+int cuMemcpyHtoDAsync_v2(uint64_t d, const void *s, size_t n, void *stream) {
+  memcpy((void *)(uintptr_t)d, s, n);
+  return 0;
+}
+int cuMemcpyDtoHAsync_v2(void *d, uint64_t s, size_t n, void *stream) {
+  memcpy(d, (void *)(uintptr_t)s, n);
+  return 0;
+}
+int cuStreamCreate(void **s, unsigned flags) { *s = malloc(1); streams++; return flags == 1 ? 0 : 1; }
+int cuStreamSynchronize(void *s) { return sync_result; }
+int cuStreamDestroy_v2(void *s) { free(s); streams--; return 0; }
+int cuGetErrorName(int e, const char **s) {
+  *s = e == 700 ? "CUDA_ERROR_ILLEGAL_ADDRESS" : e == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : 0;
+  return *s ? 0 : 1;
+}
+int cuGetErrorString(int e, const char **s) { *s = 0; return 1; }

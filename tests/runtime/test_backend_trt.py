@@ -1,0 +1,379 @@
+"""TrtBackend: clear words without a GPU, the session's bookkeeping, and the numbers on a GPU."""
+
+import ctypes
+import dataclasses
+import math
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_bundle import feed, write_bundle
+
+from edgeseg_runtime import cuda, engines, trt_compat
+from edgeseg_runtime.backends import open_backend
+from edgeseg_runtime.backends.trt import EngineSession, TrtBackend, TrtRtxBackend
+from edgeseg_runtime.cuda import CudaDevice
+from edgeseg_runtime.errors import (
+    BackendError,
+    BackendUnavailable,
+    DeviceLost,
+    InputContractError,
+    OutOfMemory,
+)
+
+
+def has_gpu():
+    try:
+        cuda.probe()
+    except BackendUnavailable:
+        return False
+    return True
+
+
+without_gpu = pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    return folder, write_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def trt():
+    return pytest.importorskip("tensorrt_rtx")
+
+
+# ---------------------------------------------------------------- without a GPU
+
+
+@without_gpu
+@pytest.mark.usefixtures("trt")
+def test_without_a_gpu_the_message_says_what_was_found_and_what_to_do(bundle):
+    with pytest.raises(BackendUnavailable) as info:
+        open_backend("tensorrt_rtx", *bundle)
+    message = str(info.value)
+    assert message.startswith("no CUDA device: ")
+    assert "expected an NVIDIA GPU and its driver" in message or "expected at least one" in message
+    assert "nvidia-smi" in message
+    assert "backend='onnxruntime'" in message
+    assert info.value.exit_code == 4
+    assert TrtRtxBackend.obstacle(*bundle) == message
+
+
+@without_gpu
+def test_auto_runs_on_the_cpu_and_says_so(bundle):
+    backend = open_backend("auto", *bundle)
+    assert backend.name == "onnxruntime"
+    assert backend.run(feed())["boxes"].shape == (1, 4, 4)
+
+
+# ---------------------------------------------------------------- the driver's library
+
+
+@pytest.fixture(scope="module")
+def driver_file(tmp_path_factory):
+    """A driver library for tests: device memory is host memory."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or os.name != "posix":
+        pytest.skip("needs a C compiler")
+    source = Path(__file__).parent.parent / "helpers" / "fake_cuda.c"
+    target = tmp_path_factory.mktemp("driver") / "libfakecuda.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", target, source], check=True)
+    return str(target)
+
+
+@pytest.fixture
+def driver(driver_file):
+    """The library's switches, reset after each test; checks that everything was given back."""
+    library = ctypes.CDLL(driver_file)
+    library.fake_set_limit.argtypes = (ctypes.c_size_t,)
+    yield SimpleNamespace(file=driver_file, library=library)
+    library.fake_set_device_count(1)
+    library.fake_set_sync_result(0)
+    library.fake_set_limit(2**30)
+    assert library.fake_live_objects() == 0
+
+
+def test_a_device_is_described(driver):
+    info = cuda.probe(library=driver.file)
+    assert dataclasses.astuple(info) == (0, "Fake RTX", "sm89", "13.1", 2**30)
+
+
+@pytest.mark.parametrize("index", [1, -1])
+def test_a_device_that_does_not_exist_is_unavailable(driver, index):
+    with pytest.raises(BackendUnavailable, match=rf"no CUDA device {index}: .* 1 device\(s\)"):
+        CudaDevice(index, library=driver.file)
+
+
+def test_a_driver_without_devices_is_unavailable(driver):
+    driver.library.fake_set_device_count(0)
+    with pytest.raises(BackendUnavailable, match="the driver found none; expected at least one"):
+        CudaDevice(library=driver.file)
+
+
+@pytest.mark.parametrize("library", ["libabsent.so.1", "libc.so.6"])
+def test_a_library_that_is_no_driver_is_unavailable(library):
+    with pytest.raises(BackendUnavailable, match=f"driver library {library} was not found"):
+        cuda.probe(library=library)
+
+
+def test_memory_goes_to_the_device_and_back(driver):
+    gpu = CudaDevice(library=driver.file)
+    assert gpu.memory_info() == (2**29, 2**30)
+    stream = gpu.create_stream()
+    there, back = gpu.allocate(64), gpu.allocate_host(64)
+    data = np.arange(64, dtype=np.uint8)
+    gpu.copy_to_device(there, data.ctypes.data, 64, stream=stream)
+    gpu.copy_to_host(back, there, 64, stream=stream)
+    gpu.synchronize(stream)
+    assert ctypes.string_at(back, 64) == data.tobytes()
+    assert max(there, back, stream) > 2**32, "addresses of 64 bits must survive"
+    gpu.free(there)
+    gpu.free_host(back)
+    gpu.destroy_stream(stream)
+    gpu.close()
+    gpu.close()
+
+
+def test_an_allocation_that_does_not_fit_is_out_of_memory(driver):
+    gpu = CudaDevice(library=driver.file)
+    driver.library.fake_set_limit(2**20)
+    for allocate in (gpu.allocate, gpu.allocate_host):
+        with pytest.raises(OutOfMemory, match=r"OUT_OF_MEMORY \(2\.0 MiB asked for\)") as info:
+            allocate(2**21)
+        assert info.value.exit_code == 5
+    gpu.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(700, DeviceLost), (719, DeviceLost), (1, BackendError)]
+)
+def test_only_sticky_errors_lose_the_device(driver, code, kind):
+    gpu = CudaDevice(library=driver.file)
+    driver.library.fake_set_sync_result(code)
+    with pytest.raises(BackendError, match="cuStreamSynchronize failed") as info:
+        gpu.synchronize(0)
+    assert type(info.value) is kind
+    gpu.close()
+
+
+# ---------------------------------------------------------------- the session
+
+
+class FakeEngine:
+    """An engine with the real module's enumerations; its context computes y = 2 x + 1."""
+
+    num_io_tensors = 2
+
+    def __init__(self, trt, shape=(1, 3), *, has_context=True):
+        self.trt, self.shape, self.has_context = trt, shape, has_context
+
+    def get_tensor_name(self, index):
+        return ("y", "x")[index]  # outputs first: the session must not rely on the order
+
+    def get_tensor_mode(self, name):
+        mode = self.trt.TensorIOMode
+        return mode.INPUT if name == "x" else mode.OUTPUT
+
+    def get_tensor_dtype(self, name):
+        return self.trt.DataType.UINT8 if name == "x" else self.trt.DataType.FLOAT
+
+    def get_tensor_shape(self, name):
+        return self.shape
+
+    def get_tensor_profile_shape(self, name, profile):
+        return ((1, 3), (2, 3), (2, 3))
+
+    def create_execution_context(self):
+        return FakeContext(self) if self.has_context else None
+
+
+class FakeContext:
+    is_failing = False
+
+    def __init__(self, engine):
+        self.shape, self.addresses = engine.shape, {}
+        FakeContext.last = self
+
+    def set_input_shape(self, name, shape):
+        self.shape = shape
+
+    def get_tensor_shape(self, name):
+        return self.shape
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream):
+        if self.is_failing:
+            return False
+        size = math.prod(self.shape)
+        x = np.frombuffer((ctypes.c_uint8 * size).from_address(self.addresses["x"]), np.uint8)
+        y = np.frombuffer((ctypes.c_float * size).from_address(self.addresses["y"]), np.float32)
+        y[:] = 2.0 * x + 1
+        return True
+
+
+@pytest.fixture
+def gpu(driver):
+    device = CudaDevice(library=driver.file)
+    yield device
+    device.close()
+
+
+@pytest.fixture
+def session(trt, gpu):
+    session = EngineSession(trt, FakeEngine(trt), gpu)
+    yield session
+    session.close()
+
+
+def x_of(*values):
+    return {"x": np.array([values], np.uint8)}
+
+
+def test_a_session_feeds_the_engine_and_returns_its_outputs(session):
+    first = session.run(x_of(1, 2, 3))
+    second = session.run(x_of(0, 0, 255))
+    assert list(first) == ["y"]
+    assert first["y"].dtype == np.float32
+    np.testing.assert_array_equal(first["y"], [[3, 5, 7]])
+    np.testing.assert_array_equal(second["y"], [[1, 1, 511]])
+
+
+def test_threads_take_turns(session):
+    with ThreadPoolExecutor(4) as pool:
+        outputs = list(pool.map(lambda n: session.run(x_of(n, n, n))["y"], range(100)))
+    for number, output in enumerate(outputs):
+        np.testing.assert_array_equal(output, np.full((1, 3), 2 * number + 1))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "'x' is missing; the engine takes uint8 of shape"),
+        ({"x": np.zeros((1, 3), np.float32)}, "'x' is float32 .* built for uint8"),
+        ({"x": np.zeros((2, 3), np.uint8)}, r"shape \[2, 3\].* built for .*\[1, 3\]"),
+    ],
+    ids=["missing", "dtype", "shape"],
+)
+def test_inputs_that_do_not_fit_are_refused(session, inputs, message):
+    with pytest.raises(InputContractError, match=message):
+        session.run(inputs)
+
+
+def test_a_free_batch_axis_has_the_size_the_engine_was_built_for(trt, gpu):
+    session = EngineSession(trt, FakeEngine(trt, shape=(-1, 3)), gpu)
+    outputs = session.run({"x": np.ones((2, 3), np.uint8)})
+    np.testing.assert_array_equal(outputs["y"], np.full((2, 3), 3))
+    session.close()
+
+
+def test_a_lost_device_stays_lost(session, driver):
+    driver.library.fake_set_sync_result(700)
+    with pytest.raises(DeviceLost, match=r"ILLEGAL_ADDRESS.*Restart the process"):
+        session.run(x_of(1, 2, 3))
+    driver.library.fake_set_sync_result(0)
+    with pytest.raises(DeviceLost, match="Restart the process"):
+        session.run(x_of(1, 2, 3))
+
+
+def test_an_engine_that_does_not_start_is_an_error_of_the_backend(session):
+    FakeContext.last.is_failing = True
+    with pytest.raises(BackendError, match="failed to run the engine"):
+        session.run(x_of(1, 2, 3))
+
+
+def test_a_context_without_memory_is_out_of_memory(trt, gpu):
+    with pytest.raises(OutOfMemory, match=r"cannot make an execution context.*512 of 1024 MiB"):
+        EngineSession(trt, FakeEngine(trt, has_context=False), gpu)
+
+
+def test_buffers_that_do_not_fit_give_back_what_was_taken(trt, gpu, driver):
+    driver.library.fake_set_limit(8)  # enough for x, not for y; the driver fixture counts
+    with pytest.raises(OutOfMemory, match="cuMemAlloc"):
+        EngineSession(trt, FakeEngine(trt), gpu)
+
+
+def test_a_closed_session_says_so(session):
+    session.close()
+    session.close()
+    with pytest.raises(ValueError, match="closed"):
+        session.run(x_of(1, 2, 3))
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+@pytest.fixture(params=sorted(trt_compat.FLAVOURS))
+def flavour(request, bundle):
+    pytest.importorskip(request.param)
+    backend = {"tensorrt": TrtBackend, "tensorrt_rtx": TrtRtxBackend}[request.param]
+    obstacle = backend.obstacle(*bundle)
+    if obstacle is not None:
+        pytest.skip(obstacle)
+    return request.param
+
+
+@pytest.mark.gpu
+def test_an_engine_computes_what_onnxruntime_computes(bundle, flavour):
+    reference = open_backend("onnxruntime", *bundle)
+    backend = open_backend(flavour, *bundle)
+    for seed in range(5):
+        expected, found = reference.run(feed(seed)), backend.run(feed(seed))
+        for name, array in expected.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-3, err_msg=name)
+    backend.close()
+
+
+@pytest.mark.gpu
+def test_the_second_load_takes_the_engine_from_the_cache(bundle, flavour):
+    open_backend(flavour, *bundle).close()
+    backend = open_backend(flavour, *bundle)
+    description = backend.backend.describe()
+    assert description["build_s"] == 0
+    assert (engines.cache_folder() / description["file"]).is_file()
+    backend.close()
+
+
+@pytest.mark.gpu
+def test_an_engine_made_ahead_of_time_runs(bundle, trt, tmp_path):
+    obstacle = TrtRtxBackend.obstacle(*bundle)
+    if obstacle is not None:
+        pytest.skip(obstacle)
+    (file,) = engines.build_bundle(bundle[0], targets=["portable"], out=tmp_path)
+    backend = open_backend("tensorrt_rtx", *bundle, engines_folder=tmp_path)
+    assert backend.backend.describe()["sha256"] == file.sha256
+    assert backend.run(feed())["masks"].shape == (1, 4, 8, 8)
+    backend.close()
+
+
+@pytest.mark.gpu
+def test_four_threads_agree_with_one_on_the_gpu(bundle, flavour):
+    backend = open_backend(flavour, *bundle)
+    expected = [backend.run(feed(seed))["masks"] for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda n: backend.run(feed(n % 4))["masks"], range(32)))
+    for index, masks in enumerate(found):
+        np.testing.assert_array_equal(masks, expected[index % 4])
+    backend.close()
+
+
+@pytest.mark.gpu
+def test_a_stale_engine_is_built_again_once(bundle, flavour, caplog):
+    open_backend(flavour, *bundle).close()
+    trt = trt_compat.import_tensorrt(flavour)
+    onnx = (bundle[0] / "model.onnx").read_bytes()
+    key = engines.key_for_device(onnx, trt, cuda.probe(), engines.EngineOptions())
+    engines.store_engine(engines.cache_folder(), key, b"no engine" * 1000)
+    backend = open_backend(flavour, *bundle)
+    assert "is stale and is built again" in caplog.text
+    assert backend.backend.describe()["build_s"] > 0
+    backend.close()
