@@ -1,0 +1,308 @@
+"""Faults of disks, files, users and machines: each ends in the error or the fallback it should."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+from tiny_bundle import feed, tiny_model, write_bundle
+
+from edgeseg_runtime import engines
+from edgeseg_runtime.backends import open_backend
+from edgeseg_runtime.engines import EngineKey
+from edgeseg_runtime.errors import (
+    BundleError,
+    CorruptArtifact,
+    ManifestError,
+    MissingArtifact,
+    SchemaTooNew,
+    UnsafePath,
+)
+from edgeseg_runtime.manifest import FILE_NAME, Manifest
+
+NUM_POSITIONS = 200
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_bundle(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def open_bundle(folder, **options):
+    return open_backend("onnxruntime", folder, Manifest.load(folder), threads=1, **options)
+
+
+def positions(size):
+    return sorted({*np.linspace(0, size - 1, NUM_POSITIONS).astype(int).tolist()})
+
+
+# ---------------------------------------------------------------- the model's file
+
+
+def test_a_bit_flipped_anywhere_in_the_model_is_noticed_before_the_engine(folder):
+    file = folder / "model.onnx"
+    original = file.read_bytes()
+    for position in positions(len(original)):
+        content = bytearray(original)
+        content[position] ^= 1 << position % 8
+        file.write_bytes(content)
+        with pytest.raises(
+            CorruptArtifact, match=r"model\.onnx is damaged: expected sha256"
+        ) as info:
+            open_bundle(folder)
+        assert info.value.exit_code == 3
+        assert info.value.__cause__ is None, "no engine may have seen it"
+    file.write_bytes(original)
+    open_bundle(folder)
+
+
+def test_a_model_cut_anywhere_is_noticed_before_the_engine(folder):
+    file = folder / "model.onnx"
+    original = file.read_bytes()
+    for size in positions(len(original)):
+        file.write_bytes(original[:size])
+        with pytest.raises(CorruptArtifact, match=f"{len(original)} bytes, found {size} bytes"):
+            open_bundle(folder)
+
+
+def test_without_verification_only_the_checksum_would_have_caught_a_flipped_weight(folder):
+    model = tiny_model()
+    expected = open_bundle(folder).run(feed())["masks"]
+    (weight,) = (item for item in model.graph.initializer if item.name == "weight")
+    array = numpy_helper.to_array(weight).copy()
+    array.view(np.uint32)[0, 0, 0, 0] ^= 1 << 30  # the exponent's highest bit
+    weight.CopyFrom(numpy_helper.from_array(array, "weight"))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    assert not np.array_equal(open_bundle(folder, verify=False).run(feed())["masks"], expected)
+    with pytest.raises(CorruptArtifact):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0", b"garbage" * 1000], ids=["empty", "zero", "text"])
+def test_something_else_in_place_of_the_model_is_a_corrupt_artifact(folder, content):
+    (folder / "model.onnx").write_bytes(content)
+    with pytest.raises(CorruptArtifact):
+        open_bundle(folder)
+
+
+def test_a_missing_model_is_named(folder):
+    (folder / "model.onnx").unlink()
+    with pytest.raises(MissingArtifact, match=r"model\.onnx does not exist"):
+        open_bundle(folder)
+
+
+def test_a_model_behind_a_symbolic_link_is_refused(folder, tmp_path):
+    (folder / "model.onnx").rename(tmp_path / "elsewhere.onnx")
+    (folder / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(UnsafePath, match="symbolic link"):
+        open_bundle(folder)
+
+
+# ---------------------------------------------------------------- the manifest
+
+
+def test_a_bit_flipped_anywhere_in_the_manifest_is_a_typed_error_or_changes_nothing(folder):
+    file = folder / FILE_NAME
+    original = file.read_bytes()
+    expected = Manifest.load(folder)
+    num_errors = 0
+    for position in positions(len(original)):
+        content = bytearray(original)
+        content[position] ^= 1 << position % 8
+        file.write_bytes(content)
+        try:
+            found = Manifest.load(folder)
+        except BundleError:
+            num_errors += 1
+        else:
+            # The digest itself may be renamed or become optional; the content may not differ.
+            assert found == expected or found.schema != expected.schema, position
+    assert num_errors > 0.8 * NUM_POSITIONS, "white space is all that may be flipped in peace"
+
+
+def test_a_manifest_cut_anywhere_is_a_manifest_error(folder):
+    file = folder / FILE_NAME
+    original = file.read_bytes()
+    for size in positions(len(original.rstrip())):
+        file.write_bytes(original[:size])
+        with pytest.raises(ManifestError) as info:
+            Manifest.load(folder)
+        assert info.value.exit_code == 3
+
+
+def rewrite(folder, change):
+    """Change the manifest as somebody would who also corrects its digest."""
+    document = json.loads((folder / FILE_NAME).read_text())
+    document.pop("digest", None)
+    change(document)
+    (folder / FILE_NAME).write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../secret.onnx", "/etc/passwd", "a/../../secret.onnx", "..\\secret.onnx", "C:model.onnx", ""],
+)
+def test_a_path_out_of_the_bundle_is_refused(folder, path):
+    (folder.parent / "secret.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    rewrite(folder, lambda document: document["artifacts"]["onnx"].update(file=path))
+    with pytest.raises((UnsafePath, ManifestError), match=r"expected|not allowed") as info:
+        open_bundle(folder)
+    assert info.value.exit_code == 3
+
+
+def test_a_newer_schema_says_to_upgrade(folder):
+    rewrite(folder, lambda document: document.update(schema="2.0"))
+    with pytest.raises(SchemaTooNew, match="pip install -U edgeseg-runtime"):
+        open_bundle(folder)
+
+
+def test_a_requirement_that_this_runtime_does_not_know_is_refused(folder):
+    rewrite(folder, lambda document: document.update(requires=["teleportation"]))
+    with pytest.raises(SchemaTooNew, match="requires 'teleportation'"):
+        open_bundle(folder)
+
+
+def test_an_optional_key_of_a_newer_minor_version_is_ignored(folder):
+    rewrite(folder, lambda document: document.update(schema="1.9", new_and_optional=1))
+    assert open_bundle(folder).run(feed())["boxes"].shape == (1, 4, 4)
+
+
+# ---------------------------------------------------------------- the store of engines
+
+
+KEY = EngineKey(
+    onnx_sha256="ab" * 32,
+    flavour="tensorrt_rtx",
+    version="1.7.1.116",
+    targets=("sm86",),
+    platform="any-x86_64",
+)
+
+WRITER = textwrap.dedent(
+    """
+    import dataclasses, logging, pathlib, resource, sys
+    from edgeseg_runtime import engines
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    key = engines.EngineKey(
+        onnx_sha256="ab" * 32, flavour="tensorrt_rtx", version="1.7.1.116", targets=("sm86",),
+        platform="any-x86_64",
+    )
+    folder, size, limit = pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    plan = bytes(size)
+    print("writing", flush=True)
+    print(engines.store_engine(folder, key, plan), flush=True)
+    """
+)
+
+
+def writer(folder, *, size, limit=0):
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), str(size), str(limit)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.parametrize("delay_ms", [0, 20, 60, 120])
+def test_a_writer_killed_at_any_moment_leaves_no_engine_that_is_half(tmp_path, delay_ms):
+    size = 64 * 2**20
+    with writer(tmp_path, size=size) as process:
+        assert process.stdout.readline() == "writing\n"
+        time.sleep(delay_ms / 1000)
+        process.send_signal(signal.SIGKILL)
+    found = engines.find_engine(tmp_path, KEY)
+    if found is not None:  # it was faster than the signal
+        assert found[0] == bytes(size)
+    assert engines.store_engine(tmp_path, KEY, b"whole" * 100) is not None
+    plan, _ = engines.find_engine(tmp_path, KEY)
+    assert plan == b"whole" * 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        KEY.file_name,
+        KEY.file_name + ".json",
+    ], "the next writer removes the litter"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_a_write_that_fails_half_way_is_undone_with_a_warning(tmp_path):
+    with writer(tmp_path, size=2**20, limit=2**16) as process:
+        output, warning = process.communicate(timeout=60)
+    assert output == "writing\nNone\n"
+    assert warning.count("cannot be written") == 1
+    assert "set EDGESEG_CACHE" in warning
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def mounted(folder, options):
+    folder.mkdir(mode=0o700, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"mode=700,{options}", "edgeseg-test", str(folder)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def onnx():
+    return tiny_model().SerializeToString()
+
+
+@pytest.fixture
+def key(onnx):
+    trt = pytest.importorskip("tensorrt_rtx")
+    return engines.key_for_targets(onnx, trt, ("sm86",), engines.EngineOptions())
+
+
+def assert_built_in_memory(onnx, key, store, caplog, *, words):
+    plan, file = engines.load_or_build(onnx, key, store=store)
+    assert len(plan) == file.size_bytes > 100_000
+    assert file.path is None
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1, "one warning, not one per attempt"
+    assert words in warnings[0].getMessage()
+    assert "EDGESEG_CACHE" in warnings[0].getMessage()
+
+
+def test_a_full_disk_means_an_engine_in_memory_and_one_warning(tmp_path, onnx, key, caplog):
+    with mounted(tmp_path / "disk", "size=128k") as store:
+        assert_built_in_memory(onnx, key, store, caplog, words="No space left on device")
+        assert [path.name for path in store.iterdir()] == [".lock"], "nothing half is left"
+
+
+def test_a_read_only_disk_means_an_engine_in_memory_and_one_warning(tmp_path, onnx, key, caplog):
+    with mounted(tmp_path / "disk", "ro") as store:
+        assert_built_in_memory(onnx, key, store, caplog, words="Read-only file system")
+
+
+def test_a_cache_that_cannot_be_created_means_an_engine_in_memory(tmp_path, onnx, key, caplog):
+    (tmp_path / "file").write_text("no folder")
+    store = tmp_path / "file" / "cache"
+    assert_built_in_memory(onnx, key, store, caplog, words="cannot be kept in")
+
+
+def test_an_engine_for_another_release_is_never_tried(tmp_path, onnx, key):
+    tmp_path.chmod(0o700)
+    foreign = dataclasses.replace(key, version="1.6.0.1")
+    engines.store_engine(tmp_path, foreign, b"an engine of another release")
+    plan, file = engines.load_or_build(onnx, key, store=tmp_path)
+    assert file.is_new
+    assert plan != b"an engine of another release"
+    assert engines.find_engine(tmp_path, foreign) is not None, "others' engines are left alone"
