@@ -1,3 +1,29 @@
-"""Runs exported edgeseg bundles on a device, without torch."""
+"""Runs exported edgeseg bundles on a device, without torch.
+
+import cv2, edgeseg_runtime
+predictor = edgeseg_runtime.load("bundle/")
+result = predictor(cv2.imread("street.jpg"))
+print(result.boxes, result.scores, result.masks)
+"""
+
+from __future__ import annotations
+
+from edgeseg_runtime.errors import EdgesegError
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.predictor import Predictor, StageTimes, load
+from edgeseg_runtime.results import Instances
+from edgeseg_runtime.sources import Frame, Source
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "EdgesegError",
+    "Frame",
+    "Instances",
+    "Manifest",
+    "Predictor",
+    "Source",
+    "StageTimes",
+    "__version__",
+    "load",
+]

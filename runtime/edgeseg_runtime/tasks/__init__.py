@@ -1,0 +1,55 @@
+"""Tasks: what lies between a picture and a model's tensors, and between the tensors and a result.
+
+Task           preprocess a picture, postprocess the model's outputs; stateless
+TASKS          name in a manifest -> "module:class", imported on first use
+create_task    the task that a manifest asks for
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.errors import ManifestError
+from edgeseg_runtime.geometry import Geometry
+from edgeseg_runtime.image import Image
+from edgeseg_runtime.manifest import Manifest
+
+__all__ = ["TASKS", "Task", "create_task"]
+
+TASKS: dict[str, str] = {
+    "instances": "edgeseg_runtime.tasks.instances:InstanceTask",
+}
+
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class Task(Protocol[Result_co]):
+    """Built from a manifest, no other state: safe to share between threads."""
+
+    def preprocess(self, image: Image) -> tuple[Tensors, Geometry]:
+        """Return the model's inputs for one picture (H, W, 3) uint8 BGR, and where it lies."""
+        ...
+
+    def postprocess(self, outputs: Tensors, geometry: Geometry) -> Result_co:
+        """Return the result in source pixels, made from row 0 of the outputs."""
+        ...
+
+
+def create_task(manifest: Manifest) -> Task[Any]:
+    """Return the task that a manifest asks for.
+
+    Raises:
+        ManifestError: if this runtime does not know the task, or the manifest's tensors and
+            options are not those of the task.
+    """
+    if manifest.task not in TASKS:
+        raise ManifestError(
+            f"the task is {manifest.task!r}; this runtime knows {', '.join(TASKS)}. "
+            "Upgrade it: pip install -U edgeseg-runtime"
+        )
+    module, _, name = TASKS[manifest.task].partition(":")
+    create = cast("Callable[[Manifest], Task[Any]]", getattr(importlib.import_module(module), name))
+    return create(manifest)

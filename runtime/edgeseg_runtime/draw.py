@@ -1,0 +1,108 @@
+"""Draw results into a copy of the picture, with colours that depend on the label only."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg_runtime.image import Image, check_image
+
+if TYPE_CHECKING:
+    from edgeseg_runtime.results import Instances
+
+__all__ = ["colour_from_number", "draw_instances"]
+
+Colour = tuple[int, int, int]
+
+_TINT = 0.45
+_GOLDEN_RATIO = 0.618033988749895  # consecutive numbers get hues that are far apart
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def draw_instances(image: Image, instances: Instances) -> Image:
+    """Return a copy of the picture with tinted masks, boxes, names with scores and key points.
+
+    The best instance is drawn last, on top. Tracked instances are coloured by their track.
+    """
+    check_image(image)
+    if instances.image_size not in {None, image.shape[:2]}:
+        raise ValueError(
+            f"the picture is {image.shape[0]}x{image.shape[1]}, the result belongs to one of "
+            f"{instances.image_size}"
+        )
+    canvas = np.array(image, order="C")
+    numbers = instances.labels if instances.track_ids is None else instances.track_ids
+    colours = [colour_from_number(int(number)) for number in numbers]
+    order = np.argsort(instances.scores, kind="stable")
+    if instances.has_masks:
+        crops = list(instances.mask_crops)
+        for index in order:
+            _tint(canvas, crops[index].top, crops[index].left, crops[index].bits, colours[index])
+    thickness = max(1, round(min(image.shape[:2]) / 400))
+    for index in order:
+        _draw_box(canvas, instances.boxes[index], colours[index], thickness)
+        if instances.keypoints is not None:
+            _draw_points(canvas, instances.keypoints[index], colours[index], thickness)
+    for index in order:
+        text = f"{instances.label_name(index)} {instances.scores[index]:.2f}"
+        _draw_text(canvas, text, instances.boxes[index], colours[index], thickness)
+    return canvas
+
+
+def colour_from_number(number: int) -> Colour:
+    """Return the same strong B, G, R colour for the same number, always."""
+    hue = (number * _GOLDEN_RATIO) % 1.0
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
+    return round(255 * blue), round(255 * green), round(255 * red)
+
+
+def _tint(canvas: Image, top: int, left: int, bits: npt.NDArray[np.bool_], colour: Colour) -> None:
+    height, width = bits.shape
+    if height == 0 or width == 0:
+        return
+    region = canvas[top : top + height, left : left + width]
+    paint = np.empty_like(region)
+    paint[:] = colour
+    tinted = cv2.addWeighted(region, 1 - _TINT, paint, _TINT, 0)
+    cv2.copyTo(tinted, bits.view(np.uint8), region)
+
+
+def _draw_box(canvas: Image, box: npt.NDArray[np.float32], colour: Colour, thickness: int) -> None:
+    x1, y1, x2, y2 = _pixels(box)
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness)
+
+
+def _draw_points(
+    canvas: Image, points: npt.NDArray[np.float32], colour: Colour, thickness: int
+) -> None:
+    for x, y, score in points:
+        if np.isfinite(score) and score > 0:
+            cv2.circle(canvas, _pixels((x, y)), 2 * thickness, colour, cv2.FILLED, cv2.LINE_AA)
+
+
+def _draw_text(
+    canvas: Image, text: str, box: npt.NDArray[np.float32], colour: Colour, thickness: int
+) -> None:
+    """Write on a filled plate above the box, or inside it where there is no room above."""
+    scale = max(0.35, min(canvas.shape[:2]) / 1400)
+    (width, height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
+    x1, y1, _, _ = _pixels(box)
+    left = max(0, min(x1, canvas.shape[1] - width))
+    bottom = y1 if y1 >= height + baseline else y1 + height + baseline
+    cv2.rectangle(
+        canvas, (left, bottom - height - baseline), (left + width, bottom), colour, cv2.FILLED
+    )
+    brightness = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]
+    ink = (0, 0, 0) if brightness > 110 else (255, 255, 255)
+    cv2.putText(canvas, text, (left, bottom - baseline), _FONT, scale, ink, thickness, cv2.LINE_AA)
+
+
+def _pixels(values: Sequence[float] | npt.NDArray[np.float32]) -> tuple[int, ...]:
+    """Return whole pixels that OpenCV's int32 arithmetic can hold."""
+    clipped = np.nan_to_num(np.asarray(values, np.float64)).clip(-(2**15), 2**15)
+    return tuple(np.rint(clipped).astype(int).tolist())

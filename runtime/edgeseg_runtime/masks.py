@@ -1,0 +1,119 @@
+"""A set of instance masks that are computed when they are looked at, and only once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg_runtime.errors import OutOfMemory
+from edgeseg_runtime.paste import MaskCrop
+
+__all__ = ["MaskSet"]
+
+
+class MaskSet:
+    """N masks of one picture, safe to use from several threads.
+
+    A selection shares the crops of the set that it was taken from.
+
+    Args:
+        paste: returns the crop of mask number i.
+        count: N.
+        size: height, width of the picture.
+    """
+
+    def __init__(
+        self, paste: Callable[[int], MaskCrop], *, count: int, size: tuple[int, int]
+    ) -> None:
+        self.size = size
+        self._shared = _Crops(paste, count)
+        self._rows = np.arange(count)
+        self._array: npt.NDArray[np.bool_] | None = None
+
+    @classmethod
+    def from_array(cls, masks_NHW: npt.NDArray[np.bool_]) -> MaskSet:
+        """Return the set that holds ready masks (N, H, W)."""
+        count, height, width = masks_NHW.shape
+        masks = cls(_WholeMask(masks_NHW), count=count, size=(height, width))
+        masks._array = masks_NHW
+        return masks
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Any) -> MaskSet:
+        """Return the selection of a slice, an index array or a bool array."""
+        selection = MaskSet.__new__(MaskSet)
+        selection.size = self.size
+        selection._shared = self._shared
+        selection._rows = self._rows[rows]
+        selection._array = None
+        return selection
+
+    def crop(self, index: int) -> MaskCrop:
+        """Return one mask, cut out where it can be set."""
+        return self._shared.crop(int(self._rows[index]))
+
+    def array(self) -> npt.NDArray[np.bool_]:
+        """Return all masks as (N, H, W), pasted on the first call.
+
+        Raises:
+            OutOfMemory: if N full pictures do not fit into memory.
+        """
+        with self._shared.lock:
+            if self._array is None:
+                self._array = self._pasted()
+            return self._array
+
+    def _pasted(self) -> npt.NDArray[np.bool_]:
+        try:
+            masks_NHW = np.zeros((len(self), *self.size), np.bool_)
+        except MemoryError as error:
+            raise OutOfMemory(
+                f"{len(self)} masks of {self.size[0]}x{self.size[1]} pixels do not fit into "
+                "memory. Use mask_crops, or filter the instances first."
+            ) from error
+        for index, mask_HW in enumerate(masks_NHW):
+            top, left, bits = self.crop(index)
+            mask_HW[top : top + bits.shape[0], left : left + bits.shape[1]] = bits
+        return masks_NHW
+
+
+class _WholeMask:
+    """The crop of a ready mask is the mask."""
+
+    def __init__(self, masks_NHW: npt.NDArray[np.bool_]) -> None:
+        self._masks_NHW = masks_NHW
+
+    def __call__(self, index: int) -> MaskCrop:
+        return MaskCrop(0, 0, self._masks_NHW[index])
+
+
+class _Crops:
+    """Pastes every crop at most once, whichever thread asks."""
+
+    def __init__(self, paste: Callable[[int], MaskCrop], count: int) -> None:
+        self._paste = paste
+        self._crops: list[MaskCrop | None] = [None] * count
+        self.lock = threading.RLock()
+
+    def crop(self, index: int) -> MaskCrop:
+        crop = self._crops[index]
+        if crop is None:
+            with self.lock:
+                crop = self._crops[index]
+                if crop is None:
+                    crop = self._paste(index)
+                    self._crops[index] = crop
+        return crop
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the lock, so that results can be sent to another process."""
+        return {"_paste": self._paste, "_crops": self._crops}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, lock=threading.RLock())

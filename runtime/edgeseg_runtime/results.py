@@ -1,0 +1,309 @@
+"""What a model found in a picture, in source pixels, as plain NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg_runtime.image import Image
+from edgeseg_runtime.masks import MaskSet
+from edgeseg_runtime.paste import MaskCrop
+from edgeseg_runtime.rle import rle_from_crop
+
+__all__ = ["Instances"]
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+class Instances:
+    """The instances of one picture; aligned arrays, one row per instance. Read-only.
+
+    Masks are pasted when `masks` is first read; `mask_crops`, `to_coco` and `draw` never build the
+    (N, H, W) array. Selecting (`result[0]`, `result[:5]`, `result[result.scores > 0.5]`) gives
+    Instances again; iterating gives one-row Instances.
+
+    Args:
+        boxes: (N, 4) x1 y1 x2 y2 in source pixels.
+        scores: (N,), usually in 0..1.
+        labels: (N,) label numbers of the original model.
+        masks: (N, H, W) bool, or a `MaskSet`, or None if the model gives none.
+        keypoints: (N, J, 3) x, y in source pixels and a score, or None.
+        track_ids: (N,) identities over the frames of a video, or None.
+        label_names: name of label number i; empty if unknown.
+        category_ids: COCO category id of label number i; empty if they are the label numbers.
+        image_size: height, width of the source picture; taken from `masks` if None.
+        num_nonfinite: detections dropped because a box or a score was NaN or infinite.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+
+    boxes: Floats
+    scores: Floats
+    labels: Ints
+    keypoints: Floats | None
+    track_ids: Ints | None
+    label_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    image_size: tuple[int, int] | None
+    num_nonfinite: int
+
+    def __init__(
+        self,
+        boxes: npt.ArrayLike,
+        scores: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        *,
+        masks: MaskSet | npt.ArrayLike | None = None,
+        keypoints: npt.ArrayLike | None = None,
+        track_ids: npt.ArrayLike | None = None,
+        label_names: Sequence[str] = (),
+        category_ids: Sequence[int] = (),
+        image_size: tuple[int, int] | None = None,
+        num_nonfinite: int = 0,
+    ) -> None:
+        mask_set = _mask_set(masks)
+        if image_size is None and mask_set is not None:
+            image_size = mask_set.size
+        self.__dict__.update(
+            boxes=np.asarray(boxes, np.float32),
+            scores=np.asarray(scores, np.float32),
+            labels=_integers("labels", labels),
+            keypoints=None if keypoints is None else np.asarray(keypoints, np.float32),
+            track_ids=None if track_ids is None else _integers("track_ids", track_ids),
+            label_names=tuple(label_names),
+            category_ids=tuple(category_ids),
+            image_size=image_size,
+            num_nonfinite=num_nonfinite,
+            _mask_set=mask_set,
+        )
+        self._check()
+
+    @classmethod
+    def empty(cls, **arguments: Any) -> Instances:
+        """Return Instances without a row; the keyword arguments are those of the class."""
+        return cls(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64), **arguments)
+
+    @property
+    def masks(self) -> Bools | None:
+        """(N, H, W) bool in source pixels, or None; pasted on first use, then kept."""
+        return None if self._mask_set is None else self._mask_set.array()
+
+    @property
+    def mask_crops(self) -> Iterator[MaskCrop]:
+        """One mask after the other, cut out where it can be set; nothing without masks."""
+        if self._mask_set is not None:
+            yield from (self._mask_set.crop(index) for index in range(len(self)))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model gives masks, whatever the number of instances."""
+        return self._mask_set is not None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, index: SupportsIndex | slice | npt.ArrayLike) -> Instances:
+        """Return the selected rows in the given order; an integer gives one row.
+
+        Raises:
+            IndexError: if an index is out of range, or a bool array has another length.
+        """
+        rows = _rows(index, len(self))
+        return Instances(
+            self.boxes[rows],
+            self.scores[rows],
+            self.labels[rows],
+            masks=None if self._mask_set is None else self._mask_set[rows],
+            keypoints=None if self.keypoints is None else self.keypoints[rows],
+            track_ids=None if self.track_ids is None else self.track_ids[rows],
+            label_names=self.label_names,
+            category_ids=self.category_ids,
+            image_size=self.image_size,
+            num_nonfinite=self.num_nonfinite,
+        )
+
+    def __iter__(self) -> Iterator[Instances]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        names = sorted({self._name(int(label)) for label in self.labels})
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        extras = [
+            name
+            for name, has_it in (
+                ("masks", self.has_masks),
+                ("keypoints", self.keypoints is not None),
+                ("track_ids", self.track_ids is not None),
+            )
+            if has_it
+        ]
+        details = [shown] if shown else []
+        if self.image_size is not None:
+            details.append(f"image {self.image_size[0]}x{self.image_size[1]}")
+        if extras:
+            details.append("with " + ", ".join(extras))
+        if self.num_nonfinite:
+            details.append(f"{self.num_nonfinite} nonfinite dropped")
+        return f"Instances({'; '.join([str(len(self)), *details])})"
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Instances are read-only; make new ones instead of setting {name!r}")
+
+    def filter(
+        self, *, score: float | None = None, labels: Sequence[int | str] | None = None
+    ) -> Instances:
+        """Return the rows with at least this score and one of these labels (number or name).
+
+        Raises:
+            ValueError: if a name is none of `label_names`.
+        """
+        is_kept = np.ones(len(self), np.bool_)
+        if score is not None:
+            is_kept &= self.scores >= score
+        if labels is not None:
+            is_kept &= np.isin(self.labels, [self._number(label) for label in labels])
+        return self[is_kept]
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Return the rows as entries of a COCO results file.
+
+        Boxes become x, y, width, height; masks compressed run-length encodings; key points a flat
+        list of x, y, score.
+        """
+        size = list(self.image_size or ())
+        entries = []
+        for index, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
+            entry: dict[str, Any] = {
+                "image_id": image_id,
+                "category_id": self._category_id(int(self.labels[index])),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": float(self.scores[index]),
+            }
+            if self._mask_set is not None:
+                counts = rle_from_crop(self._mask_set.crop(index), self._mask_set.size)
+                entry["segmentation"] = {"size": size, "counts": counts}
+            if self.keypoints is not None:
+                entry["keypoints"] = self.keypoints[index].ravel().tolist()
+            entries.append(entry)
+        return entries
+
+    def to_supervision(self) -> Any:
+        """Return the rows as `supervision.Detections`, with masks and names.
+
+        Raises:
+            ModuleNotFoundError: if supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "to_supervision needs supervision: pip install supervision"
+            ) from error
+        names = np.array([self._name(int(label)) for label in self.labels], dtype=np.str_)
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.labels,
+            tracker_id=self.track_ids,
+            data={"class_name": names},
+        )
+
+    def draw(self, image: Image) -> Image:
+        """Return a copy of the source picture with masks, boxes, names, scores and key points.
+
+        Raises:
+            ImageError: if it is no picture.
+            ValueError: if it has another size than the picture of this result.
+        """
+        from edgeseg_runtime.draw import draw_instances
+
+        return draw_instances(image, self)
+
+    def label_name(self, index: int) -> str:
+        """Return the name of row `index`'s label, or its number where there is no name."""
+        return self._name(int(self.labels[index]))
+
+    _mask_set: MaskSet | None
+
+    def _check(self) -> None:
+        count = self.scores.shape[0] if self.scores.ndim == 1 else -1
+        expected = {"scores": (count,), "boxes": (count, 4), "labels": (count,)}
+        if self.track_ids is not None:
+            expected["track_ids"] = (count,)
+        for name, shape in expected.items():
+            found = getattr(self, name).shape
+            if count < 0 or found != shape:
+                raise ValueError(f"{name} has shape {found}; expected {_shape_text(name)}")
+        points = self.keypoints
+        if points is not None and (
+            points.ndim != 3 or len(points) != count or points.shape[2] != 3
+        ):
+            raise ValueError(f"keypoints has shape {points.shape}; expected (N, J, 3), N = {count}")
+        masks = self._mask_set
+        if masks is not None and (len(masks) != count or masks.size != self.image_size):
+            raise ValueError(
+                f"masks are {len(masks)} of {masks.size}; expected {count} of {self.image_size}"
+            )
+
+    def _name(self, label: int) -> str:
+        if 0 <= label < len(self.label_names) and self.label_names[label]:
+            return self.label_names[label]
+        return str(label)
+
+    def _number(self, label: int | str) -> int:
+        if not isinstance(label, str):
+            return label
+        if label not in self.label_names:
+            raise ValueError(f"there is no label {label!r}; expected one of {self.label_names}")
+        return self.label_names.index(label)
+
+    def _category_id(self, label: int) -> int:
+        if 0 <= label < len(self.category_ids):
+            return self.category_ids[label]
+        return label
+
+
+def _mask_set(masks: MaskSet | npt.ArrayLike | None) -> MaskSet | None:
+    if masks is None or isinstance(masks, MaskSet):
+        return masks
+    array = np.asarray(masks)
+    if array.ndim != 3 or array.dtype != np.bool_:
+        raise ValueError(f"masks is {array.dtype} of shape {array.shape}; expected bool (N, H, W)")
+    return MaskSet.from_array(array)
+
+
+def _integers(name: str, values: npt.ArrayLike) -> Ints:
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise ValueError(f"{name} is {array.dtype}; expected integers")
+    return array.astype(np.int64)
+
+
+def _rows(index: SupportsIndex | slice | npt.ArrayLike, count: int) -> slice | npt.NDArray[Any]:
+    """Return an index that keeps the first axis."""
+    if isinstance(index, slice):
+        return index
+    rows = np.asarray(index)
+    if rows.dtype == np.bool_:
+        if rows.shape != (count,):
+            raise IndexError(f"the bool index has shape {rows.shape}; expected ({count},)")
+        return rows
+    if rows.size == 0:
+        rows = rows.astype(np.intp)
+    if rows.dtype.kind not in "iu" or rows.ndim > 1:
+        raise IndexError(f"cannot select by {index!r}; expected an int, a slice, bools or ints")
+    rows = np.atleast_1d(rows)
+    if rows.size and not (-count <= rows.min() and rows.max() < count):
+        raise IndexError(f"index {index!r} is out of range for {count} instances")
+    return rows
+
+
+def _shape_text(name: str) -> str:
+    return "(N, 4)" if name == "boxes" else "(N,), N as in scores"
