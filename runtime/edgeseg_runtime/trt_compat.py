@@ -141,7 +141,7 @@ def vendor_logger(trt: Any) -> Any:
             if level >= logging.ERROR:
                 self.errors.append(message.strip())
             # An error ends up in the exception that is raised for it; here it is a detail.
-            _logger.log(min(level, logging.WARNING), "%s: %s", trt.__name__, message.strip())
+            _logger.log(min(level, logging.INFO), "%s: %s", trt.__name__, message.strip())
 
     severity = trt.ILogger.Severity
     levels = {
