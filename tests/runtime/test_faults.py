@@ -8,18 +8,21 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
 from tiny_bundle import feed, tiny_model, write_bundle
 
-from edgeseg_runtime import engines
+from edgeseg_runtime import engines, load
 from edgeseg_runtime.backends import open_backend
 from edgeseg_runtime.engines import EngineKey
 from edgeseg_runtime.errors import (
     BundleError,
     CorruptArtifact,
+    ImageError,
+    ImageTooLarge,
     ManifestError,
     MissingArtifact,
     SchemaTooNew,
@@ -173,6 +176,90 @@ def test_a_requirement_that_this_runtime_does_not_know_is_refused(folder):
 def test_an_optional_key_of_a_newer_minor_version_is_ignored(folder):
     rewrite(folder, lambda document: document.update(schema="1.9", new_and_optional=1))
     assert open_bundle(folder).run(feed())["boxes"].shape == (1, 4, 4)
+
+
+# ---------------------------------------------------------------- pictures and numbers
+
+
+def picture(seed=0, size=(60, 80)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((10, 10, 3), np.float32),
+        np.zeros((10, 10, 3), np.uint16),
+        np.zeros((10, 10), np.uint8),
+        np.zeros((10, 10, 4), np.uint8),
+        np.zeros((3, 10, 10), np.uint8),
+        np.zeros((0, 10, 3), np.uint8),
+        np.zeros((10, 0, 3), np.uint8),
+        None,
+        "street.jpg",
+    ],
+    ids=[
+        "float",
+        "16 bit",
+        "grey",
+        "4 channels",
+        "planar",
+        "no rows",
+        "no columns",
+        "None",
+        "path",
+    ],
+)
+def test_what_is_no_colour_picture_is_refused_and_the_next_one_works(folder, image):
+    with load(folder, threads=1) as predictor:
+        with pytest.raises(ImageError, match="expected") as info:
+            predictor(image)
+        assert info.value.exit_code == 2
+        assert len(predictor(picture())) == 3
+
+
+def test_a_picture_larger_than_the_limit_is_refused(folder):
+    row = np.zeros((1, 1, 3), np.uint8)
+    with load(folder) as predictor, pytest.raises(ImageTooLarge):
+        predictor(np.broadcast_to(row, (70_000, 1_000, 3)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_detections_that_are_no_numbers_are_dropped_and_counted(tmp_path, bad, position):
+    scores = [0.9, 0.75, 0.5, 0.0]
+    scores[position] = float(bad)
+    write_bundle(tmp_path, tiny_model(scores=tuple(scores)))
+    with load(tmp_path, threads=1) as predictor:
+        result = predictor(picture())
+    assert np.isfinite(result.scores).all()
+    assert result.num_nonfinite == 1
+    kept = [score for score in scores if np.isfinite(score) and score > 0]
+    np.testing.assert_array_equal(result.scores, np.array(kept, np.float32))
+
+
+def test_no_detection_at_all_gives_empty_arrays_twice_in_a_row(tmp_path):
+    write_bundle(tmp_path, tiny_model(scores=(0.0, 0.0, 0.0, 0.0)))
+    with load(tmp_path, threads=1) as predictor:
+        for _ in range(2):
+            result = predictor(picture())
+            assert len(result) == 0
+            assert result.boxes.shape == (0, 4)
+            assert result.scores.shape == (0,)
+            assert result.masks.shape == (0, 60, 80)
+
+
+def test_four_threads_share_a_predictor_and_agree_with_one(folder):
+    with load(folder, threads=1) as predictor, ThreadPoolExecutor(4) as pool:
+        sizes = [(60, 80), (33, 21), (100, 40), (48, 64)]
+        images = [picture(seed, size) for seed, size in enumerate(sizes)]
+        expected = [predictor(image) for image in images]
+        found = list(pool.map(lambda index: predictor(images[index % 4]), range(48)))
+    for index, result in enumerate(found):
+        for name in ("boxes", "scores", "labels", "masks"):
+            np.testing.assert_array_equal(
+                getattr(result, name), getattr(expected[index % 4], name), err_msg=name
+            )
 
 
 # ---------------------------------------------------------------- the store of engines
