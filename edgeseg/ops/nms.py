@@ -55,7 +55,7 @@ def nms(
             "edgeseg::Nms",
             [boxes, scores] if groups is None else [boxes, scores, groups],
             {
-                "iou_threshold": float(iou_threshold),
+                "iou_threshold": largest_kept_iou(iou_threshold),  # attributes are float32
                 "max_output": max_output,
                 "score_threshold": float(score_threshold),
             },

@@ -1,4 +1,4 @@
-"""The operators in PyTorch against the recorded results of torchvision."""
+"""The operators, in PyTorch and as ONNX, against the recorded results of torchvision."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from edgeseg.ops import nms, pyramid_levels, pyramid_roi_align
+from edgeseg.ops.nms import largest_kept_iou
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -31,19 +32,35 @@ PYRAMID_CASES = [case for case in ROI_CASES if case.values[1]["op"] == "MultiSca
 
 
 @pytest.mark.parametrize(("name", "params", "values"), SINGLE_CASES)
-def test_one_level_agrees_with_torchvision(name, params, values):
+def test_one_level_agrees_with_torchvision(name, params, values, run_onnx):
     rois = values["in_rois"]
     stride = round(1 / params["spatial_scale"])
-    pictures = rois[:, 0].long()
-    pooled = pyramid_roi_align(
-        [values["in_input"]],
-        rois[None, :, 1:].expand(2, -1, -1),
-        strides=[stride],
-        output_size=tuple(params["output_size"]),
-        sampling_ratio=params["sampling_ratio"],
-        aligned=params["aligned"],
-    )[pictures, torch.arange(len(rois))]
-    torch.testing.assert_close(pooled, values["out_output"], rtol=0, atol=1e-6)
+    row = (rois[:, 0].long(), torch.arange(len(rois)))
+    features, boxes = values["in_input"], rois[None, :, 1:].repeat(2, 1, 1)
+    settings = {
+        "strides": [stride],
+        "output_size": tuple(params["output_size"]),
+        "sampling_ratio": params["sampling_ratio"],
+        "aligned": params["aligned"],
+    }
+    pooled = pyramid_roi_align([features], boxes, **settings)
+    torch.testing.assert_close(pooled[row], values["out_output"], rtol=0, atol=1e-6)
+    (pooled,) = run_onnx("PyramidRoiAlign", [features, boxes], **node_attributes(settings))
+    torch.testing.assert_close(
+        torch.from_numpy(pooled)[row], values["out_output"], rtol=0, atol=2e-5
+    )
+
+
+def node_attributes(settings):
+    defaults = {"level_rule": "torchvision", "canonical_scale": 224.0, "canonical_level": 4}
+    height_width = np.broadcast_to(settings["output_size"], 2).tolist()
+    return {
+        **defaults,
+        **settings,
+        "output_size": height_width,
+        "sampling_ratio": max(settings["sampling_ratio"], 0),
+        "aligned": int(settings["aligned"]),
+    }
 
 
 def pyramid_inputs(values):
@@ -59,19 +76,22 @@ def pyramid_inputs(values):
 
 
 @pytest.mark.parametrize(("name", "params", "values"), PYRAMID_CASES)
-def test_pyramid_agrees_with_torchvision(name, params, values):
+def test_pyramid_agrees_with_torchvision(name, params, values, run_onnx):
     features, rois, is_box = pyramid_inputs(values)
-    pooled = pyramid_roi_align(
-        features,
-        rois,
-        strides=[4, 8, 16, 32],
-        output_size=params["output_size"],
-        sampling_ratio=params["sampling_ratio"],
-        aligned=params["aligned"],
-        canonical_scale=params["canonical_scale"],
-        canonical_level=params["canonical_level"],
-    )
+    settings = {
+        "strides": [4, 8, 16, 32],
+        "output_size": params["output_size"],
+        "sampling_ratio": params["sampling_ratio"],
+        "aligned": params["aligned"],
+        "canonical_scale": float(params["canonical_scale"]),
+        "canonical_level": params["canonical_level"],
+    }
+    pooled = pyramid_roi_align(features, rois, **settings)
     torch.testing.assert_close(pooled[is_box], values["out_output"], rtol=0, atol=1e-6)
+    (pooled,) = run_onnx("PyramidRoiAlign", [*features, rois], **node_attributes(settings))
+    torch.testing.assert_close(
+        torch.from_numpy(pooled)[is_box], values["out_output"], rtol=0, atol=3e-5
+    )
 
 
 @pytest.mark.parametrize("rule", ["torchvision", "detectron2"])
@@ -90,17 +110,17 @@ def test_levels_agree_with_the_original(name, params, values, rule):
 
 
 @pytest.mark.parametrize(("name", "params", "values"), list(cases("nms")))
-def test_nms_agrees_with_torchvision(name, params, values):
+def test_nms_agrees_with_torchvision(name, params, values, run_onnx):
     boxes, scores, groups = values["in_boxes"], values["in_scores"], values.get("in_idxs")
     if name == "batched_negative_coordinates":
         # torchvision separates classes by shifting the boxes, which negative coordinates defeat; edgeseg does not.
         boxes = boxes + groups[:, None] * (boxes.max() + 1)
         groups = None
-    indices, valid = nms(
-        boxes[None],
-        scores[None],
-        None if groups is None else groups[None],
-        iou_threshold=params["iou_threshold"],
-        max_output=max(len(scores), 1),
-    )
+    inputs = [boxes[None], scores[None], *([] if groups is None else [groups[None]])]
+    settings = {"iou_threshold": params["iou_threshold"], "max_output": max(len(scores), 1)}
+    indices, valid = nms(*inputs, **settings)
     assert indices[valid].tolist() == values["out_keep"].tolist()
+    if len(scores):  # an exported graph has no empty axis
+        settings["iou_threshold"] = largest_kept_iou(settings["iou_threshold"])
+        indices, valid = run_onnx("Nms", inputs, score_threshold=-np.inf, **settings)
+        assert indices[valid].tolist() == values["out_keep"].tolist()

@@ -8,7 +8,6 @@ import math
 import numpy as np
 from onnx import FunctionProto, TensorProto, helper
 
-from edgeseg.ops.nms import largest_kept_iou
 from edgeseg_export.functions.body import OPSET, Body
 
 BLOCK = 256  # boxes: smaller wastes less of the triangle, larger needs fewer nodes
@@ -33,7 +32,7 @@ def nms_function(
         overload: Tells this body from those of other sizes and thresholds.
         num_boxes: N, at most 3840 (TensorRT's limit for TopK).
         has_groups: Whether the node has the third input.
-        iou_threshold: The node's attribute, as are the following.
+        iou_threshold: The node's attribute, a float32, as is the score threshold.
         max_output: K.
         score_threshold: Only higher scores take part.
     """
@@ -59,7 +58,7 @@ def nms_function(
             body,
             body.slice(boxes_BN5, start, stop, axis=1),
             body.slice(boxes_B5N, start, num_boxes, axis=2),
-            largest_kept_iou(iou_threshold),
+            iou_threshold,
         )
         if has_groups:
             same_BML = body.op(
@@ -109,7 +108,7 @@ def _boxes_and_areas(body: Body, boxes_BN4: str) -> str:
     return body.op("Concat", boxes_BN4, area_BN1, axis=2)
 
 
-def _overlaps(body: Body, rows_BM5: str, columns_B5L: str, largest_kept: float) -> str:
+def _overlaps(body: Body, rows_BM5: str, columns_B5L: str, iou_threshold: float) -> str:
     """[B,M,L] bool: the IoU is above the threshold, in the arithmetic of the original."""
     x1, y1, x2, y2, area = body.split(rows_BM5, 5, axis=2)
     u1, v1, u2, v2, other = body.split(columns_B5L, 5, axis=1)
@@ -118,7 +117,7 @@ def _overlaps(body: Body, rows_BM5: str, columns_B5L: str, largest_kept: float) 
     # One Relu is enough: a negative intersection is not above the threshold, nor is 0, as no area is negative.
     inter = body.op("Mul", body.op("Relu", width), height)
     union = body.op("Sub", body.op("Add", area, other), inter)
-    return body.op("Greater", body.op("Div", inter, union), body.floats(largest_kept))
+    return body.op("Greater", body.op("Div", inter, union), body.floats(iou_threshold))
 
 
 def _fixed_point(body: Body, alive_B1L: str, overlaps_BML: str, size: int) -> str:

@@ -187,9 +187,12 @@ def _bins(
 ) -> tuple[str, str]:
     """Size of a bin in cells and its number of samples along one axis."""
     size = body.op("Sub", high, low)
-    one = body.floats(1)
-    if not aligned:  # Where and not Max: a size that is not a number has to stay so
-        size = body.op("Where", body.op("Less", size, one), one, size)
+    if not aligned:  # what is not finite stays so: its samples are outside
+        one, lowest = body.floats(1), body.floats(np.finfo(np.float32).min)
+        is_small = body.op(
+            "And", body.op("Less", size, one), body.op("GreaterOrEqual", size, lowest)
+        )
+        size = body.op("Where", is_small, one, size)
     bin_size = body.op("Div", size, body.floats(bins))
     if sampling_ratio > 0:
         return bin_size, body.floats(sampling_ratio)
