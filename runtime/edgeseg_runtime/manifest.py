@@ -130,7 +130,8 @@ class Artifact:
     size_bytes: int
 
     def __post_init__(self) -> None:
-        _check_str("file", self.file)
+        if not isinstance(self.file, str):
+            _refuse("file", self.file, "text")
         check_relative(self.file)
         _check_str("sha256", self.sha256)
         if not _SHA256.fullmatch(self.sha256):
