@@ -1,0 +1,242 @@
+"""Runs predictors over a labelled data set: accuracy, agreement and latency side by side."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg_bench.datasets.base import Annotation, Dataset, coco_from_parts, coco_image
+from edgeseg_bench.environment import read_environment
+from edgeseg_bench.latency import (
+    QUICK,
+    THOROUGH,
+    Clock,
+    Latency,
+    Plan,
+    Ratio,
+    WarmUp,
+    measure_interleaved,
+    paired_ratio,
+    warm_up,
+)
+from edgeseg_bench.metrics.agreement import agreement_ap
+from edgeseg_bench.metrics.coco import GEOMETRY, coco_ap
+from edgeseg_bench.results import BackendReport, BenchReport, StageLatency
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.predictor import Predictor
+from edgeseg_runtime.results import Instances
+
+Progress: TypeAlias = Callable[[str, int, int], None]  # stage, done, expected
+Results: TypeAlias = list[dict[str, Any]]
+
+REFERENCE = "torch"
+NUM_LATENCY_PICTURES = 32
+# The graph output that makes a kind of AP possible.
+OUTPUT_OF_IOU_TYPE = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoint_heatmaps"}
+
+
+def run_bench(
+    predictors: Mapping[str, Predictor[Instances]],
+    dataset: Dataset,
+    *,
+    limit: int | None = None,
+    quick: bool = False,
+    plan: Plan | None = None,
+    score_threshold: float = 0.3,
+    peak_memory_bytes: Mapping[str, int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    clock: Clock = time.perf_counter_ns,
+    on_progress: Progress | None = None,
+) -> BenchReport:
+    """Measure predictors of one model against the labels, against one another, and the clock.
+
+    First every predictor sees every picture once, for accuracy and agreement. Then the first pictures, at most
+    32, are run in turns for latency: see `edgeseg_bench.latency`.
+
+    Args:
+        predictors: by name; "torch", or else the first, is the reference.
+        dataset: pictures and labels; results carry the category ids of each predictor's manifest.
+        limit: use only the first pictures; None = all.
+        quick: measure for seconds rather than a minute. The number of samples stays at least 64.
+        plan: how long to measure; overrides `quick`.
+        score_threshold: from which score the reference's detections count for agreement.
+        peak_memory_bytes: by name, where known, such as from `edgeseg_bench.memory.peak_memory`.
+        settings: what else should stand in the report, such as threads.
+        clock: nanoseconds, monotonic.
+        on_progress: told the stage, the steps done and those expected, outside timed sections.
+
+    Raises:
+        ValueError: no predictors, no pictures, a limit below 1, or a model of other categories than the data set's.
+        edgeseg_runtime.errors.EdgesegError: a picture cannot be read or an engine fails.
+    """
+    if not predictors:
+        raise ValueError("There is nothing to measure: give at least one predictor.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}: give the number of pictures, or None for all.")
+    if not len(dataset):
+        raise ValueError(f"Data set {dataset.name} has no pictures: check its annotation file.")
+    num_pictures = min(len(dataset), limit or len(dataset))
+    progress = on_progress or _no_progress
+    environment = read_environment()  # before measuring: the load average is of the others
+    results, truth = _detect(predictors, dataset, num_pictures, progress)
+    images = [dataset[i].image for i in range(min(num_pictures, NUM_LATENCY_PICTURES))]
+    chosen_plan = plan or (QUICK if quick else THOROUGH)
+    warm_ups, latencies = _time(predictors, images, chosen_plan, clock, progress)
+    reference = REFERENCE if REFERENCE in predictors else next(iter(predictors))
+    backends: list[BackendReport] = []
+    for name, predictor in predictors.items():
+        progress("scoring", len(backends), len(predictors))
+        is_reference = name == reference
+        kinds = _iou_types(predictor.manifest)
+        backends.append(
+            BackendReport(
+                name=name,
+                model=predictor.manifest.name,
+                precision=predictor.manifest.precision,
+                manifest_sha256=hashlib.sha256(predictor.manifest.to_json().encode()).hexdigest(),
+                accuracy={
+                    kind: coco_ap(truth, results[name], iou_type=kind)
+                    for kind in kinds
+                    if _is_labelled(truth, kind)
+                },
+                agreement=None
+                if is_reference
+                else agreement_ap(
+                    results[reference],
+                    results[name],
+                    images=truth["images"],
+                    iou_types=[k for k in kinds if k in _iou_types(predictors[reference].manifest)],
+                    score_threshold=score_threshold,
+                ),
+                num_detections=len(results[name]),
+                latency=latencies[name],
+                warm_up=warm_ups[name],
+                ratio_end_to_end=None
+                if is_reference
+                else _ratio(latencies[name].end_to_end, latencies[reference].end_to_end),
+                ratio_model=None
+                if is_reference
+                else _ratio(latencies[name].model, latencies[reference].model),
+                peak_memory_bytes=(peak_memory_bytes or {}).get(name),
+            )
+        )
+    progress("scoring", len(predictors), len(predictors))
+    return BenchReport(
+        dataset=dataset.name,
+        num_pictures=num_pictures,
+        num_latency_pictures=len(images),
+        reference=reference,
+        is_quick=quick,
+        backends=tuple(backends),
+        environment=environment,
+        settings=dict(settings or {}),
+    )
+
+
+class StagedCall:
+    """Runs a predictor stage by stage on pictures in turn and keeps the duration of each stage.
+
+    Args:
+        predictor: its task and backend are called as the predictor itself would.
+        images: (H, W, 3) uint8, BGR; call number i takes picture i modulo their number.
+        clock: nanoseconds, monotonic.
+    """
+
+    def __init__(
+        self, predictor: Predictor[Instances], images: Sequence[npt.NDArray[np.uint8]], clock: Clock
+    ) -> None:
+        self._predictor = predictor
+        self._images = images
+        self._clock = clock
+        self.ticks_N4: list[tuple[int, int, int, int]] = []  # start, after pre, model, post
+
+    def __call__(self, number: int) -> None:
+        """Run one query."""
+        image = self._images[number % len(self._images)]
+        task, backend, clock = self._predictor.task, self._predictor.backend, self._clock
+        start = clock()
+        inputs, geometry = task.preprocess(image)
+        ready = clock()
+        outputs = backend.run(inputs)
+        ran = clock()
+        result = task.postprocess(outputs, geometry)
+        _ = result.masks  # pasted on first access: an application asks for them, so they count
+        self.ticks_N4.append((start, ready, ran, clock()))
+
+    def latency(self) -> StageLatency:
+        """Return the stages of all queries so far."""
+        return StageLatency(
+            end_to_end=self._between(0, 3),
+            pre=self._between(0, 1),
+            model=self._between(1, 2),
+            post=self._between(2, 3),
+        )
+
+    def _between(self, first: int, last: int) -> Latency:
+        return Latency(samples_ns=tuple(ticks[last] - ticks[first] for ticks in self.ticks_N4))
+
+
+def _detect(
+    predictors: Mapping[str, Predictor[Instances]],
+    dataset: Dataset,
+    num_pictures: int,
+    progress: Progress,
+) -> tuple[dict[str, Results], dict[str, Any]]:
+    """Run every predictor once on every picture.
+
+    Returns:
+        results: COCO results by predictor.
+        truth: the labels of these pictures as a COCO data set.
+    """
+    results: dict[str, Results] = {name: [] for name in predictors}
+    pictures: list[dict[str, Any]] = []
+    annotations: list[Annotation] = []
+    for index in range(num_pictures):
+        progress("accuracy", index, num_pictures)
+        sample = dataset[index]
+        pictures.append(coco_image(sample))
+        annotations += sample.annotations
+        for name, predictor in predictors.items():
+            results[name] += predictor(sample.image).to_coco(image_id=sample.image_id)
+    progress("accuracy", num_pictures, num_pictures)
+    return results, coco_from_parts(pictures, annotations, dataset.categories)
+
+
+def _time(
+    predictors: Mapping[str, Predictor[Instances]],
+    images: Sequence[npt.NDArray[np.uint8]],
+    plan: Plan,
+    clock: Clock,
+    progress: Progress,
+) -> tuple[dict[str, WarmUp], dict[str, StageLatency]]:
+    warm_ups: dict[str, WarmUp] = {}
+    for done, (name, predictor) in enumerate(predictors.items()):
+        progress("warm-up", done, len(predictors))
+        warm_ups[name] = warm_up(StagedCall(predictor, images, clock), plan, clock=clock)
+    progress("warm-up", len(predictors), len(predictors))
+    calls = {name: StagedCall(predictor, images, clock) for name, predictor in predictors.items()}
+    measure_interleaved(
+        calls, plan, clock=clock, on_round=lambda done, total: progress("latency", done, total)
+    )
+    return warm_ups, {name: call.latency() for name, call in calls.items()}
+
+
+def _ratio(candidate: Latency, reference: Latency) -> Ratio:
+    return paired_ratio(candidate.samples_ns, reference.samples_ns)
+
+
+def _iou_types(manifest: Manifest) -> list[str]:
+    outputs = {output.name for output in manifest.outputs}
+    return [kind for kind, output in OUTPUT_OF_IOU_TYPE.items() if output in outputs]
+
+
+def _is_labelled(truth: Mapping[str, Any], iou_type: str) -> bool:
+    """Tell whether the labels have this geometry; many data sets have boxes only."""
+    return all(GEOMETRY[iou_type] in annotation for annotation in truth["annotations"])
+
+
+def _no_progress(_stage: str, _done: int, _expected: int) -> None:
+    """Report nothing."""

@@ -1,0 +1,227 @@
+"""A whole run: real pictures, task and predictor, with backends that know the answers."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from edgeseg_bench.datasets.segmentation import mask_from_segmentation
+from edgeseg_bench.datasets.shapes import CATEGORIES, ShapesDataset
+from edgeseg_bench.latency import Plan
+from edgeseg_bench.results import BenchReport
+from edgeseg_bench.runner import run_bench
+from edgeseg_runtime.geometry import geometry_of
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.predictor import Predictor
+from edgeseg_runtime.tasks import create_task
+
+SIDE, K, M = 256, 10, 28
+MS = 1_000_000
+MANIFEST = Manifest(
+    name="oracle",
+    task="instances",
+    precision="fp32",
+    inputs=(
+        TensorSpec(name="image", dtype="uint8", shape=(1, SIDE, SIDE, 3)),
+        TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
+    ),
+    outputs=(
+        TensorSpec(name="boxes", dtype="float32", shape=(1, K, 4)),
+        TensorSpec(name="scores", dtype="float32", shape=(1, K)),
+        TensorSpec(name="labels", dtype="int32", shape=(1, K)),
+        TensorSpec(name="masks", dtype="float32", shape=(1, K, M, M)),
+    ),
+    preprocess=Preprocess(height=SIDE, width=SIDE, resize="letterbox"),
+    postprocess={
+        "mask_paste": "expanded_box",
+        "mask_threshold": 0.5,
+        "drop_empty_boxes": False,
+        "score_threshold": 0.0,
+        "keypoints": "none",
+    },
+    labels=("", *(category["name"] for category in CATEGORIES)),
+    category_ids=(0, *(category["id"] for category in CATEGORIES)),
+)
+
+
+class FakeClock:
+    """Time passes only inside the backends."""
+
+    def __init__(self):
+        self.now = 0
+
+    def __call__(self):
+        return self.now
+
+
+class OracleBackend:
+    """Recognises the pictures of the data set and puts out their labels, moved by some pixels."""
+
+    def __init__(self, task, dataset, clock, *, duration_ms, shift=0.0, found=1.0):
+        self.clock, self.duration_ns = clock, round(duration_ms * MS)
+        self.answers = {}
+        for sample in dataset:
+            inputs, _ = task.preprocess(sample.image)
+            self.answers[inputs["image"].tobytes()] = outputs_of(sample, shift=shift, found=found)
+
+    def run(self, inputs):
+        self.clock.now += self.duration_ns
+        return {name: a.copy() for name, a in self.answers[inputs["image"].tobytes()].items()}
+
+    def close(self):
+        pass
+
+
+def outputs_of(sample, *, shift, found):
+    geometry = geometry_of((sample.height, sample.width), MANIFEST.preprocess)
+    scale_y, scale_x = np.divide(geometry.resized, geometry.source)
+    boxes = np.zeros((1, K, 4), dtype=np.float32)
+    scores = np.zeros((1, K), dtype=np.float32)
+    labels = np.zeros((1, K), dtype=np.int32)
+    masks = np.zeros((1, K, M, M), dtype=np.float32)
+    for n, annotation in enumerate(sample.annotations[: round(found * len(sample.annotations))]):
+        x, y, width, height = (int(v) for v in annotation["bbox"])
+        mask_HW = mask_from_segmentation(
+            annotation["segmentation"], height=sample.height, width=sample.width
+        )
+        crop = mask_HW[y : y + height, x : x + width].astype(np.float32)
+        masks[0, n] = cv2.resize(crop, (M, M), interpolation=cv2.INTER_AREA)
+        boxes[0, n] = np.multiply([x, y, x + width, y + height], [scale_x, scale_y] * 2) + shift
+        scores[0, n] = 0.9 - n / 100
+        labels[0, n] = annotation["category_id"]
+    return {"boxes": boxes, "scores": scores, "labels": labels, "masks": masks}
+
+
+@pytest.fixture
+def dataset():
+    return ShapesDataset("val", limit=6)
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def predictor_of(dataset, clock):
+    def build(precision="fp32", **options):
+        manifest = replace(MANIFEST, precision=precision)
+        task = create_task(manifest)
+        return Predictor(manifest, task, OracleBackend(task, dataset, clock, **options))
+
+    return build
+
+
+PLAN = Plan(warmup_runs=4, warmup_seconds=0, max_warmup_seconds=1, min_queries=64, min_seconds=0)
+
+
+@pytest.fixture
+def report(dataset, clock, predictor_of):
+    predictors = {
+        "exact": predictor_of(duration_ms=10),
+        "torch": predictor_of(duration_ms=20),
+        "int8": predictor_of(duration_ms=5, precision="int8", shift=2.0, found=0.7),
+    }
+    return run_bench(
+        predictors,
+        dataset,
+        plan=PLAN,
+        clock=clock,
+        quick=True,
+        peak_memory_bytes={"int8": 1000},
+        settings={"threads": 1},
+    )
+
+
+def by_name(report):
+    return {backend.name: backend for backend in report.backends}
+
+
+def test_the_labels_themselves_score_one(report):
+    exact = by_name(report)["exact"]
+    assert exact.accuracy["bbox"]["AP"] == pytest.approx(1.0)
+    assert exact.accuracy["segm"]["AP"] > 0.7  # 28 x 28 masks cannot hold every edge
+    assert exact.num_detections == sum(len(s.annotations) for s in ShapesDataset("val", limit=6))
+
+
+def test_worse_results_score_less_against_labels_and_reference(report):
+    exact, int8 = by_name(report)["exact"], by_name(report)["int8"]
+    assert int8.accuracy["bbox"]["AP"] < 0.8
+    assert exact.agreement.ap == {"bbox": 1.0, "segm": pytest.approx(1.0)}
+    assert int8.agreement.ap["bbox"] < 0.8
+    assert int8.agreement.count_delta < 0
+
+
+def test_torch_is_the_reference_wherever_it_stands(report):
+    assert report.reference == "torch"
+    torch = by_name(report)["torch"]
+    assert (torch.agreement, torch.ratio_model, torch.ratio_end_to_end) == (None, None, None)
+
+
+def test_latencies_and_ratios_are_those_of_the_clock(report):
+    for name, duration_ms, ratio in (("exact", 10, 0.5), ("int8", 5, 0.25)):
+        backend = by_name(report)[name]
+        assert backend.latency.model.samples_ns == (duration_ms * MS,) * 64
+        assert backend.latency.end_to_end.samples_ns == (duration_ms * MS,) * 64
+        assert backend.ratio_model.median == backend.ratio_model.low == ratio
+        assert backend.warm_up.is_stable
+
+
+def test_the_report_says_what_ran(report):
+    assert (report.dataset, report.num_pictures, report.is_quick) == ("shapes:val", 6, True)
+    assert report.settings == {"threads": 1}
+    assert [b.precision for b in report.backends] == ["fp32", "fp32", "int8"]
+    assert [b.peak_memory_bytes for b in report.backends] == [None, None, 1000]
+    hashes = [b.manifest_sha256 for b in report.backends]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert BenchReport.from_json(report.to_json()) == report
+
+
+def test_progress_names_every_stage(dataset, clock, predictor_of):
+    seen = []
+    run_bench(
+        {"only": predictor_of(duration_ms=1)},
+        dataset,
+        limit=2,
+        plan=PLAN,
+        clock=clock,
+        on_progress=lambda *step: seen.append(step),
+    )
+    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == [
+        "accuracy", "warm-up", "latency", "scoring",
+    ]  # fmt: skip
+    last = {stage: (done, expected) for stage, done, expected in seen}
+    assert last == {"accuracy": (2, 2), "warm-up": (1, 1), "latency": (64, 64), "scoring": (1, 1)}
+
+
+def test_a_model_that_finds_nothing_has_a_report(dataset, clock, predictor_of):
+    blind = predictor_of(duration_ms=1, found=0)
+    report = run_bench({"a": blind, "b": blind}, dataset, limit=2, plan=PLAN, clock=clock)
+    assert report.backends[0].accuracy["bbox"]["AP"] == 0.0
+    assert report.backends[1].agreement.ap == {"bbox": 1.0, "segm": 1.0}
+    assert report.backends[1].ratio_model.is_equal
+
+
+def test_labels_without_masks_give_box_ap_only(dataset, clock, predictor_of):
+    class Boxes(ShapesDataset):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            kept = [{k: v for k, v in a.items() if k != "segmentation"} for a in sample.annotations]
+            return replace(sample, annotations=tuple(kept))
+
+    exact = predictor_of(duration_ms=1)
+    report = run_bench({"a": exact, "b": exact}, Boxes(limit=2), plan=PLAN, clock=clock)
+    assert set(report.backends[1].accuracy) == {"bbox"}
+    assert set(report.backends[1].agreement.ap) == {"bbox", "segm"}
+
+
+def test_nothing_to_measure_is_refused(dataset):
+    with pytest.raises(ValueError, match="nothing to measure: give at least one predictor"):
+        run_bench({}, dataset)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_below_one_is_refused(dataset, predictor_of, limit):
+    with pytest.raises(ValueError, match=f"limit is {limit}: give"):
+        run_bench({"a": predictor_of(duration_ms=1)}, dataset, limit=limit)
