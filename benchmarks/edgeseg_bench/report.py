@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from edgeseg_bench.latency import MIN_QUERIES, Ratio
 from edgeseg_bench.metrics.coco import Scores
@@ -15,11 +16,16 @@ BUSY_SHARE = 0.1  # of the cores at work for others makes absolute times unrelia
 
 def render_table(report: BenchReport) -> Table:
     """Return the table of a run for a rich console: one row per backend."""
-    table = Table(title=_title(report), caption=_caption(report), title_justify="left")
+    table = Table(  # Text: brackets are not markup
+        title=Text(_title(report)),
+        caption=Text(_caption(report)),
+        title_justify="left",
+        caption_justify="left",
+    )
     for number, heading in enumerate(_headings(report)):
         table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for backend in report.backends:
-        table.add_row(*_cells(report, backend))
+        table.add_row(*(Text(cell) for cell in _cells(report, backend)))
     return table
 
 

@@ -102,8 +102,14 @@ def test_missing_and_additional_detections_are_counted():
 
 @pytest.mark.parametrize(
     ("reference", "candidate", "expected"),
-    [([], [], 1.0), ([], REFERENCE, 0.0), (REFERENCE, [], 0.0)],
-    ids=["both-empty", "reference-empty", "candidate-empty"],
+    [
+        ([], [], 1.0),
+        ([], REFERENCE, 0.0),
+        (REFERENCE, [], 0.0),
+        (REFERENCE[3:], REFERENCE[3:], 1.0),
+        ([], REFERENCE[3:], 1.0),
+    ],
+    ids=["both-empty", "reference-empty", "candidate-empty", "both-noise", "candidate-noise"],
 )
 def test_empty_results_are_defined(reference, candidate, expected):
     agreement = compare(candidate, reference)

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from tiny_bundle import write_bundle
 
 from edgeseg_bench.memory import peak_memory, peak_rss_bytes
 from edgeseg_runtime.errors import BackendError
@@ -26,3 +27,9 @@ def test_a_child_does_not_inherit_the_peak_of_its_parent():
 def test_a_failed_process_says_why(tmp_path):
     with pytest.raises(BackendError, match=r"Measuring the memory of .* on onnxruntime failed"):
         peak_memory(tmp_path, backend="onnxruntime")
+
+
+def test_the_peak_of_a_bundle_is_more_than_that_of_the_bare_runtime(tmp_path):
+    write_bundle(tmp_path)
+    memory = peak_memory(tmp_path, backend="onnxruntime", threads=1, num_runs=2)
+    assert 10_000_000 < memory.before_bytes < memory.peak_bytes < 1_000_000_000

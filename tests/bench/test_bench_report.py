@@ -100,6 +100,7 @@ def test_the_table_has_a_row_per_backend(report):
         "40.03", "40.06", "43.03", "43.06", "23.2", "0.41 [0.40, 0.42]", "123",
     ]  # fmt: skip
     assert any("maskrcnn on shapes:val, 200 pictures" in line for line in lines)
+    assert "time ratios [bootstrap 95 % interval]" in capture.get()
 
 
 def test_the_reference_has_no_agreement_and_no_ratio(report):

@@ -49,7 +49,8 @@ class Agreement:
 
     Attributes:
         ap: agreement AP by IoU type ("bbox", "segm", "keypoints"): COCO AP of the candidate with the
-            reference's detections as labels. 1.0 where both found nothing, 0.0 where only the candidate did.
+            reference's detections as labels. Where the reference found nothing at or above the threshold: 1.0
+            if the candidate did not either, else 0.0.
         score_threshold: reference detections count from this score on.
         num_reference: how many those are.
         num_matched: how many of them the candidate found, box IoU >= 0.5 with the same label.
@@ -107,7 +108,7 @@ def agreement_ap(
         pictures.append(_image_agreement(image["id"], same, len(expected), num_found))
     num_candidate = sum(result["score"] >= score_threshold for result in candidate)
     return Agreement(
-        ap={kind: _ap(confident, candidate, images, kind) for kind in iou_types},
+        ap={kind: _ap(confident, candidate, images, kind, score_threshold) for kind in iou_types},
         score_threshold=score_threshold,
         num_reference=len(confident),
         num_matched=len(ious),
@@ -124,11 +125,12 @@ def _ap(
     candidate: Sequence[Result],
     images: Sequence[Mapping[str, Any]],
     iou_type: str,
+    score_threshold: float,
 ) -> float:
     confident = [result for result in confident if _has_extent(result, iou_type)]
     candidate = [result for result in candidate if _has_extent(result, iou_type)]
     if not confident:
-        return 0.0 if candidate else 1.0
+        return 0.0 if any(r["score"] >= score_threshold for r in candidate) else 1.0
     truth = {
         "images": images,
         "annotations": [
