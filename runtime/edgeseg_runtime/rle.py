@@ -85,7 +85,7 @@ def _counts_from_text(text: str) -> Counts:
     try:
         symbols = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError as error:
-        raise ValueError("the text holds characters that no encoding has") from error
+        raise ValueError("the text is no run-length encoding: it is not ASCII") from error
     if len(symbols) == 0:
         return np.zeros(0, np.int64)
     is_last = (symbols & 0x20) == 0
