@@ -75,6 +75,8 @@ def test_what_is_not_finite_is_dropped_and_counted(value):
     boxes[1, 2] = value
     result = fake_predictor(instance_manifest(), outputs(boxes=boxes))(PICTURE)
     assert (len(result), result.num_nonfinite) == (1, 1)
+    boxes[1, 2] = 3e38  # would overflow on its way to the source picture
+    assert fake_predictor(instance_manifest(), outputs(boxes=boxes))(PICTURE).num_nonfinite == 1
     result = fake_predictor(instance_manifest(), outputs(scores=[value, 0.5, 0.0]))(PICTURE)
     assert (result.scores.tolist(), result.num_nonfinite) == ([0.5], 1)
     assert "1 nonfinite dropped" in repr(result)

@@ -42,6 +42,7 @@ Floats = npt.NDArray[np.float32]
 _INPUTS = {"image": ("uint8", 4), "image_size": ("int32", 2)}  # name -> dtype, rank
 _OUTPUT_RANKS = {"boxes": 3, "scores": 2, "labels": 2, "masks": 4, "keypoint_heatmaps": 5}
 _REQUIRED = ("boxes", "scores", "labels")
+_FAR = 2.0**30
 _KEYPOINT_RULES = ("none", "bicubic_argmax")
 
 
@@ -126,11 +127,12 @@ class InstanceTask:
     def postprocess(self, outputs: Tensors, geometry: Geometry) -> Instances:
         """Return the detections in source pixels; masks are pasted when they are looked at.
 
-        Detections whose box or score is NaN or infinite are dropped and counted.
+        Detections whose box or score is NaN or infinite are dropped and counted; a box further
+        away than 2^30 pixels counts as infinite.
         """
         network_boxes = outputs["boxes"][0].astype(np.float32, copy=False)
         scores = outputs["scores"][0].astype(np.float32, copy=False)
-        is_finite = np.isfinite(scores) & np.isfinite(network_boxes).all(axis=1)
+        is_finite = np.isfinite(scores) & (np.abs(network_boxes) < _FAR).all(axis=1)
         num_nonfinite = int((~is_finite & (scores != 0)).sum())  # score 0 is padding
         kept = np.flatnonzero(is_finite & (scores > self.options.score_threshold))
         boxes = scale_boxes_to_source(network_boxes[kept], geometry)
