@@ -12,11 +12,11 @@ import numpy as np
 from onnx import FunctionProto, TensorProto, helper
 
 from edgeseg.ops.pyramid_roi_align import MAX_BIN_CELLS, level_boundaries
+from edgeseg_export.functions.axis import Axis, fixed_samples, num_taps, taps
 from edgeseg_export.functions.body import OPSET, Body
 
-BLOCK = 4  # samples of a bin that are taken at once
+BLOCK = 4  # taps of a bin that are read at once
 NUM_CHUNKS, MIN_CHUNK = 8, 32  # of boxes with like numbers of samples
-OUTSIDE = -3.0  # a coordinate that GridSample gives 0 for: the atlas is -1..1
 
 
 class Atlas(NamedTuple):
@@ -26,21 +26,6 @@ class Atlas(NamedTuple):
     height: int
     width: int
     corners: tuple[tuple[int, int], ...]  # x, y of each level
-
-
-class Boxes(NamedTuple):
-    """Values of each box, [B,1,M,1] float or constant: its bins in cells, its map's size and corner in the atlas."""
-
-    left: str
-    top: str
-    bin_width: str
-    bin_height: str
-    count_x: str
-    count_y: str
-    width: str
-    height: str
-    x0: str
-    y0: str
 
 
 def pyramid_roi_align_function(
@@ -63,9 +48,10 @@ def pyramid_roi_align_function(
     The levels are laid side by side in one map, each sample of each box becomes a point in it, and one GridSample reads
     them all: bilinear, zero padding, align_corners 0, which is the form that ONNX Runtime (from 1.25) has a fast path for.
 
-    Adaptive sampling has no fixed number of samples. Boxes are sorted by their number, the first four samples of every
-    bin are taken of all boxes at once, the rest in loops over small chunks of boxes of like numbers, each for as long as its
-    largest box needs. The work is close to what the boxes ask for, memory is bounded, the result exact for every input.
+    Adaptive sampling has no fixed number of samples. The samples of a bin are merged to the fewest reads (`axis.taps`) and the
+    boxes sorted by their number; the first four of every bin are read for all boxes at once, the rest in loops over
+    chunks of boxes of like numbers, each for as long as its largest box needs. The work is close to what the boxes ask
+    for, memory is bounded, the result exact for every input.
 
     Args:
         overload: Tells this body from those of other sizes.
@@ -90,13 +76,11 @@ def pyramid_roi_align_function(
         canonical_scale=canonical_scale,
         canonical_level=canonical_level,
     )
-    boxes = _boxes(
-        body, sizes, atlas.corners, strides, boundaries, output_size, sampling_ratio, aligned
-    )
+    y, x = _axes(body, sizes, atlas, strides, boundaries, output_size, sampling_ratio, aligned)
     if sampling_ratio > 0:
-        pooled_BRCP = _fixed(body, atlas, boxes, num_rois, sampling_ratio, output_size)
+        pooled_BRCP = _fixed(body, atlas, y, x, num_rois, sampling_ratio)
     else:
-        pooled_BRCP = _adaptive(body, atlas, boxes, num_rois, output_size)
+        pooled_BRCP = _adaptive(body, atlas, y, x, num_rois)
     if is_half:
         pooled_BRCP = body.op("Cast", pooled_BRCP, to=TensorProto.FLOAT16)
     body.output("pooled", body.reshape(pooled_BRCP, 0, num_rois, channels, *output_size))
@@ -149,17 +133,17 @@ def _pad(body: Body, value: str, rows: int, columns: int) -> str:
     return body.op("Pad", value, body.ints(0, 0, 0, 0, 0, 0, rows, columns))
 
 
-def _boxes(
+def _axes(
     body: Body,
     sizes: Sequence[tuple[int, int]],
-    corners: Sequence[tuple[int, int]],
+    atlas: Atlas,
     strides: Sequence[int],
     boundaries: Sequence[float],
     output_size: tuple[int, int],
     sampling_ratio: int,
     aligned: bool,
-) -> Boxes:
-    """What the samples of each box depend on, taken from the level of its area."""
+) -> tuple[Axis, Axis]:
+    """What the samples of each box depend on, y and x, taken from the level of its area."""
     rois_B1R4 = body.op("Unsqueeze", "rois", body.ints(1))
     x1, y1, x2, y2 = body.split(rois_B1R4, 4, axis=3)
     area = body.op("Mul", body.op("Sub", x2, x1), body.op("Sub", y2, y1))
@@ -168,7 +152,7 @@ def _boxes(
     level_B1R = body.op("ReduceSum", steps_B1RL, body.ints(3), keepdims=0)
     table_L5 = [
         (1 / stride, width, height, *corner)
-        for stride, (height, width), corner in zip(strides, sizes, corners, strict=True)
+        for stride, (height, width), corner in zip(strides, sizes, atlas.corners, strict=True)
     ]
     of_level = body.op("Gather", body.floats(table_L5), level_B1R, axis=0)
     scale, width, height, x0, y0 = body.split(of_level, 5, axis=3)
@@ -179,7 +163,10 @@ def _boxes(
     left, top, right, bottom = body.split(in_cells, 4, axis=3)
     bin_width, count_x = _bins(body, left, right, output_size[1], sampling_ratio, aligned)
     bin_height, count_y = _bins(body, top, bottom, output_size[0], sampling_ratio, aligned)
-    return Boxes(left, top, bin_width, bin_height, count_x, count_y, width, height, x0, y0)
+    return (
+        Axis(top, bin_height, count_y, height, y0, output_size[0], atlas.height),
+        Axis(left, bin_width, count_x, width, x0, output_size[1], atlas.width),
+    )
 
 
 def _bins(
@@ -206,168 +193,99 @@ def _bins(
 
 
 def _sample(
-    body: Body,
-    atlas: Atlas,
-    boxes: Boxes,
-    sample_y: str,
-    sample_x: str,
-    is_sample: str | None,
-    num_boxes: int,
-    num_samples: int,
-    output_size: tuple[int, int],
+    body: Body, atlas: Atlas, y_BSMU: str, x_BSMU: str, shape: tuple[int, int, int, int]
 ) -> str:
-    """[B,C,S,M*P]: each bin's samples, 0 where there is none.
-
-    `sample_y` and `sample_x` are the row and column in its bin of each sample, `is_sample` (bool, None for all) says which
-    of them there are; all broadcast to [B,S,M,1].
-    """
-    rows, columns = output_size
-    y_BSMU = _axis(
-        body,
-        (boxes.top, boxes.bin_height, boxes.count_y, boxes.height, boxes.y0),
-        sample_y,
-        rows,
-        atlas.height,
-        is_sample,
-    )
-    x_BSMU = _axis(
-        body,
-        (boxes.left, boxes.bin_width, boxes.count_x, boxes.width, boxes.x0),
-        sample_x,
-        columns,
-        atlas.width,
-        None,
-    )
-    points = body.ints(1, num_samples, num_boxes, rows, columns)
+    """[B,C,S,Q]: the atlas at each combination of y and x; `shape` is S, M and the bins' rows and columns."""
+    points = body.ints(1, *shape)
     y = body.op("Expand", body.op("Unsqueeze", y_BSMU, body.ints(4)), points)
     x = body.op("Expand", body.op("Unsqueeze", x_BSMU, body.ints(3)), points)
     grid = body.op("Concat", *(body.op("Unsqueeze", v, body.ints(5)) for v in (x, y)), axis=5)
-    grid = body.reshape(grid, 0, num_samples, num_boxes * rows * columns, 2)
+    grid = body.reshape(grid, 0, shape[0], math.prod(shape[1:]), 2)
     return body.op(
         "GridSample", atlas.value, grid, mode="linear", padding_mode="zeros", align_corners=0
     )
 
 
-def _axis(
-    body: Body,
-    box: tuple[str, str, str, str, str],
-    sample: str,
-    bins: int,
-    atlas_size: int,
-    is_sample: str | None,
-) -> str:
-    """[B,S,M,U]: GridSample's coordinate along one axis of each sample of each row or column of bins."""
-    low, bin_size, count, size, corner = box
-    step = body.op("Add", sample, body.floats(0.5))
-    step = body.op("Mul", step, body.op("Div", bin_size, count))
-    position = body.op("Add", low, body.op("Mul", body.floats(np.arange(bins)), bin_size))
-    position = body.op("Add", position, step)
-    is_valid = body.op(
-        "And",
-        body.op("GreaterOrEqual", position, body.floats(-1)),
-        body.op("LessOrEqual", position, size),
-    )
-    if is_sample is not None:
-        is_valid = body.op("And", is_valid, is_sample)
-    one = body.floats(1)
-    position = body.op("Max", position, body.floats(0))
-    position = body.op("Min", position, body.op("Sub", size, one))
-    position = body.op("Add", position, corner)
-    # align_corners=0: cell i has its centre at (2 i + 1) / size - 1.
-    position = body.op("Add", body.op("Mul", position, body.floats(2)), one)
-    position = body.op("Sub", body.op("Div", position, body.floats(atlas_size)), one)
-    return body.op("Where", is_valid, position, body.floats(OUTSIDE))
-
-
-def _fixed(
-    body: Body,
-    atlas: Atlas,
-    boxes: Boxes,
-    num_rois: int,
-    sampling_ratio: int,
-    output_size: tuple[int, int],
-) -> str:
+def _fixed(body: Body, atlas: Atlas, y: Axis, x: Axis, num_rois: int, sampling_ratio: int) -> str:
     """[B,R,C,P] with the same number of samples in every bin."""
     sample = np.arange(sampling_ratio**2).reshape(-1, 1, 1)
     sampled_BCSQ = _sample(
         body,
         atlas,
-        boxes,
-        body.floats(sample // sampling_ratio),
-        body.floats(sample % sampling_ratio),
-        None,
-        num_rois,
-        sampling_ratio**2,
-        output_size,
+        fixed_samples(body, y, body.floats(sample // sampling_ratio)),
+        fixed_samples(body, x, body.floats(sample % sampling_ratio)),
+        (len(sample), num_rois, y.bins, x.bins),
     )
     pooled_BCQ = body.op("ReduceMean", sampled_BCSQ, body.ints(2), keepdims=0)
-    pooled_BCRP = body.reshape(pooled_BCQ, 0, 0, num_rois, math.prod(output_size))
+    pooled_BCRP = body.reshape(pooled_BCQ, 0, 0, num_rois, y.bins * x.bins)
     return body.op("Transpose", pooled_BCRP, perm=[0, 2, 1, 3])
 
 
-def _adaptive(
-    body: Body, atlas: Atlas, boxes: Boxes, num_rois: int, output_size: tuple[int, int]
-) -> str:
+def _adaptive(body: Body, atlas: Atlas, y: Axis, x: Axis, num_rois: int) -> str:
     """[B,R,C,P] with as many samples in each bin as its size asks for."""
-    bins = math.prod(output_size)
-    columns = body.op("Concat", *boxes, axis=3)
-    columns_BRK = body.op("Squeeze", columns, body.ints(1))
-    samples = body.op("Mul", boxes.count_x, boxes.count_y)
-    samples_BR, order_BR = body.sort(body.op("Squeeze", samples, body.ints(1, 3)), num_rois)
-    columns = body.op("Unsqueeze", body.gather_rows(columns_BRK, order_BR), body.ints(1))
+    num_bins = y.bins * x.bins
+    num_taps_B1R1 = body.op("Mul", num_taps(body, y), num_taps(body, x))
+    num_taps_BR, order_BR = body.sort(body.op("Squeeze", num_taps_B1R1, body.ints(1, 3)), num_rois)
+    columns = body.op("Concat", *y.values(), *x.values(), axis=3)
+    columns = body.gather_rows(body.op("Squeeze", columns, body.ints(1)), order_BR)
+    sorted_B1RK = body.op("Unsqueeze", columns, body.ints(1))
 
-    def block(inner: Body, chunk: Boxes, num_boxes: int, first: str) -> str:
-        """[B,C,M*P]: the sum of the samples from `first` on."""
-        sample = inner.op("Add", first, inner.floats(np.arange(BLOCK).reshape(-1, 1, 1)))
-        # The half keeps the quotient of whole numbers away from the rounding of the next whole number.
-        halfway = inner.op("Add", sample, inner.floats(0.5))
-        row = inner.op("Floor", inner.op("Div", halfway, chunk.count_x))
-        column = inner.op("Sub", sample, inner.op("Mul", row, chunk.count_x))
-        sampled_BCSQ = _sample(
-            inner,
-            atlas,
-            chunk,
-            row,
-            column,
-            inner.op("Less", row, chunk.count_y),
-            num_boxes,
-            BLOCK,
-            output_size,
-        )
-        return inner.op("ReduceSum", sampled_BCSQ, inner.ints(2), keepdims=0)
+    def boxes(start: int, stop: int) -> tuple[Axis, Axis]:
+        values = body.split(body.slice(sorted_B1RK, start, stop, axis=2), 10, axis=3)
+        return y.with_values(values[:5]), x.with_values(values[5:])
 
-    def split(start: int, stop: int) -> Boxes:
-        return Boxes(*body.split(body.slice(columns, start, stop, axis=2), 10, axis=3))
-
-    first_BCQ = block(body, split(0, num_rois), num_rois, body.floats(0))
-    sums = []
+    first_BCQ = _block(body, atlas, *boxes(0, num_rois), num_rois, body.floats(0))
+    chunks = []
     size = max(MIN_CHUNK, -(-num_rois // NUM_CHUNKS))
     for start in range(0, num_rois, size):
         stop = min(start + size, num_rois)
-        chunk = split(start, stop)
-        most = body.op("ReduceMax", body.slice(samples_BR, start, stop, axis=1), keepdims=0)
+        sum_BCQ = _remaining_blocks(
+            body,
+            atlas,
+            *boxes(start, stop),
+            stop - start,
+            body.slice(first_BCQ, start * num_bins, stop * num_bins, axis=2),
+            body.slice(num_taps_BR, start, stop, axis=1),
+        )
+        sum_BCMP = body.reshape(sum_BCQ, 0, 0, stop - start, num_bins)
+        chunks.append(body.op("Transpose", sum_BCMP, perm=[0, 2, 1, 3]))
+    sorted_BRCP = chunks[0] if len(chunks) == 1 else body.op("Concat", *chunks, axis=1)
+    place = body.op("Cast", order_BR, to=TensorProto.FLOAT)
+    _, place_BR = body.sort(place, num_rois, largest=False)
+    return body.gather_rows(sorted_BRCP, place_BR)
 
-        def step(
-            inner: Body,
-            first: str,
-            sum_BCQ: str,
-            chunk: Boxes = chunk,
-            most: str = most,
-            num_boxes: int = stop - start,
-        ) -> tuple[tuple[str, ...], str]:
-            sum_BCQ = inner.op("Add", sum_BCQ, block(inner, chunk, num_boxes, first))
-            following = inner.op("Add", first, inner.floats(BLOCK))
-            return (following, sum_BCQ), inner.op("Greater", most, following)
 
-        is_needed = body.op("Greater", most, body.floats(BLOCK))
-        first_BCMP = body.slice(first_BCQ, start * bins, stop * bins, axis=2)
-        _, sum_BCQ = body.loop_while(is_needed, (body.floats(BLOCK), first_BCMP), step)
-        sum_BCMP = body.reshape(sum_BCQ, 0, 0, stop - start, bins)
-        sums.append(body.op("Transpose", sum_BCMP, perm=[0, 2, 1, 3]))
-    sums_BRCP = sums[0] if len(sums) == 1 else body.op("Concat", *sums, axis=1)
-    divisor_BR = body.op("Max", samples_BR, body.floats(1))
-    pooled_BRCP = body.op("Div", sums_BRCP, body.op("Unsqueeze", divisor_BR, body.ints(2, 3)))
-    _, place_BR = body.sort(
-        body.op("Cast", order_BR, to=TensorProto.FLOAT), num_rois, largest=False
+def _remaining_blocks(
+    body: Body, atlas: Atlas, y: Axis, x: Axis, num_boxes: int, sum_BCQ: str, num_taps_BM: str
+) -> str:
+    """[B,C,Q]: the sum with all taps, given that with the first block, in a loop as long as the largest box needs."""
+    most = body.op("ReduceMax", num_taps_BM, keepdims=0)
+    block = body.floats(BLOCK)
+
+    def step(inner: Body, first: str, sum_BCQ: str) -> tuple[tuple[str, ...], str]:
+        sum_BCQ = inner.op("Add", sum_BCQ, _block(inner, atlas, y, x, num_boxes, first))
+        following = inner.op("Add", first, block)
+        return (following, sum_BCQ), inner.op("Greater", most, following)
+
+    is_needed = body.op("Greater", most, block)
+    return body.loop_while(is_needed, (block, sum_BCQ), step)[1]
+
+
+def _block(body: Body, atlas: Atlas, y: Axis, x: Axis, num_boxes: int, first: str) -> str:
+    """[B,C,Q]: the weighted sum of the taps from `first` on, counted row by row in each bin."""
+    number = body.op("Add", first, body.floats(np.arange(BLOCK).reshape(-1, 1, 1)))
+    taps_of_row = body.op("Max", num_taps(body, x), body.floats(1))
+    # The half keeps quotients of whole numbers from being rounded down to the one before.
+    row = body.op("Div", body.op("Add", number, body.floats(0.5)), taps_of_row)
+    row = body.op("Floor", row)
+    column = body.op("Sub", number, body.op("Mul", row, taps_of_row))
+    y_BSMU, weight_y_BSMU = taps(body, y, row)
+    x_BSMU, weight_x_BSMU = taps(body, x, column)
+    sampled_BCSQ = _sample(body, atlas, y_BSMU, x_BSMU, (BLOCK, num_boxes, y.bins, x.bins))
+    weight = body.op(
+        "Mul",
+        body.op("Unsqueeze", weight_y_BSMU, body.ints(4)),
+        body.op("Unsqueeze", weight_x_BSMU, body.ints(3)),
     )
-    return body.gather_rows(pooled_BRCP, place_BR)
+    weight_B1SQ = body.op("Unsqueeze", body.reshape(weight, 0, BLOCK, -1), body.ints(1))
+    return body.op("ReduceSum", body.op("Mul", sampled_BCSQ, weight_B1SQ), body.ints(2), keepdims=0)
