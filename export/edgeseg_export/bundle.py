@@ -26,7 +26,9 @@ from torch import nn
 from edgeseg_export.functions import add_functions
 from edgeseg_export.parity import Image, Parity, measure_parity
 from edgeseg_export.passes import apply
+from edgeseg_export.passes.dense_as_convolution import dense_as_convolution
 from edgeseg_export.passes.drop_outputs import drop_outputs
+from edgeseg_export.passes.fold_constants import fold_constants
 from edgeseg_export.passes.name_operators import name_operators
 from edgeseg_export.passes.strip_metadata import strip_metadata
 from edgeseg_export.trace import ExportError, stage_names, trace
@@ -34,6 +36,13 @@ from edgeseg_export.trace import ExportError, stage_names, trace
 ONNX_FILE = "model.onnx"
 MAX_ONNX_BYTES = 2**31 - 1
 """A protobuf's limit; a bundle's graph holds its own weights."""
+GRAPH_PASSES = (
+    strip_metadata,
+    fold_constants,
+    dense_as_convolution,
+    name_operators,
+    add_functions,
+)
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
 Progress = Callable[[str, int, int], None]
@@ -129,7 +138,7 @@ def build_graph(
     tapped = trace(
         model, manifest, taps=stage_names(model, manifest), dynamic_batch=dynamic_batch
     )
-    tapped = apply(tapped, (strip_metadata, name_operators, add_functions))
+    tapped = apply(tapped, GRAPH_PASSES)
     tapped.producer_name = "edgeseg"
     tapped.producer_version = __version__
     try:

@@ -25,16 +25,24 @@ class ImageNormalization(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, image_BHW3: Tensor, image_size_B2: Tensor) -> Tensor:
+    def forward(
+        self, image_BHW3: Tensor, image_size_B2: Tensor, fraction_BHW3: Tensor | None = None
+    ) -> Tensor:
         """Return (B, 3, H, W) float32 that is zero outside the valid part of each picture.
 
         Args:
             image_BHW3: uint8 BGR.
             image_size_B2: height and width of the valid part, which starts at the top left.
+            fraction_BHW3: uint8, what the resized picture has above ``image_BHW3``, in 1/256 of a
+                grey level; None if it was rounded.
         """
+        # Cast first: TensorRT takes uint8 at the border of a graph, but computes nothing in it.
+        x_BHW3 = image_BHW3.to(self.mean.dtype)
+        if fraction_BHW3 is not None:
+            x_BHW3 = x_BHW3 + fraction_BHW3.to(self.mean.dtype) / 256
+        x_B3HW = x_BHW3.permute(0, 3, 1, 2)
         if self.order == "rgb":
-            image_BHW3 = image_BHW3.flip(-1)
-        x_B3HW = image_BHW3.permute(0, 3, 1, 2).to(self.mean.dtype)
+            x_B3HW = x_B3HW.flip(1)
         x_B3HW = (x_B3HW - self.mean) / self.std
         return torch.where(self._valid(image_BHW3, image_size_B2), x_B3HW, 0.0)
 

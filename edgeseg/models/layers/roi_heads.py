@@ -86,8 +86,20 @@ class MaskHead(nn.Module):
         self.predictor = nn.Conv2d(channels, num_masks, 1)
 
     def forward(self, regions_RCHW: Tensor) -> Tensor:
-        """Return mask logits (R, num_masks, 2 H, 2 W)."""
-        return self.predictor(torch.relu(self.deconv(self.convs(regions_RCHW))))
+        """Return mask logits (R, num_masks, 2 H, 2 W).
+
+        A 2x2 deconvolution of stride 2 is four 1x1 convolutions, one for each corner of the doubled
+        pixels. ReLU and predictor work on each pixel alone, so the corners are interleaved last,
+        when there is one channel per class instead of 256.
+        """
+        num_regions, _, height, width = regions_RCHW.shape
+        channels = self.deconv.out_channels
+        kernel = self.deconv.weight.permute(2, 3, 1, 0).reshape(4 * channels, -1, 1, 1)
+        assert self.deconv.bias is not None
+        corners = F.conv2d(self.convs(regions_RCHW), kernel, torch.cat([self.deconv.bias] * 4))
+        masks = self.predictor(torch.relu(corners.reshape(-1, channels, height, width)))
+        masks = masks.reshape(-1, 2, 2, masks.shape[1], height, width).permute(0, 3, 4, 1, 5, 2)
+        return masks.reshape(num_regions, -1, 2 * height, 2 * width)
 
 
 class KeypointHead(nn.Module):

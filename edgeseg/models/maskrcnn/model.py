@@ -37,8 +37,9 @@ class MaskRCNNConfig:
 
     Input: ``image_size`` is height and width of the network input, padding included; pictures are
     resized so that their shorter side is ``min_size`` unless the longer would exceed ``max_size``,
-    with the resampling ``interpolation`` and the rounding of the size ``rounding``. ``mean`` and
-    ``std`` are in grey levels, in the channel order ``channel_order``.
+    with the resampling ``interpolation`` and the rounding of the size ``rounding``. The original
+    may resample in floating point: with ``takes_fraction`` the network gets what uint8 would lose
+    as a second picture. ``mean`` and ``std`` are in grey levels, in the order ``channel_order``.
 
     Names of thresholds and limits are torchvision's. ``num_classes`` counts as the original does:
     with the background when ``background_first`` (torchvision), without it otherwise (detectron2).
@@ -49,6 +50,7 @@ class MaskRCNNConfig:
     max_size: int = 1333
     interpolation: str = "linear"
     rounding: str = "floor"
+    takes_fraction: bool = True
     channel_order: str = "rgb"
     mean: tuple[float, float, float] = (0.485 * 255, 0.456 * 255, 0.406 * 255)
     std: tuple[float, float, float] = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -201,29 +203,35 @@ class MaskRCNN(nn.Module):
             min_box_size=config.box_min_size,
         )
 
-    def forward(self, image: Tensor, image_size: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, image: Tensor, image_size: Tensor, image_fraction: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the results of each picture, padded to ``box_detections_per_img`` rows.
 
         Args:
             image: (B, H, W, 3) uint8 BGR, the resized picture at the top left.
             image_size: (B, 2) int32, height and width of the resized picture.
+            image_fraction: (B, H, W, 3) uint8, what the resized picture has above ``image`` in
+                1/256 of a grey level; None for a picture that was rounded.
 
         Returns:
             boxes (B, K, 4) x1 y1 x2 y2 in network pixels; scores (B, K) falling, 0 in empty rows;
             labels (B, K) int32; masks (B, K, 28, 28) probabilities inside each box, or
             keypoint_heatmaps (B, K, J, 56, 56) logits inside each box.
         """
-        stages = self.stages(image, image_size)
+        stages = self.stages(image, image_size, image_fraction)
         return {name: stages[name] for name in self.outputs}
 
-    def stages(self, image: Tensor, image_size: Tensor) -> dict[str, Tensor]:
+    def stages(
+        self, image: Tensor, image_size: Tensor, image_fraction: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the results and every intermediate stage, in the order of computation."""
         if tuple(image.shape[1:]) != (*self.config.image_size, 3):
             height, width = self.config.image_size
             raise ValueError(
                 f"image of shape {tuple(image.shape)} found, expected (B, {height}, {width}, 3)"
             )
-        stages = {"input": self.normalize(image, image_size)}
+        stages = {"input": self.normalize(image, image_size, image_fraction)}
         features = self.backbone(stages["input"])
         stages |= {f"c{level}": feature for level, feature in enumerate(features, 2)}
         pyramid = self.fpn(features)

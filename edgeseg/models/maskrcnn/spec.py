@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ V2 = {
     "box_num_fcs": 1,
 }
 DETECTRON2 = {
+    "takes_fraction": False,
     "interpolation": "pillow_bilinear",
     "rounding": "half_up",
     "channel_order": "bgr",
@@ -52,6 +54,7 @@ DETECTRON2 = {
     "drop_empty_boxes": True,
 }
 TINY = {
+    "takes_fraction": False,
     "image_size": (256, 256),
     "num_classes": len(SHAPES),
     "labels": SHAPES,
@@ -156,13 +159,16 @@ def manifest(model: nn.Module) -> Manifest:
         else TensorSpec(name="masks", dtype="float32", shape=(1, num_results, 28, 28))
     )
     labels, category_ids = _labels(model)
+    image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
+    fraction = dataclasses.replace(image, name="image_fraction")
     return Manifest(
         name=model.name,
         task="instances",
         precision="fp32",
         inputs=(
-            TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),
+            image,
             TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
+            *((fraction,) if config.takes_fraction else ()),
         ),
         outputs=(
             TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),

@@ -21,7 +21,7 @@ class Axis(NamedTuple):
 
     low: str
     bin_size: str
-    count: str  # of samples of a bin
+    num_samples: str  # of a bin
     size: str  # of the box's level
     corner: str  # of that level in the atlas
     bins: int
@@ -29,17 +29,17 @@ class Axis(NamedTuple):
 
     def values(self) -> list[str]:
         """The values of the boxes, without the constants."""
-        return [self.low, self.bin_size, self.count, self.size, self.corner]
+        return [self.low, self.bin_size, self.num_samples, self.size, self.corner]
 
     def with_values(self, values: Sequence[str]) -> "Axis":
         """The axis with other boxes, or other shapes of theirs."""
-        low, bin_size, count, size, corner = values
-        return Axis(low, bin_size, count, size, corner, self.bins, self.atlas_size)
+        low, bin_size, num_samples, size, corner = values
+        return Axis(low, bin_size, num_samples, size, corner, self.bins, self.atlas_size)
 
 
 def fixed_samples(body: Body, axis: Axis, sample: str) -> str:
     """[B,S,M,U]: GridSample's coordinate of the samples with these numbers (broadcastable to [B,S,M,1])."""
-    step = body.op("Div", axis.bin_size, axis.count)
+    step = body.op("Div", axis.bin_size, axis.num_samples)
     step = body.op("Mul", body.op("Add", sample, body.floats(0.5)), step)
     position = body.op("Add", _bin_starts(body, axis), step)
     coordinate = _coordinate(body, axis, _clamp(body, axis, position))
@@ -51,8 +51,8 @@ def num_taps(body: Body, axis: Axis) -> str:
 
     n samples at most one cell apart touch at most n + 1 cells, and a tap holds two.
     """
-    taps = body.op("Floor", body.op("Mul", axis.count, body.floats(0.5)))
-    is_sampled = body.op("Greater", axis.count, body.floats(0))
+    taps = body.op("Floor", body.op("Mul", axis.num_samples, body.floats(0.5)))
+    is_sampled = body.op("Greater", axis.num_samples, body.floats(0))
     return body.op("Where", is_sampled, body.op("Add", taps, body.floats(1)), body.floats(0))
 
 
@@ -64,7 +64,7 @@ def taps(body: Body, axis: Axis, tap: str) -> tuple[str, str]:
     halves the reads of large boxes, exactly. `tap` counts the pairs of cells of a bin (broadcastable to [B,S,M,1]).
     """
     one, zero = body.floats(1), body.floats(0)
-    count = body.op("Max", axis.count, one)
+    count = body.op("Max", axis.num_samples, one)
     step = body.op("Div", axis.bin_size, count)
     bin_start = _bin_starts(body, axis)
     first = body.op("Add", bin_start, body.op("Mul", body.floats(0.5), step))
@@ -86,7 +86,7 @@ def taps(body: Body, axis: Axis, tap: str) -> tuple[str, str]:
     exists = body.op(
         "And",
         body.op("GreaterOrEqual", number, zero),
-        body.op("Less", number, wide.count),
+        body.op("Less", number, wide.num_samples),
     )
     counts = body.op("And", exists, _is_valid(body, wide, position))
     away = body.op("Abs", body.op("Sub", _clamp(body, wide, position), cell))
