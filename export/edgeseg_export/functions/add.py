@@ -1,6 +1,7 @@
 """Appends to a model the body of each `edgeseg::` node."""
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
@@ -9,7 +10,6 @@ from edgeseg_export.functions.nms import nms_function
 from edgeseg_export.functions.pyramid_roi_align import pyramid_roi_align_function
 
 DOMAIN = "edgeseg"
-IR_VERSION = 10  # the first in which functions of one name may differ by an overload
 
 
 class Type(NamedTuple):
@@ -22,18 +22,20 @@ class Type(NamedTuple):
 def add_functions(model: ModelProto) -> ModelProto:
     """The same model, changed in place: each of its `edgeseg::` nodes has a body and runs on any engine.
 
-    Nodes of one operator that differ in sizes or attributes get bodies of their own, told apart by the `overload`, which
-    says the size. Nodes keep their operator, inputs and attributes; a second call changes nothing.
+    A body depends on the node's sizes and attributes, so it is a function of its own, `Nms_1000to100` or
+    `PyramidRoiAlign_1000x256x7x7`, which equal nodes share; nodes keep their inputs and attributes and take the name. (Functions
+    that share a name and differ in IR version 10's `overload` would be tidier, but TensorRT-RTX 1.7.1's parser gives all
+    of them the body of the first.) A second call changes nothing.
 
     Raises:
         ValueError: if there is an `edgeseg::` node of an unknown operator, or one with an input whose size is not known
             (only the batch axis may be free).
     """
     types = _types(model)
-    overloads: dict[tuple[Any, ...], str] = {}
-    bodies: dict[tuple[str, str], FunctionProto] = {}
+    done = {function.name for function in model.functions if function.domain == DOMAIN}
+    names: dict[tuple[Any, ...], str] = {}
     for node in model.graph.node:
-        if node.domain != DOMAIN:
+        if node.domain != DOMAIN or node.op_type in done:
             continue
         build = _BUILDERS.get(node.op_type)
         if build is None:
@@ -43,18 +45,29 @@ def add_functions(model: ModelProto) -> ModelProto:
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         inputs = [_known_type(node, name, types) for name in node.input if name]
         key = (node.op_type, repr(sorted(attributes.items())), tuple(inputs))
-        if key not in overloads:
-            size = _size(node.op_type, attributes, inputs)
-            taken = sum(body.overload.split("_")[0] == size for body in bodies.values())
-            overloads[key] = f"{size}_{taken + 1}" if taken else size
-            body = build(overloads[key], attributes, inputs)
-            bodies[body.name, body.overload] = body
-        node.overload = overloads[key]
-    kept = [body for body in model.functions if (body.name, body.overload) not in bodies]
-    del model.functions[:]
-    model.functions.extend([*kept, *bodies.values()])
-    model.ir_version = max(model.ir_version, IR_VERSION)
+        if key not in names:
+            names[key] = _new_name(node.op_type, attributes, inputs, {*done, *names.values()})
+            model.functions.append(build(names[key], attributes, inputs))
+        node.op_type = names[key]
     return model
+
+
+def _new_name(
+    op_type: str, attributes: Mapping[str, Any], inputs: list[Type], taken: AbstractSet[str]
+) -> str:
+    """The operator's name with the sizes that a reader wants to see, and a number where that is taken."""
+    if op_type == "Nms":
+        size = f"{inputs[0].shape[1]}to{attributes['max_output']}"
+    else:
+        size = "x".join(
+            map(str, (inputs[-1].shape[1], inputs[0].shape[1], *attributes["output_size"]))
+        )
+    name = f"{op_type}_{size}"
+    number = 1
+    while name in taken:
+        number += 1
+        name = f"{op_type}_{size}_{number}"
+    return name
 
 
 def _types(model: ModelProto) -> dict[str, Type]:
@@ -86,24 +99,17 @@ def _known_type(node: NodeProto, name: str, types: Mapping[str, Type]) -> Type:
     return Type(found.dtype, (-1, *found.shape[1:]))
 
 
-def _size(op_type: str, attributes: Mapping[str, Any], inputs: list[Type]) -> str:
-    if op_type == "Nms":
-        return f"{inputs[0].shape[1]}to{attributes['max_output']}"
-    height, width = attributes["output_size"]
-    return f"{inputs[-1].shape[1]}x{inputs[0].shape[1]}x{height}x{width}"
-
-
-def _nms(overload: str, attributes: Mapping[str, Any], inputs: list[Type]) -> FunctionProto:
-    return nms_function(overload, inputs[0].shape[1], has_groups=len(inputs) == 3, **attributes)
+def _nms(name: str, attributes: Mapping[str, Any], inputs: list[Type]) -> FunctionProto:
+    return nms_function(name, inputs[0].shape[1], has_groups=len(inputs) == 3, **attributes)
 
 
 def _pyramid_roi_align(
-    overload: str, attributes: Mapping[str, Any], inputs: list[Type]
+    name: str, attributes: Mapping[str, Any], inputs: list[Type]
 ) -> FunctionProto:
     *features, rois = inputs
     values = dict(attributes)
     return pyramid_roi_align_function(
-        overload,
+        name,
         [(feature.shape[2], feature.shape[3]) for feature in features],
         features[0].shape[1],
         rois.shape[1],

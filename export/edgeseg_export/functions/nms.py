@@ -14,7 +14,7 @@ BLOCK = 256  # boxes: smaller wastes less of the triangle, larger needs fewer no
 
 
 def nms_function(
-    overload: str,
+    name: str,
     num_boxes: int,
     *,
     has_groups: bool,
@@ -29,7 +29,7 @@ def nms_function(
     many iterations that takes depends on the boxes, no shape does, and the result is exact for every input.
 
     Args:
-        overload: Tells this body from those of other sizes and thresholds.
+        name: Of the function, in the domain `edgeseg`.
         num_boxes: N, at most 3840 (TensorRT's limit for TopK).
         has_groups: Whether the node has the third input.
         iou_threshold: The node's attribute, a float32, as is the score threshold.
@@ -81,13 +81,12 @@ def nms_function(
     _first_kept(body, kept, order_BN, num_boxes, max_output)
     return helper.make_function(
         "edgeseg",
-        "Nms",
+        name,
         ["boxes", "scores", "groups"] if has_groups else ["boxes", "scores"],
         ["indices", "valid"],
         body.nodes,
         [helper.make_opsetid("", OPSET)],
         ["iou_threshold", "max_output", "score_threshold"],
-        overload=overload,
     )
 
 
@@ -137,11 +136,14 @@ def _fixed_point(body: Body, alive_B1L: str, overlaps_BML: str, size: int) -> st
 
 
 def _survivors(body: Body, keep_B1M: str, suppresses_BML: str, alive_B1L: str) -> str:
-    """[B,1,L] float, 1 for the boxes that were alive and that no kept one suppresses."""
-    num_suppressors = body.op("MatMul", keep_B1M, suppresses_BML)
-    return body.op(
-        "Mul", alive_B1L, _as_float(body, body.op("Less", num_suppressors, body.floats(0.5)))
-    )
+    """[B,1,L] float, 1 for the boxes that were alive and that no kept one suppresses.
+
+    Not a MatMul: TensorRT-RTX has none in float32 for Turing.
+    """
+    keep_BM1 = body.op("Transpose", keep_B1M, perm=[0, 2, 1])
+    suppressed = body.op("Mul", suppresses_BML, keep_BM1)
+    suppressed_B1L = body.op("ReduceMax", suppressed, body.ints(1), keepdims=1)
+    return body.op("Mul", alive_B1L, body.op("Sub", body.floats(1), suppressed_B1L))
 
 
 def _first_kept(

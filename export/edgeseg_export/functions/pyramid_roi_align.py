@@ -29,7 +29,7 @@ class Atlas(NamedTuple):
 
 
 def pyramid_roi_align_function(
-    overload: str,
+    name: str,
     sizes: Sequence[tuple[int, int]],
     channels: int,
     num_rois: int,
@@ -54,7 +54,7 @@ def pyramid_roi_align_function(
     for, memory is bounded, the result exact for every input.
 
     Args:
-        overload: Tells this body from those of other sizes.
+        name: Of the function, in the domain `edgeseg`.
         sizes: Height and width of each level, finest first.
         channels: C.
         num_rois: R.
@@ -86,7 +86,7 @@ def pyramid_roi_align_function(
     body.output("pooled", body.reshape(pooled_BRCP, 0, num_rois, channels, *output_size))
     return helper.make_function(
         "edgeseg",
-        "PyramidRoiAlign",
+        name,
         [*features, "rois"],
         ["pooled"],
         body.nodes,
@@ -100,7 +100,6 @@ def pyramid_roi_align_function(
             "canonical_scale",
             "canonical_level",
         ],
-        overload=overload,
     )
 
 
