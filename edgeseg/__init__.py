@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeseg.models import list_models
 from edgeseg_runtime import __version__
 
-from edgeseg.models import list_models
-
 if TYPE_CHECKING:
+    from edgeseg.models.reference import ReferenceModel
     from edgeseg_runtime import Predictor
-    from torch import nn
 
 __all__ = ["__version__", "create_model", "export_bundle", "list_models", "torch_predictor"]
 
@@ -23,7 +22,7 @@ def create_model(
     weights: str | Path | Mapping[str, Any] | None = None,
     image_size: int | tuple[int, int] | None = None,
     **config: Any,
-) -> nn.Module:
+) -> ReferenceModel:
     """Return a reference model in evaluation mode.
 
     Args:
@@ -45,7 +44,7 @@ def create_model(
     return get_spec(name).build(name, weights, size, config)
 
 
-def torch_predictor(model: nn.Module) -> Predictor:
+def torch_predictor(model: ReferenceModel) -> Predictor[Any]:
     """Return the reference: ``model`` behind the same pre- and post-processing as on a device.
 
     The predictor takes (H, W, 3) uint8 BGR pictures and returns results in source pixels.
@@ -55,7 +54,7 @@ def torch_predictor(model: nn.Module) -> Predictor:
     return build(model)
 
 
-def export_bundle(model: nn.Module, folder: str | Path, **options: Any) -> Path:
+def export_bundle(model: ReferenceModel, folder: str | Path, **options: Any) -> Path:
     """Export ``model`` as a bundle that ``edgeseg_runtime.load`` opens; return its folder.
 
     See :func:`edgeseg_export.bundle.export_bundle` for the options and the errors raised.

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from edgeseg_runtime.predictor import Predictor
-from edgeseg_runtime.tasks import create_task
-from torch import nn
 
 from edgeseg.models import model_manifest
+from edgeseg.models.reference import ReferenceModel
+from edgeseg_runtime.predictor import Predictor
+from edgeseg_runtime.tasks import create_task
 
 Tensors = dict[str, "np.ndarray[Any, Any]"]
 
@@ -18,7 +18,7 @@ Tensors = dict[str, "np.ndarray[Any, Any]"]
 class TorchBackend:
     """Runs a reference model eagerly: named arrays in, named arrays out."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: ReferenceModel) -> None:
         self.model = model.eval()
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -33,7 +33,7 @@ class TorchBackend:
         """Do nothing: the model belongs to the caller."""
 
 
-def torch_predictor(model: nn.Module) -> Predictor:
+def torch_predictor(model: ReferenceModel) -> Predictor[Any]:
     """Return ``model`` behind the runtime's own pre- and post-processing."""
     manifest = model_manifest(model)
     return Predictor(manifest, create_task(manifest), TorchBackend(model))

@@ -18,21 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import edgeseg
 import numpy as np
 import torch
-from edgeseg.models.maskrcnn.model import MaskRCNN
-from edgeseg.models import model_manifest
-from edgeseg_bench.datasets import open_dataset
-from edgeseg_bench.datasets.segmentation import mask_from_segmentation
-from edgeseg_runtime.manifest import Manifest
-from edgeseg_runtime.tasks import create_task
-from rcnn_losses import Targets, maskrcnn_losses
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+import edgeseg
+from edgeseg.models import model_manifest
+from edgeseg.models.maskrcnn.model import MaskRCNN
+from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.datasets.segmentation import mask_from_segmentation
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.tasks import create_task
+from rcnn_losses import Targets, maskrcnn_losses
 
 MAX_OBJECTS = 10
 WARM_UP_STEPS = 200
@@ -129,7 +130,9 @@ def _progress(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def _batches(model: MaskRCNN, options: argparse.Namespace, start: int) -> Iterator[dict[str, Tensor]]:
+def _batches(
+    model: MaskRCNN, options: argparse.Namespace, start: int
+) -> Iterator[dict[str, Tensor]]:
     pictures = TrainingPictures(
         model_manifest(model), options.steps * options.batch_size, start * options.batch_size
     )
@@ -152,7 +155,7 @@ def _train_step(
     losses = maskrcnn_losses(model, batch["image"], batch["image_size"], targets)
     total = torch.stack([LOSS_WEIGHTS[name] * loss for name, loss in losses.items()]).sum()
     optimizer.zero_grad()
-    total.backward()
+    torch.autograd.backward(total)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimizer.step()
     return {name: round(loss.item(), 4) for name, loss in losses.items()}

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from edgeseg.models.layers.boxes import encode_boxes
 from edgeseg.models.layers.roi_heads import BOX_WEIGHTS, fold_regions
 from edgeseg.models.maskrcnn.model import MaskRCNN
-from torch import Tensor
-from torch.nn import functional as F
 
 RPN_SAMPLES, RPN_POSITIVE_SHARE = 128, 0.5
 ROI_SAMPLES, ROI_POSITIVE_SHARE = 64, 0.375
@@ -49,8 +50,10 @@ def maskrcnn_losses(
         )
         regions = sample_regions(proposals, targets)
     class_logits, box_deltas = model.classify(model.pool(pyramid, regions.boxes, 7))
-    return losses | _box_losses(class_logits, box_deltas, regions) | _mask_loss(
-        model, pyramid, regions, targets
+    return (
+        losses
+        | _box_losses(class_logits, box_deltas, regions)
+        | _mask_loss(model, pyramid, regions, targets)
     )
 
 
@@ -83,7 +86,9 @@ def sample_regions(proposals_BP4: Tensor, targets: Targets) -> Regions:
     iou_BN, object_BN = box_iou(boxes_BN4, targets.boxes).max(dim=2)
     is_box_BN = (boxes_BN4[..., 2:] > boxes_BN4[..., :2]).all(-1)
     is_positive_BN = (iou_BN >= ROI_HIGH) & is_box_BN
-    chosen_BR = _sample(is_positive_BN, is_box_BN & ~is_positive_BN, ROI_SAMPLES, ROI_POSITIVE_SHARE)
+    chosen_BR = _sample(
+        is_positive_BN, is_box_BN & ~is_positive_BN, ROI_SAMPLES, ROI_POSITIVE_SHARE
+    )
     positive_BR = is_positive_BN.gather(1, chosen_BR)
     object_BR = object_BN.gather(1, chosen_BR)
     index_BR4 = object_BR[..., None].expand(-1, -1, 4)
@@ -114,9 +119,7 @@ def _rpn_losses(
     model: MaskRCNN, logits: list[Tensor], deltas: list[Tensor], targets: Targets
 ) -> dict[str, Tensor]:
     logits_BN = torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in logits], dim=1)
-    deltas_BN4 = torch.cat(
-        [x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)) for x in deltas], dim=1
-    )
+    deltas_BN4 = torch.cat([x.permute(0, 2, 3, 1).reshape(len(x), -1, 4) for x in deltas], dim=1)
     anchors_N4 = torch.cat(model.rpn.anchors)
     iou_BNG = box_iou(anchors_N4.expand(len(logits_BN), -1, -1), targets.boxes)
     iou_BN, object_BN = iou_BNG.max(dim=2)
@@ -143,7 +146,7 @@ def _rpn_losses(
 def _box_losses(class_logits: Tensor, box_deltas: Tensor, regions: Regions) -> dict[str, Tensor]:
     class_loss = F.cross_entropy(class_logits.flatten(0, 1), regions.labels.flatten())
     positive_BR = regions.labels > 0
-    deltas_BRY4 = box_deltas.unflatten(-1, (-1, 4))
+    deltas_BRY4 = box_deltas.reshape(*box_deltas.shape[:2], -1, 4)
     index = regions.labels[..., None, None].expand(-1, -1, 1, 4)
     found = deltas_BRY4.gather(2, index).squeeze(2)[positive_BR]
     wanted = encode_boxes(
@@ -168,7 +171,9 @@ def _mask_loss(
     object_P = regions.object_index.gather(1, order).flatten()[is_positive]
     picture_P = torch.arange(len(order)).repeat_interleave(count)[is_positive]
     wanted_PMM = crop_masks(
-        targets.masks[picture_P, object_P], boxes_BP4.flatten(0, 1)[is_positive], logits_PMM.shape[-1]
+        targets.masks[picture_P, object_P],
+        boxes_BP4.flatten(0, 1)[is_positive],
+        logits_PMM.shape[-1],
     )
     return {"mask": F.binary_cross_entropy_with_logits(logits_PMM, wanted_PMM)}
 

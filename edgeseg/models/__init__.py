@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from edgeseg_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
-    from torch import nn
+    from edgeseg.models.reference import ReferenceModel
 
 Weights: TypeAlias = str | Path | Mapping[str, Any] | None
 
@@ -40,8 +40,7 @@ class ModelSpec:
     ``build(name, weights, image_size, config)`` returns the module; ``manifest(model)`` describes
     it to a device, without artifacts. ``num_parameters`` and ``gflops`` (multiply-adds, one picture
     of the default size) are the original's own figures where it gives them; ``accuracy`` holds
-    published metrics, from ``source``. ``parity`` is the largest difference per output, relative to
-    the output's own scale, that an fp32 export may have.
+    published metrics, from ``source``.
     """
 
     name: str
@@ -54,8 +53,8 @@ class ModelSpec:
     source: str
     accuracy: Mapping[str, float] = field(default_factory=dict)
     has_shapes_weights: bool = False
-    build: Callable[[str, Weights, tuple[int, int] | None, Mapping[str, Any]], nn.Module]
-    manifest: Callable[[nn.Module], Manifest]
+    build: Callable[[str, Weights, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
+    manifest: Callable[[ReferenceModel], Manifest]
 
 
 def list_models() -> list[str]:
@@ -77,7 +76,7 @@ def get_spec(name: str) -> ModelSpec:
     return spec
 
 
-def model_manifest(model: nn.Module) -> Manifest:
+def model_manifest(model: ReferenceModel) -> Manifest:
     """Return the manifest of a reference model, without artifacts.
 
     Raises:

@@ -8,15 +8,17 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from edgeseg_runtime.errors import EdgesegError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from edgeseg_runtime.errors import EdgesegError
 
 StateDict = Mapping[str, Any]
 Rule = tuple[str, str]
@@ -183,7 +185,7 @@ def _translate(key: str, rules: list[tuple[re.Pattern[str], str, str]]) -> str |
         match = pattern.fullmatch(key)
         values = None if match is None else _read_numbers(source, match.groupdict())
         if values is not None:
-            return _PLACEHOLDER.sub(lambda m, v=values: _write_number(m, v), target)
+            return _PLACEHOLDER.sub(partial(_write_number, values), target)
     return None
 
 
@@ -207,7 +209,7 @@ def _read_numbers(template: str, texts: dict[str, str]) -> dict[str, str | int] 
     return values
 
 
-def _write_number(match: re.Match[str], values: dict[str, str | int]) -> str:
+def _write_number(values: dict[str, str | int], match: re.Match[str]) -> str:
     value = values[match[1]]
     if isinstance(value, int):
         if match[2] == "+":

@@ -34,7 +34,9 @@ SHAPES = (BACKGROUND, "disc", "square", "triangle", "star", "ring", "cross")
 """Names of the built-in data set's classes; 0 is the background."""
 
 
-def names_or_numbers(num_classes: int, known: tuple[str, ...], *, background_first: bool) -> tuple[str, ...]:
+def names_or_numbers(
+    num_classes: int, known: tuple[str, ...], *, background_first: bool
+) -> tuple[str, ...]:
     """Return ``known`` if it has ``num_classes`` entries, else class_1, class_2 ..."""
     if len(known) == num_classes:
         return known

@@ -1,0 +1,1 @@
+"""Turns reference models into bundles: trace, operator bodies, parity, files."""

@@ -17,12 +17,9 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from edgeseg.models import model_manifest
-from edgeseg_runtime import __version__
-from edgeseg_runtime.files import write_atomic
-from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, TensorSpec
-from torch import nn
 
+from edgeseg.models import model_manifest
+from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.functions import add_functions
 from edgeseg_export.parity import Image, Parity, measure_parity
 from edgeseg_export.passes import apply
@@ -32,6 +29,9 @@ from edgeseg_export.passes.fold_constants import fold_constants
 from edgeseg_export.passes.name_operators import name_operators
 from edgeseg_export.passes.strip_metadata import strip_metadata
 from edgeseg_export.trace import ExportError, stage_names, trace
+from edgeseg_runtime import __version__
+from edgeseg_runtime.files import write_atomic
+from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, TensorSpec
 
 ONNX_FILE = "model.onnx"
 MAX_ONNX_BYTES = 2**31 - 1
@@ -50,7 +50,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def export_bundle(
-    model: nn.Module,
+    model: ReferenceModel,
     folder: str | os.PathLike[str],
     *,
     precision: str = "fp32",
@@ -132,12 +132,10 @@ def export_bundle(
 
 
 def build_graph(
-    model: nn.Module, manifest: Manifest, *, dynamic_batch: bool = False
+    model: ReferenceModel, manifest: Manifest, *, dynamic_batch: bool = False
 ) -> onnx.ModelProto:
     """Return the model's complete graph with every intermediate stage as a further output."""
-    tapped = trace(
-        model, manifest, taps=stage_names(model, manifest), dynamic_batch=dynamic_batch
-    )
+    tapped = trace(model, manifest, taps=stage_names(model, manifest), dynamic_batch=dynamic_batch)
     tapped = apply(tapped, GRAPH_PASSES)
     tapped.producer_name = "edgeseg"
     tapped.producer_version = __version__
@@ -182,7 +180,7 @@ def _pictures(images: Sequence[Image] | None, num_images: int) -> tuple[Sequence
 
 
 def _measure(
-    model: nn.Module,
+    model: ReferenceModel,
     tapped: onnx.ModelProto,
     manifest: Manifest,
     pictures: Sequence[Image],
@@ -219,9 +217,7 @@ def _write_graph(graph: onnx.ModelProto, folder: Path) -> Artifact:
         )
     raw = graph.SerializeToString(deterministic=True)
     write_atomic(folder / ONNX_FILE, raw)
-    return Artifact(
-        file=ONNX_FILE, sha256=hashlib.sha256(raw).hexdigest(), size_bytes=len(raw)
-    )
+    return Artifact(file=ONNX_FILE, sha256=hashlib.sha256(raw).hexdigest(), size_bytes=len(raw))
 
 
 def _compile(
@@ -235,7 +231,7 @@ def _compile(
             build_bundle(folder, flavour=backend, targets=targets or None)
 
 
-def _provenance(model: nn.Module, command: Sequence[str] | None) -> dict[str, Any]:
+def _provenance(model: ReferenceModel, command: Sequence[str] | None) -> dict[str, Any]:
     return {
         "edgeseg": __version__,
         "torch": torch.__version__,
@@ -243,7 +239,9 @@ def _provenance(model: nn.Module, command: Sequence[str] | None) -> dict[str, An
         "numpy": np.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "command": list(command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": list(
+            command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]]
+        ),
         "weights_sha256": _weights_digest(model),
         "config": {
             key: list(value) if isinstance(value, tuple) else value
@@ -252,7 +250,7 @@ def _provenance(model: nn.Module, command: Sequence[str] | None) -> dict[str, An
     }
 
 
-def _weights_digest(model: nn.Module) -> str:
+def _weights_digest(model: ReferenceModel) -> str:
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+
+from edgeseg.models.reference import ReferenceModel
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.tasks import create_task
-from torch import nn
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -121,7 +122,7 @@ class _Totals:
 
 
 def measure_parity(
-    model: nn.Module,
+    model: ReferenceModel,
     tapped: onnx.ModelProto,
     manifest: Manifest,
     images: Iterable[Image],
@@ -168,10 +169,11 @@ def measure_parity(
     )
 
 
-def _torch_stages(model: nn.Module, inputs: Tensors) -> dict[str, Array]:
+def _torch_stages(model: ReferenceModel, inputs: Tensors) -> dict[str, Array]:
     with torch.inference_mode():
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        return {name: tensor.numpy() for name, tensor in model.stages(**tensors).items()}
+        stages = model.stages(**tensors)
+    return {name: tensor.numpy() for name, tensor in stages.items()}
 
 
 def _add_image(

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 
 import onnx
 import torch
+from torch import Tensor, nn
+
+from edgeseg.models.reference import ReferenceModel
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest
-from torch import Tensor, nn
 
 OPSET = 20
 
@@ -21,7 +23,11 @@ class ExportError(EdgesegError):
 
 
 def trace(
-    model: nn.Module, manifest: Manifest, *, taps: Sequence[str] = (), dynamic_batch: bool = False
+    model: ReferenceModel,
+    manifest: Manifest,
+    *,
+    taps: Sequence[str] = (),
+    dynamic_batch: bool = False,
 ) -> onnx.ModelProto:
     """Return the graph of ``model``; edgeseg's operators are nodes without a body yet.
 
@@ -57,7 +63,7 @@ def trace(
     return program.model_proto
 
 
-def stage_names(model: nn.Module, manifest: Manifest) -> list[str]:
+def stage_names(model: ReferenceModel, manifest: Manifest) -> list[str]:
     """Return the names of the model's intermediate stages, in the order of computation."""
     inputs = (_example(spec.shape, spec.dtype) for spec in manifest.inputs)
     with torch.inference_mode():
@@ -68,7 +74,7 @@ def stage_names(model: nn.Module, manifest: Manifest) -> list[str]:
 class _Tapped(nn.Module):
     """A model that returns chosen stages as a tuple."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: ReferenceModel, names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
         self.names = tuple(names)

@@ -59,6 +59,7 @@ __all__ = [
     "cache_folder",
     "discard_engine",
     "find_engine",
+    "list_engines",
     "load_or_build",
     "store_engine",
 ]
@@ -364,6 +365,29 @@ def find_engine(folder: Path, wanted: EngineKey) -> tuple[bytes, EngineFile] | N
             size_bytes=artifact.size_bytes,
         )
     return None
+
+
+def list_engines(folder: Path, onnx_sha256: str) -> list[EngineFile]:
+    """Return the engines of a model in a folder, whatever they were built for.
+
+    Only their records are read; whether a plan is as recorded is checked when it is loaded.
+    """
+    found = []
+    for path in sorted(folder.glob(f"{onnx_sha256[:16]}.*.engine.json")):
+        try:
+            key, artifact = _read_record(folder, path.name)
+        except (BundleError, ValueError, TypeError, KeyError) as error:
+            _logger.warning("ignoring the cached engine %s: %s", path.name, error)
+            continue
+        found.append(
+            EngineFile(
+                key=key,
+                path=folder / artifact.file,
+                sha256=artifact.sha256,
+                size_bytes=artifact.size_bytes,
+            )
+        )
+    return found
 
 
 def store_engine(folder: Path, key: EngineKey, plan: bytes) -> Path | None:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.image import Image, resize_image
+from edgeseg_runtime.image import Image, resize_image, resize_linear_fixed_point
 from edgeseg_runtime.manifest import Preprocess
 
 __all__ = [
     "Geometry",
     "clip_boxes",
     "fit_image",
+    "fit_image_with_fraction",
     "geometry_of",
     "resized_size",
     "scale_boxes_to_source",
@@ -80,13 +81,32 @@ def resized_size(source: tuple[int, int], preprocess: Preprocess) -> tuple[int, 
 
 def fit_image(image: Image, geometry: Geometry, preprocess: Preprocess) -> Image:
     """Return the network's input (1, H, W, 3) uint8: the resized picture top-left, padding."""
-    height, width = geometry.resized
-    canvas = np.empty((1, *geometry.network, 3), np.uint8)
-    canvas[0, :height, :width] = resize_image(
+    resized = resize_image(
         np.ascontiguousarray(image), geometry.resized, interpolation=preprocess.interpolation
     )
-    canvas[0, :height, width:] = preprocess.pad_value
-    canvas[0, height:] = preprocess.pad_value
+    return _padded(resized, geometry, preprocess.pad_value)
+
+
+def fit_image_with_fraction(
+    image: Image, geometry: Geometry, preprocess: Preprocess
+) -> tuple[Image, Image]:
+    """Return the network's input as whole grey levels and their fractions in 1/256.
+
+    Both are (1, H, W, 3) uint8; see `resize_linear_fixed_point`.
+    """
+    whole, fraction = resize_linear_fixed_point(np.ascontiguousarray(image), geometry.resized)
+    return (
+        _padded(whole, geometry, preprocess.pad_value),
+        _padded(fraction, geometry, (0, 0, 0)),
+    )
+
+
+def _padded(resized: Image, geometry: Geometry, pad_value: tuple[int, int, int]) -> Image:
+    height, width = geometry.resized
+    canvas = np.empty((1, *geometry.network, 3), np.uint8)
+    canvas[0, :height, :width] = resized
+    canvas[0, :height, width:] = pad_value
+    canvas[0, height:] = pad_value
     return canvas
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -73,15 +74,31 @@ class Source:
         self._paths = [] if self._is_live else _paths(self.name)
         self._is_single = not self._is_live and Path(self.name).is_file()
 
+    @property
+    def kind(self) -> str:
+        """What is read: "pictures", "video" (a file) or "live" (a camera or network stream)."""
+        if self._is_live:
+            return "live"
+        is_picture = Path(self.name).suffix.lower() in PICTURE_SUFFIXES
+        return "video" if self._is_single and not is_picture else "pictures"
+
+    @property
+    def num_frames(self) -> int | None:
+        """Frames to expect, as far as a video's header tells; None if that is not known."""
+        if self.kind == "pictures":
+            return len(self._paths)
+        return round(self._header(cv2.CAP_PROP_FRAME_COUNT)) or None
+
+    @property
+    def frames_per_second(self) -> float | None:
+        """Speed at which a video is played; None if that is not known."""
+        return self._header(cv2.CAP_PROP_FPS) or None
+
     def __repr__(self) -> str:
         return f"Source({self.name!r}, {self.num_skipped} skipped)"
 
     def __iter__(self) -> Iterator[Frame]:
-        if self._is_live:
-            return self._live()
-        if self._is_single and Path(self.name).suffix.lower() not in PICTURE_SUFFIXES:
-            return self._video()
-        return self._pictures()
+        return {"live": self._live, "video": self._video, "pictures": self._pictures}[self.kind]()
 
     def _pictures(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
@@ -152,6 +169,17 @@ class Source:
                     "Check the cable, the file or the network."
                 )
             index += 1
+
+    def _header(self, what: int) -> float:
+        """Return a property of a video file, 0 if it has none."""
+        if self.kind != "video":
+            return 0.0
+        capture = _open_capture(self.name)
+        try:
+            value = capture.get(what)
+        finally:
+            capture.release()
+        return value if math.isfinite(value) and value > 0 else 0.0
 
     def _skip(self, reason: str) -> None:
         self.num_skipped += 1

@@ -30,9 +30,7 @@ class FPN(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Return P2..P6, each (B, out_channels, H_level, W_level), from C2..C5."""
-        merged = [
-            lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)
-        ]
+        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for level in range(len(merged) - 2, -1, -1):
             size = merged[level].shape[-2:]
             merged[level] = merged[level] + F.interpolate(merged[level + 1], size=size)

@@ -33,7 +33,12 @@ class Bottleneck(nn.Module):
         self.conv3 = ConvNorm(width, out_channels, kernel_size=1, norm_eps=norm_eps, relu=False)
         self.shortcut = (
             ConvNorm(
-                in_channels, out_channels, kernel_size=1, stride=stride, norm_eps=norm_eps, relu=False
+                in_channels,
+                out_channels,
+                kernel_size=1,
+                stride=stride,
+                norm_eps=norm_eps,
+                relu=False,
             )
             if stride != 1 or in_channels != out_channels
             else None
@@ -53,7 +58,9 @@ class BasicBlock(nn.Module):
         self.conv1 = ConvNorm(in_channels, width, stride=stride, norm_eps=norm_eps)
         self.conv2 = ConvNorm(width, width, norm_eps=norm_eps, relu=False)
         self.shortcut = (
-            ConvNorm(in_channels, width, kernel_size=1, stride=stride, norm_eps=norm_eps, relu=False)
+            ConvNorm(
+                in_channels, width, kernel_size=1, stride=stride, norm_eps=norm_eps, relu=False
+            )
             if stride != 1 or in_channels != width
             else None
         )

@@ -6,6 +6,7 @@ Shape suffixes: B pictures, R regions of a picture, K detections, C channels, Y 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +38,7 @@ class BoxHead(nn.Module):
         )
         widths = [in_channels * pool_size**2, *[fc_channels] * num_fcs]
         self.fcs = nn.ModuleList(
-            nn.Linear(width_in, width_out)
-            for width_in, width_out in zip(widths, widths[1:], strict=False)
+            nn.Linear(width_in, width_out) for width_in, width_out in pairwise(widths)
         )
 
     def forward(self, regions_RCHW: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class MaskHead(nn.Module):
         self.convs = nn.Sequential(
             *(
                 ConvNorm(width_in, width_out, norm_eps=norm_eps)
-                for width_in, width_out in zip(widths, widths[1:], strict=False)
+                for width_in, width_out in pairwise(widths)
             )
         )
         self.deconv = nn.ConvTranspose2d(channels, channels, 2, stride=2)
@@ -112,10 +112,7 @@ class KeypointHead(nn.Module):
         super().__init__()
         widths = [in_channels, *[channels] * 8]
         self.convs = nn.Sequential(
-            *(
-                ConvNorm(width_in, width_out)
-                for width_in, width_out in zip(widths, widths[1:], strict=False)
-            )
+            *(ConvNorm(width_in, width_out) for width_in, width_out in pairwise(widths))
         )
         self.deconv = nn.ConvTranspose2d(channels, num_keypoints, 4, stride=2, padding=1)
 
@@ -188,7 +185,7 @@ def select_detections(
 
     num_box_classes = deltas_BRD.shape[-1] // 4
     row_BT = region_BT * num_box_classes + column_BT
-    deltas_BT4 = _take_rows(deltas_BRD.flatten(1).unflatten(1, (-1, 4)), row_BT)
+    deltas_BT4 = _take_rows(deltas_BRD.reshape(len(deltas_BRD), -1, 4), row_BT)
     boxes_BT4 = decode_boxes(deltas_BT4, _take_rows(proposals_BR4, region_BT), weights=BOX_WEIGHTS)
     boxes_BT4 = clip_boxes(boxes_BT4, image_size_B2)
     if rule.min_box_size is not None:
@@ -227,4 +224,4 @@ def fold_regions(x_BR: Tensor) -> Tensor:
 
 def unfold_regions(x: Tensor, num_regions: int) -> Tensor:
     """Return (B * R, ...) as (B, R, ...)."""
-    return x.unflatten(0, (-1, num_regions))
+    return x.reshape(-1, num_regions, *x.shape[1:])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgeseg.models.layers.fpn import FPN
 from edgeseg.models.layers.image import ImageNormalization
@@ -25,6 +25,7 @@ from edgeseg.models.layers.roi_heads import (
     unfold_regions,
 )
 from edgeseg.models.layers.rpn import RPN, AnchorGrid
+from edgeseg.models.reference import ReferenceModel
 from edgeseg.ops import pyramid_roi_align
 
 STRIDES = (4, 8, 16, 32)
@@ -128,7 +129,7 @@ class MaskRCNNConfig:
         return self.num_classes + (0 if self.background_first else 1)
 
 
-class MaskRCNN(nn.Module):
+class MaskRCNN(ReferenceModel):
     """A two-stage detector with mask or key-point branch and a fixed number of results.
 
     The module works on one picture size, ``config.image_size``: every shape of its graph is known
@@ -141,9 +142,7 @@ class MaskRCNN(nn.Module):
         self.config = config
         self.normalize = ImageNormalization(config.mean, config.std, order=config.channel_order)
         self.backbone: ResNet | SmallResNet = _backbone(config)
-        self.fpn = FPN(
-            self.backbone.channels, config.fpn_channels, norm_eps=config.head_norm_eps
-        )
+        self.fpn = FPN(self.backbone.channels, config.fpn_channels, norm_eps=config.head_norm_eps)
         self.rpn = RPN(
             config.fpn_channels,
             AnchorGrid(
@@ -203,10 +202,14 @@ class MaskRCNN(nn.Module):
             min_box_size=config.box_min_size,
         )
 
-    def forward(
+    def stages(
         self, image: Tensor, image_size: Tensor, image_fraction: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return the results of each picture, padded to ``box_detections_per_img`` rows.
+        """Return the results of each picture, and before them every intermediate stage.
+
+        The results have ``box_detections_per_img`` rows K: boxes (B, K, 4) x1 y1 x2 y2 in network
+        pixels; scores (B, K) falling, 0 in empty rows; labels (B, K) int32; masks (B, K, 28, 28)
+        probabilities inside each box, or keypoint_heatmaps (B, K, J, 56, 56) logits inside it.
 
         Args:
             image: (B, H, W, 3) uint8 BGR, the resized picture at the top left.
@@ -214,18 +217,9 @@ class MaskRCNN(nn.Module):
             image_fraction: (B, H, W, 3) uint8, what the resized picture has above ``image`` in
                 1/256 of a grey level; None for a picture that was rounded.
 
-        Returns:
-            boxes (B, K, 4) x1 y1 x2 y2 in network pixels; scores (B, K) falling, 0 in empty rows;
-            labels (B, K) int32; masks (B, K, 28, 28) probabilities inside each box, or
-            keypoint_heatmaps (B, K, J, 56, 56) logits inside each box.
+        Raises:
+            ValueError: ``image`` is not of the size that the model was built for.
         """
-        stages = self.stages(image, image_size, image_fraction)
-        return {name: stages[name] for name in self.outputs}
-
-    def stages(
-        self, image: Tensor, image_size: Tensor, image_fraction: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Return the results and every intermediate stage, in the order of computation."""
         if tuple(image.shape[1:]) != (*self.config.image_size, 3):
             height, width = self.config.image_size
             raise ValueError(

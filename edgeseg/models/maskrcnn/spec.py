@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
-
 from edgeseg.models import ModelSpec, Weights, shapes_weights_path
 from edgeseg.models.labels import (
     BACKGROUND,
@@ -18,11 +16,11 @@ from edgeseg.models.labels import (
     SHAPES,
     names_or_numbers,
 )
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from edgeseg.models.checkpoint import KeyTable
+    from edgeseg.models.reference import ReferenceModel
 
 V2 = {
     "backbone_norm_eps": 1e-5,
@@ -93,7 +91,7 @@ def build(
     weights: Weights,
     image_size: tuple[int, int] | None,
     config: Mapping[str, Any],
-) -> nn.Module:
+) -> ReferenceModel:
     """Return the model in evaluation mode.
 
     Args:
@@ -141,7 +139,7 @@ def key_table(name: str) -> KeyTable:
     return checkpoint.OWN if name == "maskrcnn_tiny" else checkpoint.TORCHVISION_V1
 
 
-def manifest(model: nn.Module) -> Manifest:
+def manifest(model: ReferenceModel) -> Manifest:
     """Return what a device has to know of ``model``; artifacts are added by the exporter."""
     from edgeseg.models.maskrcnn.model import MaskRCNN
 
@@ -213,14 +211,22 @@ def _labels(model: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return labels, tuple(range(first, first + config.num_classes))
 
 
-_SOURCES = {
-    "torchvision": {"licence": "BSD-3-Clause", "source": "torchvision 0.27 weight metadata, COCO val2017"},
-    "detectron2": {"licence": "Apache-2.0", "source": "detectron2 MODEL_ZOO.md, COCO val2017"},
-    "edgeseg": {"licence": "Apache-2.0", "source": "edgeseg, shapes val"},
+_ORIGINS = {  # licence of code and weights, source of the figures
+    "torchvision": ("BSD-3-Clause", "torchvision 0.27 weight metadata, COCO val2017"),
+    "detectron2": ("Apache-2.0", "detectron2 MODEL_ZOO.md, COCO val2017"),
+    "edgeseg": ("Apache-2.0", "benchmarks/results, shapes val"),
 }
 
 
-def _spec(name: str, origin: str, num_parameters: int, **card: Any) -> ModelSpec:
+def _spec(
+    name: str,
+    origin: str,
+    num_parameters: int,
+    *,
+    gflops: float | None = None,
+    accuracy: Mapping[str, float],
+) -> ModelSpec:
+    licence, source = _ORIGINS[origin]
     return ModelSpec(
         name=name,
         task="instances",
@@ -229,8 +235,11 @@ def _spec(name: str, origin: str, num_parameters: int, **card: Any) -> ModelSpec
         num_parameters=num_parameters,
         build=build,
         manifest=manifest,
-        **_SOURCES[origin],
-        **card,
+        gflops=gflops,
+        accuracy=accuracy,
+        licence=licence,
+        source=source,
+        has_shapes_weights=origin == "edgeseg",
     )
 
 
@@ -257,6 +266,6 @@ SPECS: dict[str, ModelSpec] = {
             "maskrcnn_resnet101_fpn_3x", "detectron2", 63_283_120,
             accuracy={"box_AP": 0.429, "mask_AP": 0.386},
         ),
-        _spec("maskrcnn_tiny", "edgeseg", 1, has_shapes_weights=True),
+        _spec("maskrcnn_tiny", "edgeseg", 978_549, accuracy={}),
     )
 }  # fmt: skip

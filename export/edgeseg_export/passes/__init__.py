@@ -24,6 +24,8 @@ def apply(model: onnx.ModelProto, passes: Sequence[Pass]) -> onnx.ModelProto:
             model = step(model)
         except Exception as error:
             before = ", ".join(done) or "none"
-            raise ExportError(f"pass {name} failed ({error}); passes before it: {before}") from error
+            raise ExportError(
+                f"pass {name} failed ({error}); passes before it: {before}"
+            ) from error
         done.append(name)
     return model

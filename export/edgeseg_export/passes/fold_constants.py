@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -18,12 +19,18 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = []
     for node in graph.node:
         is_constant = all(name in constants for name in node.input)
-        if node.op_type not in FOLDED or node.domain or not is_constant or node.output[0] in outputs:
+        if (
+            node.op_type not in FOLDED
+            or node.domain
+            or not is_constant
+            or node.output[0] in outputs
+        ):
             kept.append(node)
             continue
         values = {name: numpy_helper.to_array(constants[name]) for name in node.input}
-        (result,) = ReferenceEvaluator(node, opsets={"": _opset(model)}).run(None, values)
-        constants[node.output[0]] = numpy_helper.from_array(result, node.output[0])
+        run = ReferenceEvaluator(node, opsets={"": _opset(model)}).run
+        (result,) = list(run(None, values))
+        constants[node.output[0]] = numpy_helper.from_array(np.asarray(result), node.output[0])
     used = {name for node in kept for name in node.input} | outputs
     del graph.node[:]
     graph.node.extend(kept)

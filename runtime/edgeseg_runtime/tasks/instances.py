@@ -20,6 +20,7 @@ from edgeseg_runtime.geometry import (
     Geometry,
     clip_boxes,
     fit_image,
+    fit_image_with_fraction,
     geometry_of,
     scale_boxes_to_source,
     scale_points_to_source,
@@ -39,7 +40,11 @@ __all__ = ["InstanceTask", "Options"]
 
 Floats = npt.NDArray[np.float32]
 
-_INPUTS = {"image": ("uint8", 4), "image_size": ("int32", 2)}  # name -> dtype, rank
+_INPUTS = {  # name -> dtype, rank
+    "image": ("uint8", 4),
+    "image_size": ("int32", 2),
+    "image_fraction": ("uint8", 4),
+}
 _OUTPUT_RANKS = {"boxes": 3, "scores": 2, "labels": 2, "masks": 4, "keypoint_heatmaps": 5}
 _REQUIRED = ("boxes", "scores", "labels")
 _FAR = 2.0**30
@@ -105,21 +110,33 @@ class InstanceTask:
         self.options = Options.from_manifest(manifest.postprocess)
         _check_inputs(manifest)
         self._outputs = _check_outputs(manifest, self.options)
-        self._takes_size = any(spec.name == "image_size" for spec in manifest.inputs)
+        names = {spec.name for spec in manifest.inputs}
+        self._takes_size = "image_size" in names
+        self._takes_fraction = "image_fraction" in names
 
     def __repr__(self) -> str:
         size = f"{self.manifest.preprocess.height}x{self.manifest.preprocess.width}"
         return f"InstanceTask({self.manifest.name!r}, {size})"
 
     def preprocess(self, image: Image) -> tuple[Tensors, Geometry]:
-        """Return the inputs `image` (1, H, W, 3) and, if the model takes it, `image_size`.
+        """Return `image` (1, H, W, 3) and, if the model takes them, the further inputs.
+
+        `image_size` (1, 2) is height and width of the resized picture; `image_fraction`
+        (1, H, W, 3) uint8 what it has above `image`, in 1/256 of a grey level.
 
         Raises:
             ImageError: if the picture is not (H, W, 3) uint8.
         """
         source = check_image(image)
         geometry = geometry_of((source.shape[0], source.shape[1]), self.manifest.preprocess)
-        inputs: Tensors = {"image": fit_image(source, geometry, self.manifest.preprocess)}
+        preprocess = self.manifest.preprocess
+        inputs: Tensors = {}
+        if self._takes_fraction:
+            inputs["image"], inputs["image_fraction"] = fit_image_with_fraction(
+                source, geometry, preprocess
+            )
+        else:
+            inputs["image"] = fit_image(source, geometry, preprocess)
         if self._takes_size:
             inputs["image_size"] = np.array([geometry.resized], np.int32)
         return inputs, geometry
@@ -200,13 +217,19 @@ def _check_inputs(manifest: Manifest) -> None:
     for spec in manifest.inputs:
         if (spec.dtype, len(spec.shape)) != _INPUTS.get(spec.name):
             _refuse(
-                f"input {_describe(spec)}", "image uint8 [1, H, W, 3], and image_size int32 [1, 2]"
+                f"input {_describe(spec)}",
+                "image uint8 [1, H, W, 3], image_size int32 [1, 2], image_fraction like image",
             )
-    image = next((spec for spec in manifest.inputs if spec.name == "image"), None)
+    specs = {spec.name: spec for spec in manifest.inputs}
     expected = (manifest.preprocess.height, manifest.preprocess.width, 3)
-    if image is None or image.shape[1:] != expected:
-        found = "no image" if image is None else _describe(image)
-        _refuse(f"input {found}", f"image of {list(expected)}, as preprocess says")
+    for name in ("image", "image_fraction"):
+        wanted = f"{name} of {list(expected)}, as preprocess says"
+        if name in specs and specs[name].shape[1:] != expected:
+            _refuse(f"input {_describe(specs[name])}", wanted)
+        if name == "image" and name not in specs:
+            _refuse("input no image", wanted)
+    if "image_fraction" in specs and manifest.preprocess.interpolation != "linear":
+        _refuse("image_fraction with pillow_bilinear", "it only with linear: Pillow rounds")
     if any(spec.shape[0] not in {1, -1} for spec in (*manifest.inputs, *manifest.outputs)):
         _refuse("a fixed batch size above 1", "1 or free: export with batch size 1")
 

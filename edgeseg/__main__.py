@@ -1,0 +1,8 @@
+"""Runs the command line as `python -m edgeseg`."""
+
+import sys
+
+from edgeseg.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,300 @@
+"""Examines this machine: what is installed, what really runs, and what to do about the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeseg_bench.environment import Environment, read_environment
+from edgeseg_runtime import __version__, cuda, engines, trt_compat
+from edgeseg_runtime.errors import EdgesegError
+
+CPU_PROVIDER = "CPUExecutionProvider"
+FAST_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp")
+FAST_GRID_SAMPLE = (1, 25)
+"""ONNX Runtime from which GridSample, and so RoI-Align, is fast on a CPU."""
+OPENCV_PACKAGES = ("opencv-python", "opencv-python-headless")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that is wrong, and the command or step that mends it.
+
+    Attributes:
+        severity: "error" where nothing runs, "warning" where something is slow or fragile.
+        problem: what was found.
+        fix: what to do.
+    """
+
+    severity: str
+    problem: str
+    fix: str
+
+
+def examine() -> dict[str, Any]:
+    """Return the facts about this machine as a JSON document; `findings` lists what is wrong."""
+    environment = read_environment()
+    providers = check_providers()
+    opencv = describe_opencv()
+    gpu = describe_gpu()
+    cache = describe_cache(engines.cache_folder())
+    facts = {
+        "software": _software(environment),
+        "machine": _machine(environment),
+        "providers": providers,
+        "tensorrt": [describe_tensorrt(flavour) for flavour in trt_compat.FLAVOURS],
+        "gpu": gpu,
+        "opencv": opencv,
+        "cache": cache,
+    }
+    found = [
+        *package_findings(environment.versions),
+        *provider_findings(providers, environment.versions),
+        *_machine_findings(environment, opencv, cache),
+    ]
+    return {**facts, "findings": [asdict(finding) for finding in found]}
+
+
+def check_providers() -> list[dict[str, Any]]:
+    """Run a model of one node on every provider of ONNX Runtime; see what really computes.
+
+    ONNX Runtime lists providers whose libraries are missing and falls back to the CPU without an
+    error, so that only a run tells.
+    """
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")
+        model = _one_node_model()
+    except ImportError as error:
+        return [{"provider": CPU_PROVIDER, "runs": False, "time_ms": None, "detail": str(error)}]
+    return [
+        _run_provider(onnxruntime, model, name) for name in onnxruntime.get_available_providers()
+    ]
+
+
+def describe_tensorrt(flavour: str) -> dict[str, Any]:
+    """Return whether a flavour of TensorRT can be imported, and its version."""
+    try:
+        trt = trt_compat.import_tensorrt(flavour)
+    except EdgesegError as error:
+        return {"engine": flavour, "version": None, "detail": str(error)}
+    return {"engine": flavour, "version": trt.__version__, "detail": "can be imported"}
+
+
+def describe_gpu() -> dict[str, Any]:
+    """Return the first CUDA device, or why there is none."""
+    try:
+        return {"is_found": True, **asdict(cuda.probe())}
+    except EdgesegError as error:
+        return {"is_found": False, "detail": str(error)}
+
+
+def describe_opencv() -> dict[str, Any]:
+    """Return version, place and video backends of OpenCV."""
+    import cv2
+
+    information = cv2.getBuildInformation()
+    return {
+        "version": cv2.__version__,
+        "file": str(Path(cv2.__file__).parent),
+        "ffmpeg": _has_backend(information, "FFMPEG"),
+        "gstreamer": _has_backend(information, "GStreamer"),
+    }
+
+
+def describe_cache(folder: Path) -> dict[str, Any]:
+    """Return where engines are kept, whether that can be written, and how much lies there."""
+    files = [path for path in folder.glob("*") if path.is_file()]
+    return {
+        "folder": str(folder),
+        "is_writable": _is_writable(folder),
+        "num_engines": sum(path.suffix == ".engine" for path in files),
+        "size_bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def package_findings(versions: dict[str, str]) -> list[Finding]:
+    """Return what is wrong with the set of installed packages, given as name -> version."""
+    found = []
+    if all(package in versions for package in OPENCV_PACKAGES):
+        found.append(
+            Finding(
+                severity="warning",
+                problem="opencv-python and opencv-python-headless overwrite each other's files",
+                fix=f"pip uninstall -y {' '.join(OPENCV_PACKAGES)} && pip install opencv-python",
+            )
+        )
+    if "edgeseg" in versions and "edgeseg-runtime" in versions:
+        found.append(
+            Finding(
+                severity="warning",
+                problem="edgeseg and edgeseg-runtime are both installed and hold the same modules",
+                fix="pip uninstall -y edgeseg-runtime && pip install --force-reinstall --no-deps edgeseg",
+            )
+        )
+    if "onnxruntime" in versions and "onnxruntime-gpu" in versions:
+        found.append(
+            Finding(
+                severity="warning",
+                problem="onnxruntime and onnxruntime-gpu overwrite each other's files",
+                fix="pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+            )
+        )
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        version = versions.get(package)
+        if version is not None and _numbers(version) < FAST_GRID_SAMPLE:
+            found.append(
+                Finding(
+                    severity="warning",
+                    problem=f"{package} {version} runs GridSample, and so RoI-Align, several times "
+                    "slower on a CPU than 1.25 and later",
+                    fix=f"pip install --upgrade '{package}>=1.25'  (needs Python 3.11)",
+                )
+            )
+    return found
+
+
+def provider_findings(
+    providers: Iterable[dict[str, Any]], versions: dict[str, str]
+) -> list[Finding]:
+    """Return what is wrong with ONNX Runtime, after its providers were tried."""
+    by_name = {entry["provider"]: entry for entry in providers}
+    cpu = by_name.get(CPU_PROVIDER)
+    found = []
+    if cpu is None or not cpu["runs"]:
+        detail = cpu["detail"] if cpu else "it lists no CPU provider"
+        found.append(
+            Finding(
+                severity="error",
+                problem=f"ONNX Runtime does not run a model: {detail}",
+                fix="pip install --force-reinstall onnxruntime",
+            )
+        )
+    cuda_provider = by_name.get("CUDAExecutionProvider")
+    if "onnxruntime-gpu" in versions and (cuda_provider is None or not cuda_provider["runs"]):
+        detail = cuda_provider["detail"] if cuda_provider else "it is not listed"
+        found.append(
+            Finding(
+                severity="warning",
+                problem=f"onnxruntime-gpu is installed, but its CUDA provider does not run: {detail}",
+                fix="install the CUDA and cuDNN that it was built for: pip install "
+                "'onnxruntime-gpu[cuda,cudnn]'",
+            )
+        )
+    return found
+
+
+def _machine_findings(
+    environment: Environment, opencv: dict[str, Any], cache: dict[str, Any]
+) -> list[Finding]:
+    found = []
+    if environment.device and "jetson" in environment.device.lower() and not opencv["gstreamer"]:
+        found.append(
+            Finding(
+                severity="warning",
+                problem=f"the OpenCV of {opencv['file']} has no GStreamer, which CSI cameras need; "
+                "it hides JetPack's own",
+                fix=f"pip uninstall -y {' '.join(OPENCV_PACKAGES)}, in a venv made with "
+                "--system-site-packages",
+            )
+        )
+    if not cache["is_writable"]:
+        found.append(
+            Finding(
+                severity="warning",
+                problem=f"engines cannot be kept in {cache['folder']}: it cannot be written",
+                fix="export EDGESEG_CACHE=/a/folder/of/yours",
+            )
+        )
+    return found
+
+
+def _software(environment: Environment) -> dict[str, Any]:
+    return {
+        "edgeseg": __version__,
+        "python": f"{environment.python} ({sys.executable})",
+        **{name: version for name, version in environment.versions.items() if name != "edgeseg"},
+        "git_revision": environment.git_revision,
+    }
+
+
+def _machine(environment: Environment) -> dict[str, Any]:
+    fast = [flag for flag in environment.cpu_flags if flag in FAST_INT8_FLAGS]
+    return {
+        "device": environment.device,
+        "system": environment.system,
+        "processor": platform.machine(),
+        "cpu": environment.cpu,
+        "cpu_flags": list(environment.cpu_flags),
+        "has_fast_int8": bool(fast),
+        "num_cores": environment.num_cores,
+        "num_usable_cores": environment.num_usable_cores,
+        "governor": environment.governor,
+        "memory_bytes": environment.memory_bytes,
+    }
+
+
+def _one_node_model() -> bytes:
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"], name="relu")],
+        "probe",
+        [value("x", TensorProto.FLOAT, [2])],
+        [value("y", TensorProto.FLOAT, [2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def _run_provider(onnxruntime: Any, model: bytes, name: str) -> dict[str, Any]:
+    import numpy as np
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints when it falls back
+            session = onnxruntime.InferenceSession(model, options, providers=[name])
+        started = time.perf_counter()
+        (found,) = session.run(None, {"x": np.array([-1, 2], np.float32)})
+        time_ms = 1e3 * (time.perf_counter() - started)
+    except Exception as error:  # noqa: BLE001  ONNX Runtime's errors have no class of their own
+        return {"provider": name, "runs": False, "time_ms": None, "detail": str(error)}
+    used = session.get_providers()[0]
+    if used != name:
+        detail = f"fell back to {used}"
+    elif found.tolist() != [0.0, 2.0]:
+        detail = f"computed {found.tolist()} instead of [0.0, 2.0]"
+    else:
+        return {"provider": name, "runs": True, "time_ms": time_ms, "detail": "ok"}
+    return {"provider": name, "runs": False, "time_ms": None, "detail": detail}
+
+
+def _has_backend(information: str, name: str) -> bool:
+    return re.search(rf"^\s*{name}:\s+YES", information, re.MULTILINE) is not None
+
+
+def _is_writable(folder: Path) -> bool:
+    """Tell whether files can be made in a folder, or the folder itself; leaves nothing behind."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return True
+    except OSError:
+        return False
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])

@@ -1,0 +1,169 @@
+"""Describes a bundle or an ONNX file, and checks that nothing in it is damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from edgeseg_runtime.engines import cache_folder, list_engines
+from edgeseg_runtime.errors import BundleError, CorruptArtifact
+from edgeseg_runtime.manifest import Artifact, Manifest, read_artifact
+
+OWN_DOMAIN = "edgeseg"
+STANDARD_DOMAINS = ("", "ai.onnx")
+ENGINES_FOLDER = "engines"
+MAX_ONNX_BYTES = 2**31 - 1
+
+
+def inspect_path(path: Path) -> dict[str, Any]:
+    """Return what there is to know of a bundle's folder or an .onnx file, as a JSON document.
+
+    `is_intact` tells whether every file is as recorded.
+
+    Raises:
+        ValueError: the path is neither.
+        BundleError: the manifest is missing or damaged, or the file is no ONNX model.
+    """
+    if path.is_dir():
+        return _inspect_bundle(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; expected a bundle's folder or an .onnx file")
+    if path.suffix.lower() != ".onnx":
+        raise ValueError(f"{path} found, expected a bundle's folder or an .onnx file")
+    if path.stat().st_size > MAX_ONNX_BYTES:
+        raise CorruptArtifact(path.name, "at most 2 GiB", f"{path.stat().st_size} bytes")
+    return {
+        "path": str(path),
+        "kind": "onnx",
+        "size_bytes": path.stat().st_size,
+        "is_intact": True,
+        **_inspect_graph(path.read_bytes(), path.name),
+    }
+
+
+def _inspect_bundle(folder: Path) -> dict[str, Any]:
+    manifest = Manifest.load(folder)
+    artifacts = [_check(folder, kind, entry) for kind, entry in manifest.artifacts.items()]
+    document: dict[str, Any] = {
+        "path": str(folder),
+        "kind": "bundle",
+        "is_intact": all(entry["status"] == "ok" for entry in artifacts),
+        "model": {
+            "name": manifest.name,
+            "task": manifest.task,
+            "precision": manifest.precision,
+            "schema": manifest.schema,
+            "requires": list(manifest.requires),
+        },
+        "inputs": [_tensor(spec) for spec in manifest.inputs],
+        "outputs": [_tensor(spec) for spec in manifest.outputs],
+        "state": [_tensor(spec) for spec in manifest.state],
+        "preprocess": dataclasses.asdict(manifest.preprocess),
+        "postprocess": dict(manifest.postprocess),
+        "labels": {"count": len(manifest.labels), "names": list(manifest.labels)},
+        "artifacts": artifacts,
+        "parity": dict(manifest.parity),
+        "provenance": dict(manifest.provenance),
+    }
+    onnx = manifest.artifacts.get("onnx")
+    if onnx is None:
+        return document
+    if _check(folder, "onnx", onnx)["status"] == "ok":
+        document |= _inspect_graph(read_artifact(folder, onnx), onnx.file, has_borders=False)
+    document["engines"] = _engines(folder, onnx.sha256)
+    return document
+
+
+def _check(folder: Path, kind: str, artifact: Artifact) -> dict[str, Any]:
+    try:
+        read_artifact(folder, artifact)
+        status = "ok"
+    except BundleError as error:
+        status = str(error)
+    return {
+        "kind": kind,
+        "file": artifact.file,
+        "size_bytes": artifact.size_bytes,
+        "sha256": artifact.sha256,
+        "status": status,
+    }
+
+
+def _tensor(spec: Any) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def _inspect_graph(raw: bytes, name: str, *, has_borders: bool = True) -> dict[str, Any]:
+    """Return opset, producer and operators of a graph, or only why they are not known."""
+    if importlib.util.find_spec("onnx") is None:
+        return {"operators": {"unknown": "onnx is not installed; pip install onnx"}}
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load_model_from_string(raw)
+    except DecodeError as error:
+        raise CorruptArtifact(name, "an ONNX model", f"something else ({error})") from error
+    if not model.graph.node:
+        raise CorruptArtifact(name, "an ONNX model", "no graph")
+    document: dict[str, Any] = {
+        "graph": {
+            "producer": f"{model.producer_name} {model.producer_version}".strip(),
+            "ir_version": model.ir_version,
+            "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+            "num_nodes": len(model.graph.node),
+            "functions": [f"{function.domain}::{function.name}" for function in model.functions],
+        },
+        "operators": _histogram(model),
+    }
+    if has_borders:
+        weights = {tensor.name for tensor in model.graph.initializer}
+        document["inputs"] = [
+            _value_info(value) for value in model.graph.input if value.name not in weights
+        ]
+        document["outputs"] = [_value_info(value) for value in model.graph.output]
+    return document
+
+
+def _histogram(model: Any) -> dict[str, int]:
+    """Return how often each operator occurs, edgeseg's own first, then by number."""
+    counts = Counter(
+        node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}::{node.op_type}"
+        for node in model.graph.node
+    )
+    order = sorted(
+        counts, key=lambda name: (not name.startswith(f"{OWN_DOMAIN}::"), -counts[name], name)
+    )
+    return {name: counts[name] for name in order}
+
+
+def _value_info(value: Any) -> dict[str, Any]:
+    import onnx
+
+    tensor = value.type.tensor_type
+    return {
+        "name": value.name,
+        "dtype": onnx.TensorProto.DataType.Name(tensor.elem_type).lower(),
+        "shape": [
+            size.dim_value if size.HasField("dim_value") else size.dim_param or "?"
+            for size in tensor.shape.dim
+        ],
+    }
+
+
+def _engines(folder: Path, onnx_sha256: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": str(engine.path),
+            "engine": engine.key.flavour,
+            "version": engine.key.version,
+            "targets": list(engine.key.targets),
+            "device": engine.key.device or None,
+            "size_bytes": engine.size_bytes,
+        }
+        for place in (folder / ENGINES_FOLDER, cache_folder())
+        for engine in list_engines(place, onnx_sha256)
+    ]

@@ -1,0 +1,34 @@
+"""What every reference model offers beside being a torch module."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class ReferenceModel(nn.Module):
+    """A model that names its stages, so that an export can be compared with it step by step.
+
+    Attributes:
+        name: key of ``edgeseg.models.MODELS``.
+        config: the family's frozen configuration dataclass.
+        outputs: names of the stages that are results.
+    """
+
+    name: str
+    config: Any
+    outputs: tuple[str, ...]
+
+    @abstractmethod
+    def stages(self, *inputs: Any, **options: Any) -> dict[str, Tensor]:
+        """Return results and intermediate stages by name, in the order of computation.
+
+        The inputs are those of the model's manifest, in its order.
+        """
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> dict[str, Tensor]:
+        """Return the results by name; see the manifest for their shapes."""
+        stages = self.stages(*inputs, **named)
+        return {name: stages[name] for name in self.outputs}

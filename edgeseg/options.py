@@ -1,0 +1,117 @@
+"""Turns the text of command-line options into values, or says what was expected."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import is_dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+_SIZE = re.compile(r"(\d{1,5})(?:[xX](\d{1,5}))?")
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def image_size_from_text(text: str) -> tuple[int, int]:
+    """Return height and width of "800x1344", or of "640" for a square.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(
+            f"--image-size {text!r} found, expected HEIGHTxWIDTH such as 800x1344, or one number "
+            "for a square"
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+def names_from_text(option: str, text: str) -> tuple[str, ...]:
+    """Return the names of a list such as "torch,onnxruntime", each once.
+
+    Raises:
+        ValueError: there is no name in it.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise ValueError(f"{option} {text!r} found, expected names separated by commas")
+    return names
+
+
+def settings_from_text(family: str, assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the fields of a family's configuration that `--set key=value` assigns, typed.
+
+    Args:
+        family: such as "maskrcnn"; its model.py defines the configuration.
+        assignments: such as "box_score_thresh=0.3" or "anchor_sizes=16,32,64,128,256".
+
+    Raises:
+        ValueError: a form other than key=value, an unknown field, one given twice, or a value of
+            another type.
+    """
+    texts: dict[str, str] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ValueError(f"--set {assignment!r} found, expected key=value")
+        if key.strip() in texts:
+            raise ValueError(f"--set {key.strip()} is given twice; remove one of them")
+        texts[key.strip()] = text.strip()
+    if not texts:
+        return {}
+    kinds = get_type_hints(config_type(family))
+    for key in texts:
+        if key not in kinds:
+            close = difflib.get_close_matches(key, kinds, n=3) or sorted(kinds)
+            raise ValueError(f"--set {key!r} found, expected one of {', '.join(close)}")
+    return {key: _value(text, kinds[key], key) for key, text in texts.items()}
+
+
+def config_type(family: str) -> type:
+    """Return the configuration dataclass of a family: the one of its model.py named ...Config."""
+    module = importlib.import_module(f"edgeseg.models.{family}.model")
+    found = [
+        value
+        for name, value in vars(module).items()
+        if name.endswith("Config") and is_dataclass(value) and value.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{module.__name__} defines {len(found)} configurations, expected one"
+    assert isinstance(found[0], type)
+    return found[0]
+
+
+def _value(text: str, kind: Any, key: str) -> Any:
+    """Return the value of a text as the type `kind`: a scalar, a tuple of scalars, or None."""
+    if get_origin(kind) in (Union, types.UnionType):
+        if text.lower() == "none":
+            return None
+        kind = next(member for member in get_args(kind) if member is not types.NoneType)
+    if get_origin(kind) is tuple:
+        return _tuple(text, get_args(kind), key)
+    expected, read = _SCALARS[kind]
+    try:
+        return read(text)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"--set {key}={text} found, expected {expected}") from error
+
+
+def _tuple(text: str, kinds: tuple[Any, ...], key: str) -> tuple[Any, ...]:
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if kinds[1:] == (Ellipsis,):
+        return tuple(_value(part, kinds[0], key) for part in parts)
+    if len(parts) != len(kinds):
+        raise ValueError(
+            f"--set {key}={text} found, expected {len(kinds)} values separated by commas"
+        )
+    return tuple(_value(part, kind, key) for part, kind in zip(parts, kinds, strict=True))
+
+
+_SCALARS: dict[Any, tuple[str, Callable[[str], Any]]] = {
+    bool: ("true or false", lambda text: _TRUTHS[text.lower()]),
+    int: ("a whole number", int),
+    float: ("a number", float),
+    str: ("text", str),
+}

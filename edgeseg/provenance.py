@@ -1,0 +1,100 @@
+"""Rebuilds the PyTorch model that a bundle was exported from, and proves that it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeseg_runtime.errors import EdgesegError
+from edgeseg_runtime.manifest import Manifest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RANDOM = "random"
+"""Weights source of a model that was exported without weights."""
+RANDOM_SEED = 0
+
+
+class ReferenceMismatch(EdgesegError):
+    """The model that was rebuilt is not the one that the bundle was exported from."""
+
+
+def build_reference(
+    name: str,
+    *,
+    weights: str | None,
+    image_size: tuple[int, int] | None,
+    config: Mapping[str, Any],
+) -> nn.Module:
+    """Return a model as `edgeseg.create_model` does; random weights are the same every time."""
+    import torch
+
+    import edgeseg
+
+    if weights is None:
+        torch.manual_seed(RANDOM_SEED)
+    return edgeseg.create_model(name, weights=weights, image_size=image_size, **config)
+
+
+def weights_source(weights: str | None) -> str:
+    """Return what a bundle's provenance says of the weights: "random", "shapes" or a full path."""
+    if weights is None:
+        return RANDOM
+    return weights if weights == "shapes" else str(Path(weights).absolute())
+
+
+def rebuild_reference(manifest: Manifest, *, weights: str | None = None) -> nn.Module:
+    """Return the PyTorch model of a bundle.
+
+    Args:
+        manifest: of the bundle; its provenance names configuration and weights.
+        weights: the checkpoint, where it is no longer where it was at the export.
+
+    Raises:
+        ValueError: the provenance does not say how the model was made, or its checkpoint is gone.
+        CheckpointError: the checkpoint is damaged or of another model.
+        ReferenceMismatch: these are other weights than the exported ones.
+    """
+    from edgeseg_export.bundle import weights_sha256
+
+    provenance = manifest.provenance
+    config, expected = provenance.get("config"), provenance.get("weights_sha256")
+    if not isinstance(config, Mapping) or not isinstance(expected, str):
+        raise ValueError(
+            f"the bundle of {manifest.name} does not record how its model was made, so the torch "
+            "reference cannot be rebuilt: leave torch out of --backends, or export it again"
+        )
+    source = weights or _recorded_weights(manifest)
+    options = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
+    }
+    model = build_reference(
+        manifest.name,
+        weights=None if source == RANDOM else source,
+        image_size=options.pop("image_size", None),
+        config=options,
+    )
+    found = weights_sha256(model)
+    if found != expected:
+        raise ReferenceMismatch(
+            f"the weights {source} are not those that the bundle was exported from: sha256 "
+            f"{expected[:12]} expected, {found[:12]} found. Give the original checkpoint with "
+            "--weights, or export again"
+        )
+    return model
+
+
+def _recorded_weights(manifest: Manifest) -> str:
+    source = manifest.provenance.get("weights")
+    if not isinstance(source, str):
+        raise ValueError(
+            f"the bundle of {manifest.name} does not record its checkpoint: give it with --weights"
+        )
+    if source not in {RANDOM, "shapes"} and not Path(source).is_file():
+        raise ValueError(
+            f"the checkpoint {source} that the bundle was exported from is not there any more: "
+            "give it with --weights, or leave torch out of --backends"
+        )
+    return source

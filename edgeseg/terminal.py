@@ -1,0 +1,109 @@
+"""What the command line writes: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from rich.console import Console, RenderableType
+from rich.logging import RichHandler
+from rich.text import Text
+
+from edgeseg.progress import StageProgress
+
+PIPE_WIDTH = 160
+"""Columns of tables that are written to a file or pipe."""
+
+
+class Terminal:
+    """The two output streams of one command.
+
+    With `--json` stdout gets exactly one JSON object, and what is meant for people goes to stderr.
+
+    Attributes:
+        is_json: whether a machine reads the result.
+        verbosity: -1 quiet, 0 normal, 1 with details and tracebacks, 2 with debugging output.
+        has_result: whether the result was written.
+    """
+
+    def __init__(self) -> None:
+        self.is_json = False
+        self.verbosity = 0
+        self.has_result = False
+        self._stdout: TextIO = sys.stdout
+        self._people = _console(sys.stdout)
+        self.errors = _console(sys.stderr)
+
+    def configure(self, *, is_json: bool, verbose: int, quiet: bool) -> None:
+        """Choose the form and amount of output, and send the libraries' logs to stderr."""
+        self.is_json = is_json
+        self.verbosity = -1 if quiet else verbose
+        if is_json:
+            self._people = self.errors
+        _set_up_logging(self.errors, self.verbosity)
+
+    def progress(self, *, keeps_stages: bool = True) -> StageProgress:
+        """Return progress bars on stderr."""
+        return StageProgress(
+            self.errors, keeps_stages=keeps_stages, is_visible=self.verbosity >= 0
+        )
+
+    def show(self, *renderables: RenderableType) -> None:
+        """Write what people want to see of a result."""
+        if self.verbosity >= 0:
+            for renderable in renderables:
+                self._people.print(renderable)
+
+    def note(self, message: str) -> None:
+        """Write a remark to stderr."""
+        if self.verbosity >= 0:
+            self.errors.print(Text.assemble(("note: ", "cyan"), message), soft_wrap=True)
+
+    def finish(self, document: Mapping[str, Any], *, last_line: object = None) -> None:
+        """Write the result: the document with `--json`, else the line that a script may read."""
+        if self.is_json:
+            self._stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        elif last_line is not None:
+            self._stdout.write(f"{last_line}\n")
+        self._stdout.flush()
+        self.has_result = True
+
+    def fail(self, error: BaseException, message: str, *, exit_code: int) -> None:
+        """Write why the command failed; with -v, the traceback too."""
+        if self.verbosity > 0:
+            self.errors.print(
+                Text("".join(traceback.format_exception(error)).rstrip()), soft_wrap=True
+            )
+        self.errors.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+        if self.is_json and not self.has_result:
+            kind = type(error).__name__
+            self.finish({"error": {"type": kind, "message": message, "exit_code": exit_code}})
+
+
+def _console(stream: TextIO) -> Console:
+    is_wide = stream.isatty() or "COLUMNS" in os.environ
+    return Console(file=stream, width=None if is_wide else PIPE_WIDTH, highlight=False)
+
+
+def _set_up_logging(console: Console, verbosity: int) -> None:
+    level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("edgeseg", "edgeseg_bench", "edgeseg_export", "edgeseg_runtime"):
+        logging.getLogger(name).setLevel(level)
+    if verbosity < 1:
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    logging.captureWarnings(True)
+
+
+def close_broken_pipe() -> None:
+    """Give Python another stdout to flush at its end, after the reader of ours went away."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
