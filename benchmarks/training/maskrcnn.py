@@ -37,7 +37,7 @@ from rcnn_losses import Targets, maskrcnn_losses
 
 MAX_OBJECTS = 10
 WARM_UP_STEPS = 200
-CHECKPOINT_EVERY = 200
+CHECKPOINT_EVERY = 100
 LOSS_WEIGHTS = {"rpn_score": 1.0, "rpn_box": 1.0, "class": 1.0, "box": 1.0, "mask": 1.0}
 
 
@@ -116,7 +116,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of weights and log")
-    parser.add_argument("--steps", type=int, default=2400, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=900, help="optimiser steps")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0)
