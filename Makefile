@@ -1,0 +1,47 @@
+# Everything happens in .venv; each command prepares what it needs.
+# Another interpreter: make setup PYTHON=python3.12
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+DEMO_OUT ?= out/demo
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+INSTALLED := .venv/.installed
+# torch's exact pin, asked for on its own: a range would let pip take a newer build with CUDA.
+TORCH := $(shell sed -n 's/^torch==/&/p' constraints.txt)
+HAS_RTX := $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test demo lint format
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: $(INSTALLED)  ## create .venv and install everything that development needs
+
+test: setup  ## run all tests
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+demo: setup  ## export, compile, run and benchmark a small model on built-in pictures
+	@$(BIN)/python benchmarks/demo.py --out $(DEMO_OUT)
+
+lint: setup  ## check style and types
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: setup  ## format the code and apply the linter's safe fixes
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))" || \
+	  { echo "$$($(PYTHON) --version) found, expected 3.10 to 3.13: make setup PYTHON=python3.12"; exit 1; }
+	@echo "Installing into .venv; the first time this takes a few minutes."
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PIP) "$(TORCH)"
+	@$(PIP) --editable ".[dev]"
+	@$(if $(HAS_RTX),$(PIP) --editable ".[tensorrt-rtx]" || \
+	  echo "TensorRT-RTX could not be installed: what needs it is skipped.")
+	@touch $@

@@ -1,0 +1,132 @@
+"""What the two wheels hold, and that the runtime's runs a bundle where nothing else is installed."""
+
+import email
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import edgeseg
+import edgeseg_runtime
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_BUNDLE = Path(__file__).with_name("run_bundle.py")
+VERSION = edgeseg_runtime.__version__
+MAX_RUNTIME_WHEEL_BYTES = 200_000
+
+
+def build_wheel(project, out):
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
+    subprocess.run([*command, str(project)], check=True, capture_output=True, text=True)
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheels")
+    return {
+        "edgeseg": build_wheel(ROOT, folder / "edgeseg"),
+        "edgeseg_runtime": build_wheel(ROOT / "runtime", folder / "runtime"),
+    }
+
+
+def names(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def metadata(wheel):
+    (name,) = (n for n in names(wheel) if n.endswith(".dist-info/METADATA"))
+    with zipfile.ZipFile(wheel) as archive:
+        return email.message_from_bytes(archive.read(name))
+
+
+@pytest.mark.parametrize(
+    ("distribution", "expected"),
+    [
+        (
+            "edgeseg",
+            {"edgeseg", "edgeseg_bench", "edgeseg_export", "edgeseg_runtime"},
+        ),
+        ("edgeseg_runtime", {"edgeseg_runtime"}),
+    ],
+)
+def test_a_wheel_installs_exactly_these_top_level_names(wheels, distribution, expected):
+    found = {name.split("/")[0] for name in names(wheels[distribution])}
+    assert found == expected | {f"{distribution}-{VERSION}.dist-info"}
+
+
+def test_both_wheels_hold_the_same_runtime(wheels):
+    runtime = [{n for n in names(w) if n.startswith("edgeseg_runtime/")} for w in wheels.values()]
+    assert runtime[0] == runtime[1]
+    assert "edgeseg_runtime/backends/trt.py" in runtime[0]
+
+
+@pytest.mark.parametrize("distribution", ["edgeseg", "edgeseg_runtime"])
+def test_a_wheel_is_typed_and_carries_its_licence(wheels, distribution):
+    found = names(wheels[distribution])
+    packages = {name.split("/")[0] for name in found if name.endswith("/__init__.py")}
+    assert packages <= {name.split("/")[0] for name in found if name.endswith("/py.typed")}
+    assert f"{distribution}-{VERSION}.dist-info/licenses/LICENSE" in found
+    assert metadata(wheels[distribution])["License-Expression"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("distribution", ["edgeseg", "edgeseg_runtime"])
+def test_a_wheel_holds_code_and_shipped_weights_only(wheels, distribution):
+    suffixes = {Path(n).suffix for n in names(wheels[distribution]) if ".dist-info/" not in n}
+    assert suffixes <= {".py", ".typed", ".md", ".safetensors"}
+
+
+def test_the_runtime_wheel_is_small_and_demands_numpy_and_opencv_only(wheels):
+    wheel = wheels["edgeseg_runtime"]
+    assert wheel.stat().st_size < MAX_RUNTIME_WHEEL_BYTES
+    demands = [d for d in metadata(wheel).get_all("Requires-Dist") if "extra ==" not in d]
+    assert sorted(demand.split(">")[0] for demand in demands) == ["numpy", "opencv-python"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    torch.manual_seed(0)
+    model = edgeseg.create_model("maskrcnn_tiny", image_size=128, box_detections_per_img=8)
+    folder = tmp_path_factory.mktemp("device") / "bundle"
+    return edgeseg.export_bundle(model, folder, num_images=1)
+
+
+@pytest.fixture(scope="module")
+def device_python(wheels, tmp_path_factory):
+    """The interpreter of a machine that has the runtime, NumPy, OpenCV and ONNX Runtime."""
+    folder = tmp_path_factory.mktemp("device") / "venv"
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
+    done = subprocess.run(
+        [*install, wheels["edgeseg_runtime"], "onnxruntime"], capture_output=True, text=True
+    )
+    if done.returncode and not os.environ.get("CI"):
+        pytest.skip(f"no package index within reach: {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stderr
+    return python
+
+
+@pytest.mark.slow
+def test_the_runtime_wheel_alone_gives_the_same_results(device_python, bundle, tmp_path):
+    def run(python, *arguments):
+        command = [python, "-I", RUN_BUNDLE, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    for name in ("torch", "onnx", "typer", "edgeseg"):
+        absent = subprocess.run([device_python, "-I", "-c", f"import {name}"], capture_output=True)
+        assert b"ModuleNotFoundError" in absent.stderr, name
+
+    here = run(sys.executable, bundle, "here.npz")
+    assert here.returncode == 0, here.stderr
+    assert len(np.load(tmp_path / "here.npz")["scores"]) > 0
+    there = run(device_python, bundle, "there.npz", "--expected", "here.npz")
+    assert there.returncode == 0, there.stdout + there.stderr
