@@ -262,6 +262,8 @@ def _run_provider(onnxruntime: Any, model: bytes, name: str) -> dict[str, Any]:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if name != CPU_PROVIDER:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints when it falls back
             session = onnxruntime.InferenceSession(model, options, providers=[name])

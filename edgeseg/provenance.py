@@ -1,4 +1,4 @@
-"""Rebuilds the PyTorch model that a bundle was exported from, and proves that it is the same."""
+"""Builds the PyTorch model of an export so that a benchmark can build the very same one again."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
-    from torch import nn
+    from edgeseg.models.reference import ReferenceModel
 
 RANDOM = "random"
 """Weights source of a model that was exported without weights."""
 RANDOM_SEED = 0
 
 
-class ReferenceMismatch(EdgesegError):
+class ReferenceMismatchError(EdgesegError):
     """The model that was rebuilt is not the one that the bundle was exported from."""
 
 
-def build_reference(
+def build_model(
     name: str,
     *,
     weights: str | None,
     image_size: tuple[int, int] | None,
     config: Mapping[str, Any],
-) -> nn.Module:
+) -> ReferenceModel:
     """Return a model as `edgeseg.create_model` does; random weights are the same every time."""
     import torch
 
@@ -45,7 +45,7 @@ def weights_source(weights: str | None) -> str:
     return weights if weights == "shapes" else str(Path(weights).absolute())
 
 
-def rebuild_reference(manifest: Manifest, *, weights: str | None = None) -> nn.Module:
+def rebuild_model(manifest: Manifest, *, weights: str | None = None) -> ReferenceModel:
     """Return the PyTorch model of a bundle.
 
     Args:
@@ -55,7 +55,7 @@ def rebuild_reference(manifest: Manifest, *, weights: str | None = None) -> nn.M
     Raises:
         ValueError: the provenance does not say how the model was made, or its checkpoint is gone.
         CheckpointError: the checkpoint is damaged or of another model.
-        ReferenceMismatch: these are other weights than the exported ones.
+        ReferenceMismatchError: these are other weights than the exported ones.
     """
     from edgeseg_export.bundle import weights_sha256
 
@@ -70,7 +70,7 @@ def rebuild_reference(manifest: Manifest, *, weights: str | None = None) -> nn.M
     options = {
         key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
     }
-    model = build_reference(
+    model = build_model(
         manifest.name,
         weights=None if source == RANDOM else source,
         image_size=options.pop("image_size", None),
@@ -78,7 +78,7 @@ def rebuild_reference(manifest: Manifest, *, weights: str | None = None) -> nn.M
     )
     found = weights_sha256(model)
     if found != expected:
-        raise ReferenceMismatch(
+        raise ReferenceMismatchError(
             f"the weights {source} are not those that the bundle was exported from: sha256 "
             f"{expected[:12]} expected, {found[:12]} found. Give the original checkpoint with "
             "--weights, or export again"

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 import cv2
 import numpy as np
+
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.image import Image

@@ -102,7 +102,10 @@ def _is_section(value: Any) -> bool:
 
 def _table(title: str) -> Table:
     return Table(
-        title=Text(title) if title else None, title_justify="left", title_style="bold cyan", box=None
+        title=Text(title) if title else None,
+        title_justify="left",
+        title_style="bold cyan",
+        box=None,
     )
 
 

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
@@ -26,14 +26,19 @@ class Terminal:
 
     With `--json` stdout gets exactly one JSON object, and what is meant for people goes to stderr.
 
+    Args:
+        arguments: of the command line.
+
     Attributes:
+        arguments: the same.
         is_json: whether a machine reads the result.
         verbosity: -1 quiet, 0 normal, 1 with details and tracebacks, 2 with debugging output.
         has_result: whether the result was written.
     """
 
-    def __init__(self) -> None:
-        self.is_json = False
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = tuple(arguments)
+        self.is_json = "--json" in arguments
         self.verbosity = 0
         self.has_result = False
         self._stdout: TextIO = sys.stdout
@@ -50,9 +55,7 @@ class Terminal:
 
     def progress(self, *, keeps_stages: bool = True) -> StageProgress:
         """Return progress bars on stderr."""
-        return StageProgress(
-            self.errors, keeps_stages=keeps_stages, is_visible=self.verbosity >= 0
-        )
+        return StageProgress(self.errors, keeps_stages=keeps_stages, is_visible=self.verbosity >= 0)
 
     def show(self, *renderables: RenderableType) -> None:
         """Write what people want to see of a result."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import platform
@@ -64,6 +65,7 @@ def export_bundle(
     allow_mismatch: bool = False,
     overwrite: bool = False,
     command: Sequence[str] | None = None,
+    weights_source: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Path:
     """Export ``model`` to ``folder`` and prove that the graph computes what the model computes.
@@ -86,6 +88,8 @@ def export_bundle(
         allow_mismatch: write the bundle even if the check fails; the manifest says so.
         overwrite: replace an existing bundle.
         command: the command line, for the record.
+        weights_source: where the weights came from, for the record: ``edgeseg bench`` rebuilds
+            the model from there.
         progress: called as progress(stage, done, total).
 
     Returns:
@@ -124,7 +128,7 @@ def export_bundle(
             precision=precision,
             artifacts={"onnx": artifact},
             parity=parity.to_json(),
-            provenance=_provenance(model, command),
+            provenance=_provenance(model, command, weights_source),
         ).save(partial_folder)
         _compile(partial_folder, backends, targets, progress)
     progress("write", 1, 1)
@@ -144,6 +148,15 @@ def build_graph(
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the graph of {manifest.name} is not valid ONNX: {error}") from error
     return tapped
+
+
+def weights_sha256(model: ReferenceModel) -> str:
+    """Return the digest of a model's parameters and buffers, names included."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def _check_options(precision: str, calibration: None, backends: Sequence[str]) -> None:
@@ -227,11 +240,26 @@ def _compile(
 
     for backend in backends:
         if backend != "onnxruntime":
-            progress(f"compile for {backend}", 0, 1)
-            build_bundle(folder, flavour=backend, targets=targets or None)
+            stage = f"compile for {backend}"
+            progress(stage, 0, 1)
+            # Its many phases are one stage here; being called at all lets Ctrl-C end the build.
+            build_bundle(
+                folder,
+                flavour=backend,
+                targets=targets or None,
+                progress=functools.partial(_report_stage, progress, stage),
+            )
 
 
-def _provenance(model: ReferenceModel, command: Sequence[str] | None) -> dict[str, Any]:
+def _report_stage(
+    progress: Progress, stage: str, _phase: str, _num_done: int, _num_steps: int
+) -> None:
+    progress(stage, 0, 1)
+
+
+def _provenance(
+    model: ReferenceModel, command: Sequence[str] | None, weights_source: str | None
+) -> dict[str, Any]:
     return {
         "edgeseg": __version__,
         "torch": torch.__version__,
@@ -242,20 +270,13 @@ def _provenance(model: ReferenceModel, command: Sequence[str] | None) -> dict[st
         "command": list(
             command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]]
         ),
-        "weights_sha256": _weights_digest(model),
+        "weights": weights_source,
+        "weights_sha256": weights_sha256(model),
         "config": {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(model.config).items()
         },
     }
-
-
-def _weights_digest(model: ReferenceModel) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager

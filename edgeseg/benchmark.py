@@ -1,0 +1,110 @@
+"""Benchmarks a bundle: opens its engines and its PyTorch model, and measures them together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.memory import peak_memory
+from edgeseg_bench.results import BenchReport
+from edgeseg_bench.runner import run_bench
+from edgeseg_runtime import Manifest, Predictor, load
+from edgeseg_runtime.backends import BACKENDS
+
+TORCH = "torch"
+KEYPOINT_OUTPUT = "keypoint_heatmaps"
+
+Progress = Callable[[str, int, int], None]
+
+
+def benchmark(
+    folder: Path,
+    *,
+    data: str,
+    backends: Sequence[str],
+    weights: str | None,
+    limit: int | None,
+    is_quick: bool,
+    score: float,
+    threads: int | None,
+    engines_folder: Path | None,
+    progress: Progress,
+) -> BenchReport:
+    """Measure a bundle on several engines.
+
+    Args:
+        folder: the bundle.
+        data: see `edgeseg_bench.datasets.open_dataset`.
+        backends: "torch" for the original model, and engines of the runtime.
+        weights: the exported checkpoint, if it is no longer in its place.
+        limit: use only the first pictures; None = all.
+        is_quick: measure for seconds rather than a minute.
+        score: from which score the reference's detections count for agreement.
+        threads: of every engine on the CPU; None = their own choice.
+        engines_folder: of TensorRT engines that the user built.
+        progress: called as progress(stage, done, total).
+
+    Raises:
+        ValueError: an unknown backend or data set, or a model that cannot be rebuilt.
+        EdgesegError: a damaged bundle, another checkpoint than the exported one, a failing engine.
+    """
+    unknown = [name for name in backends if name != TORCH and name not in BACKENDS]
+    if unknown:
+        raise ValueError(
+            f"--backends {unknown[0]!r} found, expected some of {', '.join([TORCH, *BACKENDS])}"
+        )
+    manifest = Manifest.load(folder)
+    is_keypoint_model = any(output.name == KEYPOINT_OUTPUT for output in manifest.outputs)
+    dataset = open_dataset(
+        data, limit=limit, kind="person_keypoints" if is_keypoint_model else "instances"
+    )
+    with contextlib.ExitStack() as stack:
+        predictors: dict[str, Predictor[Any]] = {}
+        for done, name in enumerate(backends):
+            progress("load", done, len(backends))
+            if name == TORCH:
+                predictor = _torch_predictor(manifest, weights, threads)
+            else:
+                predictor = load(
+                    folder, backend=name, threads=threads, **_options(name, engines_folder)
+                )
+            predictors[name] = stack.enter_context(predictor)
+        memory: dict[str, int] = {}
+        engines = [name for name in backends if name != TORCH]
+        for done, name in enumerate(engines):
+            progress("memory", done, len(engines))
+            if engines_folder is None or name == "onnxruntime":
+                memory[name] = peak_memory(folder, backend=name, threads=threads).peak_bytes
+        return run_bench(
+            predictors,
+            dataset,
+            limit=limit,
+            quick=is_quick,
+            score_threshold=score,
+            peak_memory_bytes=memory,
+            settings={"threads": threads, "backends": list(backends), "data": data},
+            on_progress=progress,
+        )
+
+
+def _torch_predictor(
+    manifest: Manifest, weights: str | None, threads: int | None
+) -> Predictor[Any]:
+    import torch
+
+    from edgeseg import torch_predictor
+    from edgeseg.provenance import rebuild_model
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch_predictor(rebuild_model(manifest, weights=weights))
+
+
+def _options(name: str, engines_folder: Path | None) -> dict[str, Any]:
+    """Return the options of a backend; a folder of engines concerns TensorRT only."""
+    if engines_folder is None or name == "onnxruntime":
+        return {}
+    return {"engines_folder": engines_folder}

@@ -1,0 +1,504 @@
+"""The command line of edgeseg: models, export, build, bench, run, inspect, doctor.
+
+Commands import what they need themselves, so that `edgeseg --help` is quick and `edgeseg build`
+needs no torch. Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 a check
+failed, 2 usage, 3 corrupt artifact, 4 engine or device missing, 5 out of memory, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgeseg.terminal import Terminal, close_broken_pipe
+
+INTERRUPTED = 130
+app = typer.Typer(
+    name="edgeseg",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Bundle = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Folder that `edgeseg export` wrote.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout.")]
+Verbose = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="More details, tracebacks; -vv for all.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and the last line only.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of the engine; its own choice if left out.")
+]
+Engines = Annotated[
+    Path | None,
+    typer.Option(help="Folder of TensorRT engines that you built yourself; engines are programs."),
+]
+IMAGE_SIZE_HELP = "Network input, HEIGHTxWIDTH or one number; the model's own if left out."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `arguments` are those of the process if None."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    terminal = Terminal(arguments)
+    command = typer.main.get_command(app)
+    try:
+        with _termination_as_interrupt():
+            code = command.main(arguments, prog_name="edgeseg", standalone_mode=False, obj=terminal)
+    except BrokenPipeError:
+        close_broken_pipe()
+        return 1
+    except KeyboardInterrupt as error:
+        return _interrupted(terminal, error)
+    except Exception as error:  # noqa: BLE001  the one place where everything ends
+        if isinstance(error, typer.Abort):
+            return _interrupted(terminal, error)
+        return _failed(terminal, error, arguments)
+    if code == INTERRUPTED and not terminal.has_result:
+        return _interrupted(terminal, KeyboardInterrupt())
+    return code if isinstance(code, int) else 0
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from edgeseg_runtime import __version__
+
+        typer.echo(f"edgeseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Export, verify and deploy segmentation and key-point models."""
+
+
+@app.command()
+def models(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="Show this model alone.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """List the models: size, licence and published accuracy."""
+    from edgeseg.catalogue import card_from_spec, row_from_card
+    from edgeseg.models import get_spec, list_models
+    from edgeseg.tables import sections_from_document, table_of_rows
+
+    terminal = _terminal(ctx, json, verbose, quiet)
+    cards = [card_from_spec(get_spec(known)) for known in ([name] if name else list_models())]
+    tasks = sorted({card["task"] for card in cards})
+    if task is not None and task not in tasks:
+        raise ValueError(f"--task {task!r} found, expected one of {', '.join(tasks)}")
+    cards = [card for card in cards if task in (None, card["task"])]
+    if name:
+        terminal.show(*sections_from_document(cards[0]))
+    else:
+        terminal.show(table_of_rows("Models", [row_from_card(card) for card in cards]))
+    terminal.finish({"models": cards})
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="A name that `edgeseg models` lists.")],
+    weights: Annotated[
+        str | None,
+        typer.Option(help='Checkpoint, or "shapes" for the built-in ones; random if left out.'),
+    ] = None,
+    image_size: Annotated[str | None, typer.Option(help=IMAGE_SIZE_HELP)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the bundle; NAME-HxW if left out.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="Arithmetic of the network.")] = "fp32",
+    backends: Annotated[
+        str, typer.Option(help="Engines the bundle is for; TensorRT's are compiled right away.")
+    ] = "onnxruntime",
+    target: Annotated[
+        str | None, typer.Option(help="GPU architectures for tensorrt_rtx, such as sm86,sm89.")
+    ] = None,
+    dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = False,
+    num_classes: Annotated[
+        int | None, typer.Option(min=1, help="Classes of the checkpoint, as its original counts.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the model's configuration."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Pictures for the parity check; built-in if left out.")
+    ] = None,
+    num_images: Annotated[int, typer.Option(min=1, help="How many pictures to check.")] = 4,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest relative difference from the PyTorch model.")
+    ] = 1e-3,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Write the bundle even if the check fails.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a bundle.")] = False,
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Export a model as a bundle, and prove that it computes what PyTorch computes."""
+    from edgeseg.models import get_spec
+    from edgeseg.options import image_size_from_text, names_from_text, settings_from_text
+
+    terminal = _terminal(ctx, json, verbose, quiet)
+    spec = get_spec(name)
+    size = image_size_from_text(image_size) if image_size else None
+    engines = names_from_text("--backends", backends)
+    targets = names_from_text("--target", target) if target else ()
+    started = time.monotonic()
+    with terminal.progress() as progress:
+        progress("load PyTorch and the model", 0, 1)
+        config = settings_from_text(spec.family, settings or ())
+        if num_classes is not None:
+            config["num_classes"] = num_classes
+        from edgeseg.provenance import build_model, weights_source
+        from edgeseg_export.bundle import export_bundle
+
+        model = build_model(name, weights=weights, image_size=size, config=config)
+        height, width = model.config.image_size
+        if weights is None:
+            terminal.note(f"the weights of {name} are random: give --weights CHECKPOINT")
+        folder = export_bundle(
+            model,
+            out or Path(f"{name}-{height}x{width}"),
+            precision=precision,
+            backends=engines,
+            targets=targets,
+            dynamic_batch=dynamic_batch,
+            images=_pictures(images, num_images) if images else None,
+            num_images=num_images,
+            tolerance=tolerance,
+            allow_mismatch=allow_mismatch,
+            overwrite=overwrite,
+            command=["edgeseg", *terminal.arguments],
+            weights_source=weights_source(weights),
+            progress=progress,
+        )
+    _finish_export(terminal, folder, time.monotonic() - started)
+
+
+@app.command()
+def build(
+    ctx: typer.Context,
+    bundle: Bundle,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Compile ahead for these GPUs (sm86,sm89,...); else for this machine's."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="tensorrt or tensorrt_rtx; chosen by what there is if left out."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the engines.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Size given to a free batch axis.")] = 1,
+    workspace: Annotated[
+        float | None, typer.Option(help="Scratch memory of the builder, in GiB.")
+    ] = None,
+    level: Annotated[
+        int, typer.Option(min=0, max=5, help="0 builds fast, 5 gives the fastest engine.")
+    ] = 3,
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Compile a bundle's TensorRT engines; needs no torch."""
+    from edgeseg.options import names_from_text
+    from edgeseg.tables import table_of_rows
+    from edgeseg_runtime.engines import EngineOptions, build_bundle
+
+    terminal = _terminal(ctx, json, verbose, quiet)
+    options = EngineOptions(
+        batch=batch,
+        workspace_bytes=None if workspace is None else round(workspace * 2**30),
+        optimization_level=level,
+    )
+    with terminal.progress(keeps_stages=False) as progress:
+        engines = build_bundle(
+            bundle,
+            flavour=engine,
+            targets=names_from_text("--target", target) if target else None,
+            out=out,
+            force=force,
+            options=options,
+            progress=progress,
+        )
+    rows = [
+        {
+            "file": str(found.path) if found.path else None,
+            "engine": found.key.flavour,
+            "version": found.key.version,
+            "targets": list(found.key.targets),
+            "size_bytes": found.size_bytes,
+            "seconds": round(found.build_s, 2),
+            "is_new": found.is_new,
+            "sha256": found.sha256,
+        }
+        for found in engines
+    ]
+    terminal.show(table_of_rows("Engines", rows))
+    terminal.finish({"engines": rows})
+
+
+@app.command()
+def bench(
+    ctx: typer.Context,
+    bundle: Bundle,
+    data: Annotated[
+        str, typer.Option(help='"shapes" (built in), "coco:FOLDER" or "coco:FOLDER:SPLIT".')
+    ] = "shapes",
+    backends: Annotated[
+        str, typer.Option(help="What to compare; torch is the original model.")
+    ] = "torch,onnxruntime",
+    weights: Annotated[
+        str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of a minute.")] = False,
+    score: Annotated[
+        float, typer.Option(min=0, max=1, help="Reference detections that count for agreement.")
+    ] = 0.3,
+    threads: Threads = None,
+    engines: Engines = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of the report; NAME-bench if left out."),
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Compare accuracy and latency of a bundle's engines and the PyTorch model."""
+    from edgeseg.benchmark import benchmark
+    from edgeseg.options import names_from_text
+    from edgeseg_bench.report import render_table, write_report
+
+    terminal = _terminal(ctx, json, verbose, quiet)
+    with terminal.progress() as progress:
+        report = benchmark(
+            bundle,
+            data=data,
+            backends=names_from_text("--backends", backends),
+            weights=weights,
+            limit=limit,
+            is_quick=quick,
+            score=score,
+            threads=threads,
+            engines_folder=engines,
+            progress=progress,
+        )
+    files = write_report(report, out or Path(f"{bundle.resolve().name}-bench"))
+    terminal.show(render_table(report), *(f"wrote {file}" for file in files))
+    terminal.finish({"files": [str(file) for file in files], "report": dataclasses.asdict(report)})
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    bundle: Bundle,
+    source: Annotated[
+        str, typer.Argument(help="Picture, folder, pattern, video, number of a camera, or URL.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path(
+        "edgeseg-run"
+    ),
+    backend: Annotated[
+        str, typer.Option(help="auto, onnxruntime, tensorrt or tensorrt_rtx.")
+    ] = "auto",
+    score: Annotated[float, typer.Option(min=0, max=1, help="Leave out less sure ones.")] = 0.3,
+    draw: Annotated[bool, typer.Option(help="Write annotated pictures or a video.")] = True,
+    save_json: Annotated[bool, typer.Option(help="Write COCO results, predictions.json.")] = True,
+    threads: Threads = None,
+    engines: Engines = None,
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Run a bundle on pictures, a video or a camera; needs no torch."""
+    from edgeseg.recording import record, stop_on_signals
+    from edgeseg_runtime import Source, load
+
+    terminal = _terminal(ctx, json, verbose, quiet)
+    options: dict[str, Any] = {} if engines is None else {"engines_folder": engines}
+    with terminal.progress() as progress, stop_on_signals() as stop:
+        frames = Source(source, stop=stop)
+        progress("load the bundle", 0, 1)
+        with load(bundle, backend=backend, threads=threads, **options) as predictor:
+            used = predictor.backend.name
+            outcome = record(
+                predictor,
+                frames,
+                out,
+                score=score,
+                draws=draw,
+                writes_json=save_json,
+                stop=stop,
+                progress=progress,
+            )
+    summary = {
+        **dataclasses.asdict(outcome),
+        "files": [str(file) for file in outcome.files],
+        "folder": str(out),
+        "backend": used,
+    }
+    terminal.show(
+        f"{outcome.num_frames} frames on {used}, {outcome.num_detections} detections from score "
+        f"{score} on, {outcome.num_skipped} frames skipped"
+    )
+    if outcome.num_nonfinite:
+        terminal.note(f"{outcome.num_nonfinite} detections were dropped: NaN or infinite numbers")
+    terminal.finish(summary, last_line=out)
+    if outcome.was_interrupted:
+        terminal.note("interrupted; what was done by then is written")
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def inspect(
+    ctx: typer.Context,
+    path: Annotated[Path, typer.Argument(help="A bundle's folder, or an .onnx file.")],
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Describe a bundle or an ONNX file, and check that nothing in it is damaged."""
+    from edgeseg.inspection import inspect_path
+    from edgeseg.tables import sections_from_document
+
+    terminal = _terminal(ctx, json, verbose, quiet)
+    document = inspect_path(path)
+    terminal.show(*sections_from_document(document))
+    terminal.finish(document)
+    if not document["is_intact"]:
+        damaged = [entry["status"] for entry in document["artifacts"] if entry["status"] != "ok"]
+        terminal.note("\n".join(damaged))
+        raise typer.Exit(3)
+
+
+@app.command()
+def doctor(
+    ctx: typer.Context, json: Json = False, verbose: Verbose = 0, quiet: Quiet = False
+) -> None:
+    """Examine this machine: versions, engines that really run, and how to mend the rest."""
+    from edgeseg.doctor import examine
+    from edgeseg.tables import sections_from_document
+
+    terminal = _terminal(ctx, json, verbose, quiet)
+    with terminal.progress(keeps_stages=False) as progress:
+        progress("examine this machine", 0, 1)
+        document = examine()
+    terminal.show(*sections_from_document(document))
+    if not document["findings"]:
+        terminal.show("Nothing to mend.")
+    terminal.finish(document)
+    if any(finding["severity"] == "error" for finding in document["findings"]):
+        raise typer.Exit(1)
+
+
+def _terminal(ctx: typer.Context, json: bool, verbose: int, quiet: bool) -> Terminal:
+    """Return the terminal of this command; from here on libraries that print do so on stderr."""
+    terminal = ctx.obj
+    assert isinstance(terminal, Terminal)
+    terminal.configure(is_json=json, verbose=verbose, quiet=quiet)
+    ctx.with_resource(contextlib.redirect_stdout(sys.stderr))
+    return terminal
+
+
+def _pictures(source: Path, count: int) -> list[Any]:
+    """Return the first pictures of a folder, pattern or file."""
+    import itertools
+
+    from edgeseg_runtime import Source
+
+    return [frame.image for frame in itertools.islice(Source(source), count)]
+
+
+def _finish_export(terminal: Terminal, folder: Path, seconds: float) -> None:
+    from edgeseg.tables import table_of_rows, text_from_bytes
+    from edgeseg_runtime import Manifest
+
+    manifest = Manifest.load(folder)
+    parity, onnx = manifest.parity, manifest.artifact("onnx")
+    rows = [
+        {"output": name, "largest difference": value, "relative": parity["stages"].get(name)}
+        for name, value in parity["max_abs"].items()
+    ]
+    terminal.show(
+        table_of_rows(f"Parity with {parity['reference']}", rows),
+        f"{parity['num_images']} pictures of {parity['data']}, {parity['num_detections']} "
+        f"detections, {parity['num_unmatched']} unmatched; tolerance {parity['tolerance']:g}",
+        f"{onnx.file} {text_from_bytes(onnx.size_bytes)}, {seconds:.1f} s",
+    )
+    if not parity["is_within_tolerance"]:
+        terminal.note("the bundle differs from the PyTorch model more than the tolerance allows")
+    document = {
+        "folder": str(folder),
+        "name": manifest.name,
+        "precision": manifest.precision,
+        "size_bytes": onnx.size_bytes,
+        "seconds": round(seconds, 2),
+        "parity": dict(parity),
+    }
+    terminal.finish(document, last_line=folder)
+
+
+def option_names() -> list[str]:
+    """Return the names of all commands' options, such as "--out"."""
+    commands = getattr(typer.main.get_command(app), "commands", {})
+    names = {name for command in commands.values() for p in command.params for name in p.opts}
+    return sorted(name for name in names if name.startswith("--"))
+
+
+# ---------------------------------------------------------------- errors
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a command the way Ctrl-C does, so that it cleans up behind itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(terminal: Terminal, error: BaseException) -> int:
+    terminal.fail(error, "interrupted", exit_code=INTERRUPTED)
+    return INTERRUPTED
+
+
+def _failed(terminal: Terminal, error: Exception, arguments: Sequence[str]) -> int:
+    from edgeseg.failures import explain
+
+    exit_code, message = explain(error, arguments, option_names())
+    terminal.fail(error, message, exit_code=exit_code)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Says what an error means to whoever typed the command: its exit code and a message that helps."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from edgeseg_runtime.errors import EdgesegError
+
+SPELLINGS = {
+    "batch": "--dynamic-batch", "conf": "--score", "device": "--backend", "format": "--backends",
+    "half": "--precision fp16", "imgsz": "--image-size", "int8": "--precision int8",
+    "model": "--weights", "output": "--out", "save": "--draw", "source": "the second argument",
+}  # fmt: skip
+"""Options of other exporters -> ours, for the message when somebody types one."""
+
+
+def explain(error: Exception, arguments: Sequence[str], options: Sequence[str]) -> tuple[int, str]:
+    """Return the exit code and the message of an error.
+
+    Args:
+        error: what ended the command.
+        arguments: of the command line, to tell what was probably meant.
+        options: all that exist, such as "--out".
+    """
+    if isinstance(error, EdgesegError):
+        return error.exit_code, str(error)
+    if hasattr(error, "format_message"):  # click's; typer brings its own copy of click, or not
+        return 2, _usage_message(error, arguments, options)
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        return 5, f"the memory is exhausted: choose a smaller --image-size ({error})"
+    if isinstance(error, ImportError):
+        return 4, f"{error}; install it with pip (`edgeseg doctor` shows what is there)"
+    if isinstance(error, ValueError | FileExistsError):
+        return 2, str(error)
+    if isinstance(error, OSError):
+        return 1, str(error)
+    return 1, (
+        f"unexpected {type(error).__name__}: {error}. This is a mistake in edgeseg: please report "
+        "it with what -v shows"
+    )
+
+
+def _usage_message(error: Any, arguments: Sequence[str], options: Sequence[str]) -> str:
+    """Return click's message, what was probably meant, and where to read on."""
+    message = str(error.format_message()).rstrip(".") + "."
+    hints = [hint for argument in arguments if (hint := _hint(argument, options))]
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "edgeseg"
+    return " ".join([message, *hints, f"See {command} --help."])
+
+
+def _hint(argument: str, options: Sequence[str]) -> str | None:
+    """Return how to write `key=value` or another exporter's `--option` here, if that is known."""
+    match = re.fullmatch(r"(-*)([A-Za-z][\w-]*)(=.*)?", argument)
+    if match is None or (not match[1] and match[3] is None) or f"--{match[2]}" in options:
+        return None
+    name = match[2].replace("-", "_")
+    known = SPELLINGS.get(name)
+    if known is None and not match[1]:
+        close = difflib.get_close_matches(f"--{name.replace('_', '-')}", options, n=1)
+        known = close[0] if close else None
+    return f"For {shlex.quote(argument)} write {known}." if known else None
