@@ -58,12 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         close_broken_pipe()
         return 1
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, typer.Abort) as error:
         return _interrupted(terminal, error)
     except Exception as error:  # noqa: BLE001  the one place where everything ends
-        if isinstance(error, typer.Abort):
-            return _interrupted(terminal, error)
         return _failed(terminal, error, arguments)
+    finally:
+        terminal.close()
     if code == INTERRUPTED and not terminal.has_result:
         return _interrupted(terminal, KeyboardInterrupt())
     return code if isinstance(code, int) else 0
@@ -92,7 +92,9 @@ def root(
 @app.command()
 def models(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Show this model alone.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show this model alone.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
     json: Json = False,
     verbose: Verbose = 0,
@@ -119,7 +121,9 @@ def models(
 @app.command()
 def export(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="A name that `edgeseg models` lists.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A name that `edgeseg models` lists.")
+    ],
     weights: Annotated[
         str | None,
         typer.Option(help='Checkpoint, or "shapes" for the built-in ones; random if left out.'),
@@ -135,7 +139,9 @@ def export(
     target: Annotated[
         str | None, typer.Option(help="GPU architectures for tensorrt_rtx, such as sm86,sm89.")
     ] = None,
-    dynamic_batch: Annotated[bool, typer.Option(help="Leave the batch size free.")] = False,
+    dynamic_batch: Annotated[
+        bool, typer.Option("--dynamic-batch", help="Leave the batch size free.")
+    ] = False,
     num_classes: Annotated[
         int | None, typer.Option(min=1, help="Classes of the checkpoint, as its original counts.")
     ] = None,
@@ -228,6 +234,7 @@ def build(
     from edgeseg.options import names_from_text
     from edgeseg.tables import table_of_rows
     from edgeseg_runtime.engines import EngineOptions, build_bundle
+    from edgeseg_runtime.errors import BackendUnavailable
 
     terminal = _terminal(ctx, json, verbose, quiet)
     options = EngineOptions(
@@ -235,16 +242,24 @@ def build(
         workspace_bytes=None if workspace is None else round(workspace * 2**30),
         optimization_level=level,
     )
+    targets = names_from_text("--target", target) if target else None
     with terminal.progress(keeps_stages=False) as progress:
-        engines = build_bundle(
-            bundle,
-            flavour=engine,
-            targets=names_from_text("--target", target) if target else None,
-            out=out,
-            force=force,
-            options=options,
-            progress=progress,
-        )
+        try:
+            engines = build_bundle(
+                bundle,
+                flavour=engine,
+                targets=targets,
+                out=out,
+                force=force,
+                options=options,
+                progress=progress,
+            )
+        except BackendUnavailable as error:
+            if targets:
+                raise
+            raise BackendUnavailable(
+                f"{error} To compile for other machines on this one, give --target sm86,sm89"
+            ) from error
     rows = [
         {
             "file": str(found.path) if found.path else None,
@@ -254,7 +269,6 @@ def build(
             "size_bytes": found.size_bytes,
             "seconds": round(found.build_s, 2),
             "is_new": found.is_new,
-            "sha256": found.sha256,
         }
         for found in engines
     ]
@@ -309,9 +323,10 @@ def bench(
             engines_folder=engines,
             progress=progress,
         )
-    files = write_report(report, out or Path(f"{bundle.resolve().name}-bench"))
-    terminal.show(render_table(report), *(f"wrote {file}" for file in files))
-    terminal.finish({"files": [str(file) for file in files], "report": dataclasses.asdict(report)})
+    folder = out or Path(f"{bundle.resolve().name}-bench")
+    files = [str(file) for file in write_report(report, folder)]
+    terminal.show(render_table(report), f"wrote {' and '.join(files)}")
+    terminal.finish({"files": files, "report": dataclasses.asdict(report)}, last_line=folder)
 
 
 @app.command()
@@ -319,7 +334,10 @@ def run(
     ctx: typer.Context,
     bundle: Bundle,
     source: Annotated[
-        str, typer.Argument(help="Picture, folder, pattern, video, number of a camera, or URL.")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Picture, folder, pattern, video, number of a camera, or URL."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path(
         "edgeseg-run"
@@ -378,23 +396,26 @@ def run(
 @app.command()
 def inspect(
     ctx: typer.Context,
-    path: Annotated[Path, typer.Argument(help="A bundle's folder, or an .onnx file.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A bundle's folder, or an .onnx file.")
+    ],
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Describe a bundle or an ONNX file, and check that nothing in it is damaged."""
-    from edgeseg.inspection import inspect_path
+    """Describe a bundle or an ONNX file (-v: in full), and check that nothing is damaged."""
+    from edgeseg.inspection import inspect_path, summary_from_document
     from edgeseg.tables import sections_from_document
+    from edgeseg_runtime.errors import BundleError
 
     terminal = _terminal(ctx, json, verbose, quiet)
     document = inspect_path(path)
-    terminal.show(*sections_from_document(document))
+    shown = document if verbose else summary_from_document(document)
+    terminal.show(*sections_from_document(shown))
     terminal.finish(document)
     if not document["is_intact"]:
         damaged = [entry["status"] for entry in document["artifacts"] if entry["status"] != "ok"]
-        terminal.note("\n".join(damaged))
-        raise typer.Exit(3)
+        raise BundleError("\n".join(damaged))
 
 
 @app.command()

@@ -46,7 +46,8 @@ def explain(error: Exception, arguments: Sequence[str], options: Sequence[str]) 
 
 def _usage_message(error: Any, arguments: Sequence[str], options: Sequence[str]) -> str:
     """Return click's message, what was probably meant, and where to read on."""
-    message = str(error.format_message()).rstrip(".") + "."
+    message = str(error.format_message()).rstrip(".")
+    message += "" if message.endswith("?") else "."
     hints = [hint for argument in arguments if (hint := _hint(argument, options))]
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "edgeseg"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from edgeseg_runtime.manifest import Artifact, Manifest, read_artifact
 OWN_DOMAIN = "edgeseg"
 STANDARD_DOMAINS = ("", "ai.onnx")
 ENGINES_FOLDER = "engines"
+MAX_OPERATORS = 16
 MAX_ONNX_BYTES = 2**31 - 1
 
 
@@ -42,6 +44,19 @@ def inspect_path(path: Path) -> dict[str, Any]:
         "is_intact": True,
         **_inspect_graph(path.read_bytes(), path.name),
     }
+
+
+def summary_from_document(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `inspect_path` found without its long parts, which a person rarely wants."""
+    summary = dict(document)
+    for section, part in (("parity", "stages"), ("provenance", "config")):
+        if section in summary:
+            summary[section] = {k: v for k, v in summary[section].items() if k != part}
+    operators = list(summary["operators"].items()) if "operators" in summary else []
+    if len(operators) > MAX_OPERATORS:
+        rest = sum(count for _, count in operators[MAX_OPERATORS:])
+        summary["operators"] = {**dict(operators[:MAX_OPERATORS]), "all others": rest}
+    return summary
 
 
 def _inspect_bundle(folder: Path) -> dict[str, Any]:
@@ -146,7 +161,7 @@ def _value_info(value: Any) -> dict[str, Any]:
     tensor = value.type.tensor_type
     return {
         "name": value.name,
-        "dtype": onnx.TensorProto.DataType.Name(tensor.elem_type).lower(),
+        "dtype": onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
         "shape": [
             size.dim_value if size.HasField("dim_value") else size.dim_param or "?"
             for size in tensor.shape.dim

@@ -54,7 +54,6 @@ class StageProgress:
         self._progress.update(self._task, completed=done, total=total if total > 1 else None)
 
     def __enter__(self) -> StageProgress:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -65,9 +64,11 @@ class StageProgress:
     ) -> None:
         if error is None:
             self._finish()
-        self._progress.stop()
+        if self._stage is not None:
+            self._progress.stop()
 
     def _begin(self, stage: str) -> None:
+        self._progress.start()
         self._stage = stage
         if self._task is None or self._keeps_stages:
             self._task = self._progress.add_task(stage, total=None)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 import cv2
@@ -148,8 +149,16 @@ class _JsonList:
         self._stream.write(self._separator + json.dumps(entry, allow_nan=False))
         self._separator = ",\n"
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        is_useless = error is not None and self._separator == "[\n"
         try:
+            if is_useless:
+                return
             self._stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
             self._stream.flush()
             os.fsync(self._stream.fileno())

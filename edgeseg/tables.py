@@ -114,4 +114,4 @@ def _title(key: str) -> str:
 
 
 def _heading(name: str) -> str:
-    return name.removesuffix(_BYTES).replace("_", " ")
+    return name.removesuffix(_BYTES)

@@ -17,8 +17,10 @@ from rich.text import Text
 
 from edgeseg.progress import StageProgress
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 200
 """Columns of tables that are written to a file or pipe."""
+PACKAGES = ("edgeseg", "edgeseg_bench", "edgeseg_export", "edgeseg_runtime")
+_LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
 
 class Terminal:
@@ -44,6 +46,10 @@ class Terminal:
         self._stdout: TextIO = sys.stdout
         self._people = _console(sys.stdout)
         self.errors = _console(sys.stderr)
+        self._handler = RichHandler(
+            console=self.errors, show_time=False, show_path=False, markup=False
+        )
+        self._handler.setFormatter(logging.Formatter("%(message)s"))
 
     def configure(self, *, is_json: bool, verbose: int, quiet: bool) -> None:
         """Choose the form and amount of output, and send the libraries' logs to stderr."""
@@ -51,7 +57,19 @@ class Terminal:
         self.verbosity = -1 if quiet else verbose
         if is_json:
             self._people = self.errors
-        _set_up_logging(self.errors, self.verbosity)
+        level = _LEVELS.get(self.verbosity, logging.DEBUG)
+        for name in PACKAGES:
+            logging.getLogger(name).setLevel(level)
+        logging.getLogger("py.warnings").setLevel(logging.WARNING if verbose > 0 else logging.ERROR)
+        logging.captureWarnings(True)
+        logging.getLogger().addHandler(self._handler)
+
+    def close(self) -> None:
+        """Leave logging as it was."""
+        logging.getLogger().removeHandler(self._handler)
+        logging.captureWarnings(False)
+        for name in (*PACKAGES, "py.warnings"):
+            logging.getLogger(name).setLevel(logging.NOTSET)
 
     def progress(self, *, keeps_stages: bool = True) -> StageProgress:
         """Return progress bars on stderr."""
@@ -91,19 +109,13 @@ class Terminal:
 
 def _console(stream: TextIO) -> Console:
     is_wide = stream.isatty() or "COLUMNS" in os.environ
-    return Console(file=stream, width=None if is_wide else PIPE_WIDTH, highlight=False)
-
-
-def _set_up_logging(console: Console, verbosity: int) -> None:
-    level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
-    handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    for name in ("edgeseg", "edgeseg_bench", "edgeseg_export", "edgeseg_runtime"):
-        logging.getLogger(name).setLevel(level)
-    if verbosity < 1:
-        logging.getLogger("py.warnings").setLevel(logging.ERROR)
-    logging.captureWarnings(True)
+    return Console(
+        file=stream,
+        width=None if is_wide else PIPE_WIDTH,
+        highlight=False,
+        markup=False,  # paths and messages may hold brackets
+        emoji=False,
+    )
 
 
 def close_broken_pipe() -> None:
