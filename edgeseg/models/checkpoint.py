@@ -152,7 +152,7 @@ def _unnest(state: StateDict) -> StateDict:
 
 def _as_tensor(value: Any, key: str) -> Tensor:
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
     if isinstance(value, Tensor):
         return value
     raise CheckpointError(f"{key}: {type(value).__name__} found, expected an array or a tensor")
