@@ -20,6 +20,8 @@ help:  ## list the commands
 
 setup: $(INSTALLED)  ## create .venv and install everything that development needs
 
+# One thread each: the workers fill the cores, and OpenMP waits badly for cores that are taken.
+test: export OMP_NUM_THREADS := 1
 test: setup  ## run all tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 

@@ -77,7 +77,7 @@ def run_demo(out: Path, weights: str) -> None:
     say("Compare accuracy and latency with PyTorch")
     edgeseg(
         "bench", bundle, "--data", "shapes", "--backends", "torch,onnxruntime",
-        "--limit", str(NUM_BENCH_PICTURES), "--quick", "-o", str(out / "report"),
+        "--limit", str(NUM_BENCH_PICTURES), "--quick", "--threads", "1", "-o", str(out / "report"),
     )  # fmt: skip
 
 
