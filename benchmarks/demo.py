@@ -26,8 +26,9 @@ MODEL = "maskrcnn_tiny"
 TARGETS = "sm86,sm89,sm120"
 NUM_PICTURES = 12
 NUM_BENCH_PICTURES = 60
-TILE = 240
-TILES = (2, 4)
+TILE = 240  # pixels a side, with the gap to the next one
+GAP = 6
+TILES = (2, 4)  # rows, columns
 
 
 def main() -> int:
@@ -105,7 +106,7 @@ def write_sheet(pictures: list[Path], path: Path) -> None:
     for number, picture in enumerate(pictures[: rows * columns]):
         image = cv2.imread(str(picture))
         assert image is not None, picture
-        scale = TILE / max(image.shape[:2])
+        scale = (TILE - GAP) / max(image.shape[:2])
         tile = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         top, left = (number // columns) * TILE, (number % columns) * TILE
         top += (TILE - tile.shape[0]) // 2
