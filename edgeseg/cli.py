@@ -22,9 +22,9 @@ import typer
 from edgeseg.terminal import Terminal, close_broken_pipe
 
 INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 app = typer.Typer(
     name="edgeseg",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -49,11 +49,11 @@ IMAGE_SIZE_HELP = "Network input, HEIGHTxWIDTH or one number; the model's own if
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` are those of the process if None."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     terminal = Terminal(arguments)
     command = typer.main.get_command(app)
     try:
-        with _termination_as_interrupt():
+        with _signals_as_interrupts(terminal):
             code = command.main(arguments, prog_name="edgeseg", standalone_mode=False, obj=terminal)
     except BrokenPipeError:
         close_broken_pipe()
@@ -496,16 +496,26 @@ def option_names() -> list[str]:
 
 
 @contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a command the way Ctrl-C does, so that it cleans up behind itself."""
+def _signals_as_interrupts(terminal: Terminal) -> Iterator[None]:
+    """Let SIGTERM end a command the way Ctrl-C does, so that it cleans up behind itself.
+
+    An exception that is raised while a vendor's library calls back may get lost there (TensorRT's
+    builder swallows it), so the terminal remembers the signal and its progress bars raise again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        terminal.is_interrupted = True
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupted(terminal: Terminal, error: BaseException) -> int:

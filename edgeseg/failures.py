@@ -57,11 +57,13 @@ def _usage_message(error: Any, arguments: Sequence[str], options: Sequence[str])
 def _hint(argument: str, options: Sequence[str]) -> str | None:
     """Return how to write `key=value` or another exporter's `--option` here, if that is known."""
     match = re.fullmatch(r"(-*)([A-Za-z][\w-]*)(=.*)?", argument)
-    if match is None or (not match[1] and match[3] is None) or f"--{match[2]}" in options:
+    if match is None:
         return None
-    name = match[2].replace("-", "_")
-    known = SPELLINGS.get(name)
-    if known is None and not match[1]:
-        close = difflib.get_close_matches(f"--{name.replace('_', '-')}", options, n=1)
-        known = close[0] if close else None
+    dashes, name, value = match.groups()
+    option = f"--{name.replace('_', '-')}"
+    if (dashes and option in options) or (not dashes and value is None):
+        return None
+    known = SPELLINGS.get(name.replace("-", "_"))
+    if known is None and not dashes:
+        known = next(iter(difflib.get_close_matches(option, options, n=1)), None)
     return f"For {shlex.quote(argument)} write {known}." if known else None

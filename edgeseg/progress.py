@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -26,11 +27,19 @@ class StageProgress:
         console: where to draw; on anything but a terminal only the finished bars are written.
         keeps_stages: leave finished stages on the screen; otherwise one line shows the latest.
         is_visible: draw at all.
+        is_cancelled: asked at every report and at the end; True raises KeyboardInterrupt.
     """
 
     def __init__(
-        self, console: Console, *, keeps_stages: bool = True, is_visible: bool = True
+        self,
+        console: Console,
+        *,
+        keeps_stages: bool = True,
+        is_visible: bool = True,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_visible = is_visible
+        self._is_cancelled = is_cancelled
         self._keeps_stages = keeps_stages
         self._stage: str | None = None
         self._task: TaskID | None = None
@@ -42,11 +51,18 @@ class StageProgress:
             TimeElapsedColumn(),
             console=console,
             transient=not keeps_stages,
-            disable=not is_visible,
         )
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show how far a stage is."""
+        """Show how far a stage is.
+
+        Raises:
+            KeyboardInterrupt: the command was cancelled.
+        """
+        if self._is_cancelled():
+            raise KeyboardInterrupt
+        if not self._is_visible:
+            return
         if stage != self._stage:
             self._finish()
             self._begin(stage)
@@ -66,6 +82,8 @@ class StageProgress:
             self._finish()
         if self._stage is not None:
             self._progress.stop()
+        if error is None and self._is_cancelled():
+            raise KeyboardInterrupt
 
     def _begin(self, stage: str) -> None:
         self._progress.start()

@@ -36,6 +36,7 @@ class Terminal:
         is_json: whether a machine reads the result.
         verbosity: -1 quiet, 0 normal, 1 with details and tracebacks, 2 with debugging output.
         has_result: whether the result was written.
+        is_interrupted: whether a signal asked the command to end.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -43,6 +44,7 @@ class Terminal:
         self.is_json = "--json" in arguments
         self.verbosity = 0
         self.has_result = False
+        self.is_interrupted = False
         self._stdout: TextIO = sys.stdout
         self._people = _console(sys.stdout)
         self.errors = _console(sys.stderr)
@@ -72,8 +74,14 @@ class Terminal:
             logging.getLogger(name).setLevel(logging.NOTSET)
 
     def progress(self, *, keeps_stages: bool = True) -> StageProgress:
-        """Return progress bars on stderr."""
-        return StageProgress(self.errors, keeps_stages=keeps_stages, is_visible=self.verbosity >= 0)
+        """Return progress bars on stderr; they raise KeyboardInterrupt after a signal."""
+        is_visible = self.verbosity >= 0 and (keeps_stages or self.errors.is_terminal)
+        return StageProgress(
+            self.errors,
+            keeps_stages=keeps_stages,
+            is_visible=is_visible,
+            is_cancelled=lambda: self.is_interrupted,
+        )
 
     def show(self, *renderables: RenderableType) -> None:
         """Write what people want to see of a result."""

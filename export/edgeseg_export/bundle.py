@@ -131,7 +131,7 @@ def export_bundle(
             provenance=_provenance(model, command, weights_source),
         ).save(partial_folder)
         _compile(partial_folder, backends, targets, progress)
-    progress("write", 1, 1)
+        progress("finish", 0, 1)  # what is cancelled by now leaves nothing
     return folder
 
 

@@ -1,0 +1,333 @@
+"""Commands that take a bundle, on one that runs in milliseconds: build, run, inspect, bench."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+from tiny_bundle import write_bundle
+
+from edgeseg.tables import sections_from_document, text_from_bytes, text_from_value
+
+# ---------------------------------------------------------------- run
+
+
+def test_run_writes_annotated_pictures_and_coco_results(command, tiny, pictures, tmp_path):
+    out = tmp_path / "out"
+    code, text, err = command("run", tiny, pictures, "-o", out)
+    assert code == 0
+    assert text.splitlines() == [
+        "2 frames on onnxruntime, 6 detections from score 0.3 on, 1 frames skipped",
+        str(out),
+    ]
+    assert "damaged.png cannot be used as a picture" in err
+    assert sorted(path.name for path in out.iterdir()) == ["0.jpg", "1.jpg", "predictions.json"]
+    assert cv2.imread(str(out / "0.jpg")).shape == (60, 80, 3)
+    results = json.loads((out / "predictions.json").read_text())
+    assert [entry["image_id"] for entry in results] == [0, 0, 0, 1, 1, 1]
+    assert {entry["file_name"] for entry in results} == {
+        str(pictures / "0.png"),
+        str(pictures / "1.png"),
+    }
+    assert set(results[0]) == {
+        "image_id", "category_id", "bbox", "score", "segmentation", "file_name",
+    }  # fmt: skip
+
+
+def test_run_leaves_out_what_is_not_wanted(command, tiny, pictures, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["run", tiny, pictures, "-o", out, "--score", "0.8", "--threads", "1"]
+    code, summary = command.json(*arguments, "--no-draw")
+    assert code == 0
+    assert summary["num_detections"] == 2
+    assert [path.name for path in out.iterdir()] == ["predictions.json"]
+    assert command("run", tiny, pictures / "1.png", "-o", tmp_path / "b", "--no-save-json")[0] == 0
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["1.jpg"]
+
+
+def test_run_annotates_a_video_at_its_own_speed(command, tiny, video, tmp_path):
+    code, summary = command.json("run", tiny, video, "-o", tmp_path / "out")
+    assert code == 0
+    assert summary["num_frames"] == 10
+    assert [Path(name).name for name in summary["files"]] == [
+        "annotated.mp4",
+        "predictions.json",
+    ]
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "annotated.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == 10
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 10
+    capture.release()
+
+
+def test_pictures_of_the_same_name_do_not_replace_each_other(command, tiny, pictures, tmp_path):
+    other = pictures / "other"
+    other.mkdir()
+    (pictures / "0.png").rename(other / "1.png")
+    code, _, _ = command("run", tiny, pictures / "**" / "1.png", "-o", tmp_path / "out", "-q")
+    assert code == 0
+    assert {"1.jpg", "1-2.jpg"} < {path.name for path in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "message"),
+    [
+        ("nowhere", 2, "nowhere does not exist; expected a picture, a folder"),
+        ("damaged.png", 2, "damaged.png cannot be used as a picture"),
+    ],
+)
+def test_a_source_without_pictures_leaves_no_results(
+    command, tiny, pictures, tmp_path, source, code, message
+):
+    found, _, err = command("run", tiny, pictures / source, "-o", tmp_path / "out")
+    assert found == code
+    assert message in err
+    assert not list((tmp_path / "out").glob("*"))
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_an_engine_that_is_not_there_exits_with_4(command, tiny, pictures, tmp_path):
+    code, _, err = command("run", tiny, pictures, "-o", tmp_path, "--backend", "tensorrt")
+    assert code == 4
+    assert "install it" in err
+    code, _, err = command("run", tiny, pictures, "-o", tmp_path, "--backend", "magic")
+    assert code == 2
+    assert "expected one of auto, onnxruntime, tensorrt, tensorrt_rtx" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_was_done(tiny, tmp_path, number):
+    """The source never ends by itself: a folder of pictures that takes far longer than the test."""
+    pictures = tmp_path / "many"
+    pictures.mkdir()
+    image = cv2.imencode(".png", cv2.resize(cv2.UMat(2, 2, cv2.CV_8UC3), (400, 300)))[1].tobytes()
+    for index in range(3000):
+        (pictures / f"{index:05d}.png").write_bytes(image)
+    out = tmp_path / "out"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "edgeseg", "run", tiny, pictures, "-o", out, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_until(lambda: len(list(out.glob("*.jpg"))) > 2)
+    running.send_signal(number)
+    stdout, stderr = running.communicate(timeout=60)
+    assert running.returncode == 130, stderr
+    summary = json.loads(stdout)
+    assert summary["was_interrupted"]
+    assert 2 < summary["num_frames"] < 3000
+    results = json.loads((out / "predictions.json").read_text())
+    assert len(results) == summary["num_detections"]
+    assert len(list(out.glob("*.jpg"))) == summary["num_frames"]
+    assert not list(out.glob(".*"))
+    assert "interrupted; what was done by then is written" in stderr
+
+
+# ---------------------------------------------------------------- inspect
+
+
+def test_inspect_describes_a_bundle(command, tiny):
+    code, document = command.json("inspect", tiny)
+    assert code == 0
+    assert document["is_intact"]
+    assert document["model"]["name"] == "tiny"
+    assert document["inputs"][0] == {"name": "image", "dtype": "uint8", "shape": [1, 48, 64, 3]}
+    assert document["artifacts"][0]["status"] == "ok"
+    assert document["operators"]["Conv"] == 1
+    assert document["graph"]["opsets"] == {"ai.onnx": 17}
+    assert document["engines"] == []
+    code, text, _ = command("inspect", tiny)
+    assert code == 0
+    assert "1x48x64x3" in text
+    assert "__background__, circle, square" in text
+
+
+def test_inspect_finds_a_flipped_bit(command, tiny):
+    path = tiny / "model.onnx"
+    content = bytearray(path.read_bytes())
+    content[400] ^= 1
+    path.write_bytes(content)
+    code, out, err = command("inspect", tiny)
+    assert code == 3
+    assert "is_intact  no" in out
+    assert "error: model.onnx is damaged: expected sha256" in err
+    code, document = command.json("inspect", tiny)
+    assert code == 3
+    assert not document["is_intact"]
+    assert "operators" not in document, "a damaged graph is not parsed"
+
+
+def test_inspect_describes_an_onnx_file(command, tiny):
+    code, document = command.json("inspect", tiny / "model.onnx")
+    assert code == 0
+    assert document["kind"] == "onnx"
+    assert document["outputs"][0] == {"name": "boxes", "dtype": "float32", "shape": [1, 4, 4]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "message"),
+    [
+        ("model.onnx", b"\xff\xff\xff", 3, "model.onnx is damaged: expected an ONNX model"),
+        ("model.onnx", b"", 3, "model.onnx is damaged: expected an ONNX model"),
+        ("model.txt", b"x", 2, "expected a bundle's folder or an .onnx file"),
+        ("missing.onnx", None, 2, "does not exist"),
+        (".", None, 3, "there is no bundle at"),
+    ],
+    ids=["garbage", "empty", "other-suffix", "missing", "empty-folder"],
+)
+def test_inspect_says_what_a_path_is_not(command, tmp_path, name, content, code, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    found, _, err = command("inspect", tmp_path / name)
+    assert found == code
+    assert message in err
+
+
+# ---------------------------------------------------------------- build
+
+
+def test_build_compiles_ahead_and_finds_it_again(command, tiny, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    out = tmp_path / "engines"
+    code, first = command.json("build", tiny, "--target", "sm86,sm75", "-o", out)
+    assert code == 0
+    assert [engine["targets"] for engine in first["engines"]] == [["sm75"], ["sm86"]]
+    assert all(engine["is_new"] for engine in first["engines"])
+    assert all((out / engine["file"]).is_file() for engine in first["engines"])
+    _, second = command.json("build", tiny, "--target", "sm86", "-o", out)
+    assert not second["engines"][0]["is_new"]
+    _, third = command.json("build", tiny, "--target", "sm86", "-o", out, "--force")
+    assert third["engines"][0]["is_new"]
+    code, text, _ = command("build", tiny, "--target", "sm86", "--engine", "tensorrt_rtx")
+    assert code == 0
+    assert "sm86" in text
+    _, document = command.json("inspect", tiny)
+    (engine,) = document["engines"]
+    assert engine["targets"] == ["sm86"]
+    assert engine["size_bytes"] > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--target", "sm12"], 2, "target is 'sm12'; expected one of sm75"),
+        (["--target", "sm86", "--engine", "magic"], 2, "expected one of tensorrt, tensorrt_rtx"),
+        (["--workspace", "0"], 2, "expected at least 1 MiB"),
+    ],
+)
+def test_build_refuses_what_it_cannot_do(command, tiny, options, code, message):
+    found, _, err = command("build", tiny, *options)
+    assert found == code
+    assert message in err
+
+
+def test_build_without_a_bundle_exits_with_3(command, tmp_path):
+    code, _, err = command("build", tmp_path, "--target", "sm86")
+    assert code == 3
+    assert "there is no bundle at" in err
+
+
+# ---------------------------------------------------------------- bench
+
+
+def test_bench_writes_its_report(command, tiny, tmp_path):
+    out = tmp_path / "report"
+    arguments = ["bench", tiny, "--backends", "onnxruntime", "--limit", "2", "--quick", "-o", out]
+    code, text, _ = command(*arguments, "--threads", "1")
+    assert code == 0
+    assert text.splitlines()[-1] == str(out)
+    assert "onnxruntime" in text
+    report = json.loads((out / "report.json").read_text())
+    (backend,) = report["backends"]
+    assert backend["peak_memory_bytes"] > 10e6
+    assert report["settings"] == {"threads": 1, "backends": ["onnxruntime"], "data": "shapes"}
+    assert (out / "report.md").read_text().startswith("# tiny on shapes:val, 2 pictures")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "does not record how its model was made, so the torch reference cannot be rebuilt"),
+        (["--backends", "tensorflow"], "expected some of torch, onnxruntime"),
+        (["--data", "imagenet"], "There is no data set 'imagenet'"),
+    ],
+    ids=["no-provenance", "backend", "data"],
+)
+def test_bench_refuses_what_it_cannot_measure(command, tiny, tmp_path, options, message):
+    code, _, err = command("bench", tiny, "-o", tmp_path / "report", *options)
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "report").exists()
+
+
+# ---------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("x", None, "-"),
+        ("x", True, "yes"),
+        ("x", 1e-7, "1e-07"),
+        ("size_bytes", 2_500_000, "2.5 MB"),
+        ("sha256", "0123456789abcdef", "0123456789ab"),
+        ("shape", [-1, 3], "batchx3"),
+        ("names", [], "none"),
+        ("names", list(range(14)), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, and 2 more"),
+    ],
+)
+def test_values_read_well(name, value, text):
+    assert text_from_value(name, value) == text
+
+
+def test_sizes_have_their_unit():
+    sizes = [text_from_bytes(value) for value in (0, 999, 1000, 1e6, 3.2e9)]
+    assert sizes == ["0 B", "999 B", "1.0 kB", "1.0 MB", "3.2 GB"]
+
+
+def test_a_document_becomes_a_table_for_each_section():
+    document = {"a": 1, "b": {"c": {"d": 2}}, "rows": [{"x": 1}, {"y": 2}], "none": [], "empty": {}}
+    tables = sections_from_document(document)
+    assert [table.row_count for table in tables] == [1, 1, 2]
+
+
+# ---------------------------------------------------------------- on the device
+
+
+def test_the_runtime_alone_builds_and_describes(tiny, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    info = _device("info", tiny)
+    assert info.returncode == 0, info.stderr
+    assert info.stdout.splitlines()[:2] == [
+        "tiny  instances  fp32",
+        "input  image  uint8  1x48x64x3",
+    ]
+    build = _device("build", tiny, "--target", "sm86", "--out", tmp_path / "engines")
+    assert build.returncode == 0, build.stderr
+    assert len(list((tmp_path / "engines").glob("*.engine"))) == 1
+
+
+def test_the_runtime_alone_has_the_same_exit_codes(tmp_path):
+    assert _device("info", tmp_path).returncode == 3
+    assert _device("build", tmp_path).returncode == 3
+    assert _device("build").returncode == 2
+    write_bundle(tmp_path / "tiny")
+    done = _device("build", tmp_path / "tiny", "--target", "sm1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: target is 'sm1'")
+
+
+def _device(*arguments):
+    command = [sys.executable, "-m", "edgeseg_runtime", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def _wait_until(is_ready, seconds=60):
+    end = time.monotonic() + seconds
+    while not is_ready():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)

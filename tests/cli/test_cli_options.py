@@ -1,0 +1,83 @@
+"""Text of options to values: sizes, lists and typed fields of a configuration."""
+
+import dataclasses
+
+import pytest
+
+from edgeseg.options import (
+    config_type,
+    image_size_from_text,
+    names_from_text,
+    settings_from_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("640", (640, 640)), ("800x1344", (800, 1344)), ("32X64", (32, 64))]
+)
+def test_a_size_is_height_and_width(text, size):
+    assert image_size_from_text(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "640x", "6 40", "-1", "1x2x3", "640.5", "1000000"])
+def test_anything_else_is_no_size(text):
+    with pytest.raises(ValueError, match="expected HEIGHTxWIDTH"):
+        image_size_from_text(text)
+
+
+def test_names_are_kept_once_and_in_order():
+    assert names_from_text("--backends", "torch, onnxruntime,torch") == ("torch", "onnxruntime")
+    with pytest.raises(ValueError, match=r"--backends ' ,' found, expected names"):
+        names_from_text("--backends", " ,")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("box_score_thresh=0.3", 0.3),
+        ("box_detections_per_img=10", 10),
+        ("roi_aligned=true", True),
+        ("roi_aligned=No", False),
+        ("backbone=resnet101", "resnet101"),
+        ("anchor_sizes=16,32,64", (16.0, 32.0, 64.0)),
+        ("labels=cat, dog", ("cat", "dog")),
+        ("labels=", ()),
+        ("mean=1,2,3.5", (1.0, 2.0, 3.5)),
+        ("box_min_size=none", None),
+        ("box_min_size=0.5", 0.5),
+    ],
+)
+def test_a_setting_has_the_type_of_its_field(text, value):
+    (found,) = settings_from_text("maskrcnn", [text]).values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["box_score_thresh"], "--set 'box_score_thresh' found, expected key=value"),
+        (["=3"], "expected key=value"),
+        (
+            ["box_score_tresh=0.3"],
+            "--set 'box_score_tresh' found, expected one of box_score_thresh",
+        ),
+        (["box_score_thresh=high"], "--set box_score_thresh=high found, expected a number"),
+        (["box_detections_per_img=1.5"], "expected a whole number"),
+        (["roi_aligned=maybe"], "expected true or false"),
+        (["mean=1,2"], "--set mean=1,2 found, expected 3 values separated by commas"),
+        (["num_classes=2", "num_classes=3"], "--set num_classes is given twice"),
+    ],
+)
+def test_a_wrong_setting_says_what_was_expected(texts, message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the wording is compared below
+        settings_from_text("maskrcnn", texts)
+    assert message in str(caught.value)
+
+
+def test_every_field_of_the_configuration_can_be_set():
+    config = config_type("maskrcnn")()
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert settings_from_text("maskrcnn", [f"{field.name}={text}"]) == {field.name: value}
