@@ -14,11 +14,13 @@ import torch
 
 import edgeseg
 import edgeseg_runtime
+from edgeseg.models import get_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_BUNDLE = Path(__file__).with_name("run_bundle.py")
 VERSION = edgeseg_runtime.__version__
 MAX_RUNTIME_WHEEL_BYTES = 200_000
+MAX_WEIGHTS_BYTES = 2_000_000
 
 
 def build_wheel(project, out):
@@ -82,6 +84,14 @@ def test_a_wheel_is_typed_and_carries_its_licence(wheels, distribution):
 def test_a_wheel_holds_code_and_shipped_weights_only(wheels, distribution):
     suffixes = {Path(n).suffix for n in names(wheels[distribution]) if ".dist-info/" not in n}
     assert suffixes <= {".py", ".typed", ".md", ".safetensors"}
+
+
+def test_the_weights_for_the_built_in_data_are_shipped(wheels):
+    shipped = {n for n in names(wheels["edgeseg"]) if n.endswith(".safetensors")}
+    models = [name for name in edgeseg.list_models() if get_spec(name).has_shapes_weights]
+    assert shipped == {f"edgeseg/weights/{name}.safetensors" for name in models}
+    with zipfile.ZipFile(wheels["edgeseg"]) as archive:
+        assert max(archive.getinfo(name).file_size for name in shipped) <= MAX_WEIGHTS_BYTES
 
 
 def test_the_runtime_wheel_is_small_and_demands_numpy_and_opencv_only(wheels):
