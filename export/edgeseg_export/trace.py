@@ -52,7 +52,7 @@ def trace(
                 opset_version=OPSET,
                 input_names=[spec.name for spec in manifest.inputs],
                 output_names=[*outputs, *taps],
-                dynamic_shapes=free if dynamic_batch else None,
+                dynamic_shapes=(free,) if dynamic_batch else None,
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:

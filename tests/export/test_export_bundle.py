@@ -1,0 +1,277 @@
+"""A bundle: what is in it, what it computes, and that it appears whole or not at all."""
+
+import dataclasses
+import hashlib
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+import edgeseg
+import edgeseg_runtime
+from edgeseg.models import model_manifest
+from edgeseg_bench.datasets import open_dataset
+from edgeseg_export.bundle import build_graph
+from edgeseg_export.parity import ParityError, measure_parity
+from edgeseg_runtime.manifest import Manifest
+
+PICTURES = [sample.image for sample in open_dataset("shapes", limit=3)]
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_bundle):
+    return onnx.load(tiny_bundle / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def tapped(tiny_model):
+    return build_graph(tiny_model, model_manifest(tiny_model))
+
+
+def test_a_bundle_is_two_files(tiny_bundle):
+    assert sorted(path.name for path in tiny_bundle.iterdir()) == ["manifest.json", "model.onnx"]
+    assert not [path for path in tiny_bundle.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_the_manifest_tells_what_a_device_needs(tiny_bundle):
+    manifest = Manifest.load(tiny_bundle)
+    assert [(s.name, s.dtype, s.shape) for s in manifest.inputs] == [
+        ("image", "uint8", (1, 256, 256, 3)),
+        ("image_size", "int32", (1, 2)),
+    ]
+    assert [(s.name, s.dtype, s.shape) for s in manifest.outputs] == [
+        ("boxes", "float32", (1, 30, 4)),
+        ("scores", "float32", (1, 30)),
+        ("labels", "int32", (1, 30)),
+        ("masks", "float32", (1, 30, 28, 28)),
+    ]
+    assert manifest.labels[1:] == ("disc", "square", "triangle", "star", "ring", "cross")
+    raw = (tiny_bundle / "model.onnx").read_bytes()
+    assert manifest.artifact("onnx").sha256 == hashlib.sha256(raw).hexdigest()
+    assert manifest.provenance["config"]["box_detections_per_img"] == 30
+    assert len(manifest.provenance["weights_sha256"]) == 64
+
+
+def test_the_manifest_holds_the_measured_parity(tiny_bundle):
+    parity = Manifest.load(tiny_bundle).parity
+    assert parity["is_within_tolerance"] is True
+    assert parity["first_stage_outside"] is None
+    assert parity["num_images"] == 4
+    assert parity["num_detections"] > 10
+    assert parity["num_unmatched"] == 0
+    assert list(parity["max_abs"]) == ["boxes", "scores", "labels", "masks"]
+    assert 0 < parity["stages"]["c2"] < 1e-5
+
+
+def test_edgeseg_s_operators_are_single_nodes(graph):
+    operators = Counter(node.op_type.split("_")[0] for node in graph.graph.node if node.domain)
+    assert operators == {"Nms": 2, "PyramidRoiAlign": 2}
+    assert {opset.domain: opset.version for opset in graph.opset_import} == {"": 20, "edgeseg": 1}
+    onnx.checker.check_model(graph, full_check=True)
+
+
+def test_every_engine_finds_only_operators_it_compiles(graph):
+    everything = [*graph.graph.node, *(node for body in graph.functions for node in body.node)]
+    operators = {node.op_type for node in everything}
+    refused = {"NonZero", "NonMaxSuppression", "RoiAlign", "DeformConv", "Gemm", "Einsum"}
+    assert operators & (refused | {"BatchNormalization"}) == set()
+
+
+def test_every_shape_is_known(graph):
+    for value in (*graph.graph.input, *graph.graph.output):
+        assert all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
+
+
+def test_the_file_says_nothing_of_the_machine_it_was_made_on(tiny_bundle):
+    raw = (tiny_bundle / "model.onnx").read_bytes()
+    for trace in (b"site-packages", b".py", b"stack_trace", b"pkg.torch"):
+        assert trace not in raw
+
+
+@pytest.mark.parametrize("image", PICTURES)
+def test_the_bundle_finds_what_the_model_finds(tiny_model, tiny_bundle, image):
+    expected = edgeseg.torch_predictor(tiny_model)(image)
+    with edgeseg_runtime.load(tiny_bundle, backend="onnxruntime") as predictor:
+        found = predictor(image)
+    assert len(found) == len(expected) > 0
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert (found.masks != expected.masks).mean() < 1e-5
+
+
+def test_exporting_again_gives_the_same_file(tiny_model, tiny_bundle, tmp_path):
+    again = edgeseg.export_bundle(tiny_model, tmp_path / "again", num_images=1)
+    assert (again / "model.onnx").read_bytes() == (tiny_bundle / "model.onnx").read_bytes()
+
+
+def test_a_free_batch_axis_gives_each_picture_its_own_result(tiny_model, tmp_path):
+    bundle = edgeseg.export_bundle(tiny_model, tmp_path / "free", dynamic_batch=True, num_images=1)
+    manifest = Manifest.load(bundle)
+    assert {spec.shape[0] for spec in (*manifest.inputs, *manifest.outputs)} == {-1}
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        (bundle / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"]
+    )
+    with edgeseg_runtime.load(bundle, backend="onnxruntime") as predictor:
+        inputs = [predictor.task.preprocess(image)[0] for image in PICTURES]
+        alone = [predictor.backend.run(each) for each in inputs]
+    together = session.run(
+        [spec.name for spec in manifest.outputs],
+        {name: np.concatenate([each[name] for each in inputs]) for name in inputs[0]},
+    )
+    for spec, batch in zip(manifest.outputs, together, strict=True):
+        for row, single in zip(batch, alone, strict=True):
+            np.testing.assert_allclose(row, single[spec.name][0], atol=1e-3)
+
+
+@pytest.mark.parametrize(("winner", "count"), [(0, 0), (1, 30)], ids=["none", "maximum"])
+def test_no_detection_and_the_maximum_twice_in_a_row(tmp_path, winner, count):
+    model = edgeseg.create_model("maskrcnn_tiny", weights="shapes", box_nms_thresh=1.0)
+    model.box_predictor.cls_score.bias.data[winner] += 50
+    bundle = edgeseg.export_bundle(model, tmp_path / "bundle", num_images=1)
+    with edgeseg_runtime.load(bundle, backend="onnxruntime") as predictor:
+        for _ in range(2):
+            result = predictor(PICTURES[0])
+            assert len(result) == count
+            assert result.masks.shape == (count, *PICTURES[0].shape[:2])
+
+
+def test_a_single_detection(tmp_path):
+    model = edgeseg.create_model("maskrcnn_tiny", weights="shapes", box_detections_per_img=1)
+    bundle = edgeseg.export_bundle(model, tmp_path / "bundle", num_images=1)
+    with edgeseg_runtime.load(bundle, backend="onnxruntime") as predictor:
+        assert [len(predictor(image)) for image in PICTURES[:2]] == [1, 1]
+
+
+def test_a_graph_that_differs_is_not_written(tiny_model, tmp_path):
+    with pytest.raises(ParityError, match=r"input|c2 is the first stage outside the tolerance"):
+        edgeseg.export_bundle(tiny_model, tmp_path / "bundle", num_images=1, tolerance=1e-12)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_differs_is_written_if_that_is_wanted_and_says_so(tiny_model, tmp_path):
+    bundle = edgeseg.export_bundle(
+        tiny_model, tmp_path / "bundle", num_images=1, tolerance=1e-12, allow_mismatch=True
+    )
+    parity = Manifest.load(bundle).parity
+    assert parity["is_within_tolerance"] is False
+    assert parity["first_stage_outside"] is not None
+
+
+@pytest.mark.parametrize(
+    ("weight", "stage"),
+    [
+        ("backbone.stages.1.0.conv1.conv.weight", "c3"),
+        ("fpn.output.2.conv.weight", "p4"),
+        ("rpn.deltas.weight", "rpn_deltas_p2"),
+        ("mask_head.predictor.weight", "mask_logits"),
+    ],
+)
+def test_the_first_stage_that_differs_is_named(tiny_model, tapped, weight, stage):
+    broken = onnx.ModelProto()
+    broken.CopyFrom(tapped)
+    (tensor,) = (t for t in broken.graph.initializer if t.name.endswith(weight))
+    array = onnx.numpy_helper.to_array(tensor) * np.float32(1.05)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    parity = measure_parity(
+        tiny_model,
+        broken,
+        model_manifest(tiny_model),
+        PICTURES[:1],
+        data="shapes",
+        tolerance=1e-3,
+    )
+    assert parity.first_stage_outside == stage
+    with pytest.raises(ParityError, match=f"{stage} is the first stage outside"):
+        parity.check()
+
+
+def test_a_detection_without_counterpart_is_no_parity(tiny_model, tapped):
+    model = edgeseg.create_model("maskrcnn_tiny", weights="shapes", box_detections_per_img=30)
+    parity = measure_parity(
+        model, tapped, model_manifest(model), PICTURES, data="shapes", tolerance=1e-3
+    )
+    parity.check()
+    with pytest.raises(ParityError, match="2 of 57 detections have no counterpart"):
+        dataclasses.replace(parity, num_detections=57, num_unmatched=2).check()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tiny_model, tmp_path):
+    folder = tmp_path / "precious"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work", encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="give another folder"):
+            edgeseg.export_bundle(tiny_model, folder, overwrite=overwrite)
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_bundle_is_replaced_only_when_that_is_wanted(tiny_model, tmp_path):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    edgeseg.export_bundle(tiny_model, folder, num_images=1)
+    before = (folder / "manifest.json").read_bytes()
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        edgeseg.export_bundle(tiny_model, folder, num_images=1)
+    with pytest.raises(ParityError):
+        edgeseg.export_bundle(tiny_model, folder, num_images=1, tolerance=1e-12, overwrite=True)
+    assert (folder / "manifest.json").read_bytes() == before
+    edgeseg.export_bundle(tiny_model, folder, num_images=2, overwrite=True)
+    assert Manifest.load(folder).parity["num_images"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+class _Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("stage", ["trace", "parity", "write"])
+def test_an_interrupted_export_leaves_nothing(tiny_model, tmp_path, stage):
+    def interrupt(name, done, total):
+        if name == stage:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        edgeseg.export_bundle(
+            tiny_model, tmp_path / "a" / "bundle", num_images=1, progress=interrupt
+        )
+    assert not (tmp_path / "a" / "bundle").exists()
+    assert not any((tmp_path / "a").rglob("*")) if (tmp_path / "a").exists() else True
+
+
+def test_progress_names_every_stage(tiny_model, tmp_path):
+    seen = []
+    edgeseg.export_bundle(
+        tiny_model,
+        tmp_path / "bundle",
+        num_images=2,
+        progress=lambda *call: seen.append(call),
+    )
+    assert [stage for stage, *_ in seen] == [
+        "trace",
+        "parity",
+        "parity",
+        "parity",
+        "write",
+        "write",
+    ]
+    assert seen[1:4] == [("parity", 0, 2), ("parity", 1, 2), ("parity", 2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "fp8"}, "precision 'fp8' found, expected 'fp32'"),
+        ({"backends": ("tflite",)}, "backends .'tflite'. found"),
+        ({"backends": ()}, "expected some of onnxruntime"),
+        ({"images": []}, "images is empty"),
+        ({"calibration": "images/"}, "fp32 needs no calibration"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused(tiny_model, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        edgeseg.export_bundle(tiny_model, tmp_path / "bundle", **options)
+    assert list(tmp_path.iterdir()) == []

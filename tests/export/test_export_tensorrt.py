@@ -1,0 +1,30 @@
+"""TensorRT-RTX compiles the bundles ahead of time, without a GPU."""
+
+import pytest
+
+import edgeseg
+from edgeseg_runtime.engines import build_bundle
+
+TARGETS = ["sm75", "sm86", "sm89", "sm120"]
+
+pytest.importorskip("tensorrt_rtx")
+
+
+def test_the_tiny_model_compiles_for_every_target(tiny_bundle, tmp_path):
+    engines = build_bundle(tiny_bundle, flavour="tensorrt_rtx", targets=TARGETS, out=tmp_path)
+    assert sorted(target for engine in engines for target in engine.key.targets) == sorted(TARGETS)
+    assert all(engine.path.stat().st_size == engine.size_bytes > 10_000 for engine in engines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [("maskrcnn_resnet50_fpn", (800, 1344)), ("maskrcnn_resnet50_fpn_3x", (320, 480)),
+     ("maskrcnn_resnet50_fpn_v2", (320, 480)), ("keypointrcnn_resnet50_fpn", (320, 480))],
+)  # fmt: skip
+def test_the_reference_models_compile_for_every_target(tmp_path, name, image_size):
+    model = edgeseg.create_model(name, image_size=image_size)
+    bundle = edgeseg.export_bundle(model, tmp_path / name, num_images=1)
+    del model
+    engines = build_bundle(bundle, flavour="tensorrt_rtx", targets=TARGETS, out=tmp_path)
+    assert sorted(target for engine in engines for target in engine.key.targets) == sorted(TARGETS)
