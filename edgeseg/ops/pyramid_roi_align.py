@@ -28,6 +28,7 @@ def pyramid_roi_align(
     level_rule: str = "torchvision",
     canonical_scale: float = 224.0,
     canonical_level: int = 4,
+    rois_last: bool = False,
 ) -> Tensor:
     """Average-pooled bilinear samples of each box, taken from the pyramid level that fits its area.
 
@@ -50,9 +51,11 @@ def pyramid_roi_align(
         level_rule: How the level of a box is rounded, see `pyramid_levels`.
         canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
         canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
+        rois_last: Give [B,C,PH,PW,R]: the columns that a fully connected layer multiplies. The exported operator then
+            samples in this order and nothing is transposed.
 
     Returns:
-        [B,R,C,PH,PW], dtype of `features`.
+        [B,R,C,PH,PW] or, with `rois_last`, [B,C,PH,PW,R]; dtype of `features`.
 
     Raises:
         ValueError: if the numbers of maps and strides differ, the strides are no pyramid or the rule is unknown.
@@ -60,6 +63,7 @@ def pyramid_roi_align(
     bins = (output_size, output_size) if isinstance(output_size, int) else output_size
     _check(features, rois, strides, level_rule)
     if torch.onnx.is_in_onnx_export():
+        pictures, num_rois, channels = *rois.shape[:2], features[0].shape[1]
         return torch.onnx.ops.symbolic(
             "edgeseg::PyramidRoiAlign",
             [*features, rois],
@@ -71,9 +75,12 @@ def pyramid_roi_align(
                 "level_rule": level_rule,
                 "canonical_scale": float(canonical_scale),
                 "canonical_level": canonical_level,
+                "rois_last": int(rois_last),
             },
             dtype=features[0].dtype,
-            shape=(*rois.shape[:2], features[0].shape[1], *bins),
+            shape=(pictures, channels, *bins, num_rois)
+            if rois_last
+            else (pictures, num_rois, channels, *bins),
             version=1,
         )
     rois_BR4 = rois.detach().to(torch.promote_types(rois.dtype, torch.float32))
@@ -84,7 +91,8 @@ def pyramid_roi_align(
         canonical_scale=canonical_scale,
         canonical_level=canonical_level,
     )
-    return _pool(features, rois_BR4, levels_BR, strides, bins, sampling_ratio, aligned)
+    pooled = _pool(features, rois_BR4, levels_BR, strides, bins, sampling_ratio, aligned)
+    return pooled.permute(0, 2, 3, 4, 1) if rois_last else pooled
 
 
 def pyramid_levels(

@@ -31,6 +31,7 @@ class Heads(torch.nn.Module):
                 output_size=size,
                 sampling_ratio=ratio,
                 aligned=ratio == 0,
+                rois_last=ratio == 2,
             )
             for size, ratio in ((7, 2), ((14, 10), 0))
         )
@@ -84,6 +85,7 @@ def test_each_operator_is_one_node_with_its_settings(exported):
         "level_rule": b"torchvision",
         "canonical_scale": 224.0,
         "canonical_level": 4,
+        "rois_last": 0,
     }
 
 

@@ -126,6 +126,22 @@ def test_onnx_agrees_with_pytorch(run_onnx, output_size, sampling_ratio, aligned
     np.testing.assert_allclose(pooled, expected.numpy(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("output_size", "sampling_ratio", "aligned"), SETTINGS)
+def test_boxes_can_be_the_last_axis(run_onnx, output_size, sampling_ratio, aligned):
+    rng = np.random.default_rng(5)
+    features, rois = pyramid(rng, 2, 3), random_rois(rng, 2, 33)
+    bins = np.broadcast_to(output_size, 2).tolist()
+    settings = {"strides": STRIDES[:3], "sampling_ratio": sampling_ratio, "aligned": aligned}
+    settings |= {"level_rule": "torchvision", "canonical_scale": 100.0, "canonical_level": 3}
+    second = pyramid_roi_align(features, rois, output_size=tuple(bins), **settings)
+    last = pyramid_roi_align(features, rois, output_size=tuple(bins), rois_last=True, **settings)
+    assert torch.equal(last, second.permute(0, 2, 3, 4, 1))
+    settings |= {"output_size": bins, "aligned": int(aligned), "rois_last": 1}
+    (pooled,) = run_onnx("PyramidRoiAlign", [*features, rois], **settings)
+    assert pooled.shape == last.shape
+    np.testing.assert_allclose(pooled, last.numpy(), rtol=0, atol=1e-4)
+
+
 def test_the_atlas_takes_levels_of_any_proportion(run_onnx):
     rng = np.random.default_rng(0)
     for sizes in ([(5, 3), (3, 2), (2, 1)], [(3, 9), (2, 5), (1, 3), (1, 2)], [(2, 1), (1, 1)]):

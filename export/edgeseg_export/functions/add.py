@@ -116,6 +116,7 @@ def _pyramid_roi_align(
         is_half=features[0].dtype == TensorProto.FLOAT16,
         output_size=tuple(values.pop("output_size")),
         aligned=bool(values.pop("aligned")),
+        rois_last=bool(values.pop("rois_last", 0)),
         level_rule=values.pop("level_rule").decode(),
         **values,
     )

@@ -41,6 +41,7 @@ def pyramid_roi_align_function(
     level_rule: str,
     canonical_scale: float,
     canonical_level: int,
+    rois_last: bool = False,
     is_half: bool = False,
 ) -> FunctionProto:
     """The function for R boxes a picture, which computes what `edgeseg.ops.pyramid_roi_align` does.
@@ -65,6 +66,7 @@ def pyramid_roi_align_function(
         level_rule: How the level of a box is rounded.
         canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
         canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
+        rois_last: Whether the boxes are the last axis of the result instead of the second.
         is_half: Whether the features are float16; they are sampled in float32.
     """
     body = Body()
@@ -78,12 +80,15 @@ def pyramid_roi_align_function(
     )
     y, x = _axes(body, sizes, atlas, strides, boundaries, output_size, sampling_ratio, aligned)
     if sampling_ratio > 0:
-        pooled_BRCP = _fixed(body, atlas, y, x, num_rois, sampling_ratio)
+        pooled = _fixed(body, atlas, y, x, num_rois, sampling_ratio, rois_last)
     else:
-        pooled_BRCP = _adaptive(body, atlas, y, x, num_rois)
+        pooled = _adaptive(body, atlas, y, x, num_rois)
+        if rois_last:
+            pooled = body.op("Transpose", pooled, perm=[0, 2, 3, 1])
     if is_half:
-        pooled_BRCP = body.op("Cast", pooled_BRCP, to=TensorProto.FLOAT16)
-    body.output("pooled", body.reshape(pooled_BRCP, 0, num_rois, channels, *output_size))
+        pooled = body.op("Cast", pooled, to=TensorProto.FLOAT16)
+    shape = (channels, *output_size, num_rois) if rois_last else (num_rois, channels, *output_size)
+    body.output("pooled", body.reshape(pooled, 0, *shape))
     return helper.make_function(
         "edgeseg",
         name,
@@ -99,6 +104,7 @@ def pyramid_roi_align_function(
             "level_rule",
             "canonical_scale",
             "canonical_level",
+            "rois_last",
         ],
     )
 
@@ -106,7 +112,11 @@ def pyramid_roi_align_function(
 def _atlas(
     body: Body, features: Sequence[str], sizes: Sequence[tuple[int, int]], is_half: bool
 ) -> Atlas:
-    """Copies each level as rarely as possible, since the fine ones are large: only the coarse ones are padded."""
+    """Copies each level as rarely as possible, since the fine ones are large.
+
+    What is free beside the coarse ones is filled with copies of them, which no sample of weight reads: ONNX Runtime
+    concatenates several times faster than it pads. Zeros fill what no copy fits.
+    """
     widths = [width for _, width in sizes[1:]]
     height = sizes[0][0] + max((height for height, _ in sizes[1:]), default=0)
     width = max(sizes[0][1], sum(widths))
@@ -115,21 +125,27 @@ def _atlas(
     if widths:
         strip, strip_height = features[-1], sizes[-1][0]
         free = width - sum(widths)  # columns to the right of the coarsest level
+        strip = _grow(body, strip, widths[-1], widths[-1] + free, axis=3)
         for feature, (level_height, _) in zip(features[-2:0:-1], sizes[-2:0:-1], strict=True):
-            strip = _pad(body, strip, level_height - strip_height, free)
+            strip = _grow(body, strip, strip_height, level_height, axis=2)
             strip = body.op("Concat", feature, strip, axis=3)
-            strip_height, free = level_height, 0
-        finest = _pad(body, atlas, 0, width - sizes[0][1])
-        atlas = body.op("Concat", finest, _pad(body, strip, 0, free), axis=2)
+            strip_height = level_height
+        finest = _grow(body, atlas, sizes[0][1], width, axis=3)
+        atlas = body.op("Concat", finest, strip, axis=2)
     if is_half:
         atlas = body.op("Cast", atlas, to=TensorProto.FLOAT)
     return Atlas(atlas, height, width, tuple(corners))
 
 
-def _pad(body: Body, value: str, rows: int, columns: int) -> str:
-    if rows == 0 and columns == 0:
+def _grow(body: Body, value: str, size: int, wanted: int, *, axis: int) -> str:
+    """The map with something behind it along the axis, where it has `size` rows or columns and shall have `wanted`."""
+    if wanted == size:
         return value
-    return body.op("Pad", value, body.ints(0, 0, 0, 0, 0, 0, rows, columns))
+    if wanted == 2 * size:
+        return body.op("Concat", value, value, axis=axis)
+    pads = [0] * 8
+    pads[4 + axis] = wanted - size
+    return body.op("Pad", value, body.ints(*pads))
 
 
 def _axes(
@@ -192,12 +208,26 @@ def _bins(
 
 
 def _sample(
-    body: Body, atlas: Atlas, y_BSMU: str, x_BSMU: str, shape: tuple[int, int, int, int]
+    body: Body,
+    atlas: Atlas,
+    y_BSMU: str,
+    x_BSMU: str,
+    shape: tuple[int, int, int, int],
+    *,
+    rois_last: bool = False,
 ) -> str:
-    """[B,C,S,Q]: the atlas at each combination of y and x; `shape` is S, M and the bins' rows and columns."""
+    """[B,C,S,Q]: the atlas at each combination of y and x; `shape` is S, M and the bins' rows and columns.
+
+    The points of a sample are ordered by box and bin, with `rois_last` by bin and box.
+    """
     points = body.ints(1, *shape)
-    y = body.op("Expand", body.op("Unsqueeze", y_BSMU, body.ints(4)), points)
-    x = body.op("Expand", body.op("Unsqueeze", x_BSMU, body.ints(3)), points)
+    axes_y, axes_x = body.ints(4), body.ints(3)
+    if rois_last:
+        points = body.ints(1, shape[0], shape[2], shape[3], shape[1])
+        axes_y, axes_x = body.ints(3), body.ints(2)
+        y_BSMU, x_BSMU = (body.op("Transpose", v, perm=[0, 1, 3, 2]) for v in (y_BSMU, x_BSMU))
+    y = body.op("Expand", body.op("Unsqueeze", y_BSMU, axes_y), points)
+    x = body.op("Expand", body.op("Unsqueeze", x_BSMU, axes_x), points)
     grid = body.op("Concat", *(body.op("Unsqueeze", v, body.ints(5)) for v in (x, y)), axis=5)
     grid = body.reshape(grid, 0, shape[0], math.prod(shape[1:]), 2)
     return body.op(
@@ -205,8 +235,16 @@ def _sample(
     )
 
 
-def _fixed(body: Body, atlas: Atlas, y: Axis, x: Axis, num_rois: int, sampling_ratio: int) -> str:
-    """[B,R,C,P] with the same number of samples in every bin."""
+def _fixed(
+    body: Body,
+    atlas: Atlas,
+    y: Axis,
+    x: Axis,
+    num_rois: int,
+    sampling_ratio: int,
+    rois_last: bool,
+) -> str:
+    """[B,R,C,P] or [B,C,Q] with the same number of samples in every bin."""
     sample = np.arange(sampling_ratio**2).reshape(-1, 1, 1)
     sampled_BCSQ = _sample(
         body,
@@ -214,8 +252,11 @@ def _fixed(body: Body, atlas: Atlas, y: Axis, x: Axis, num_rois: int, sampling_r
         fixed_samples(body, y, body.floats(sample // sampling_ratio)),
         fixed_samples(body, x, body.floats(sample % sampling_ratio)),
         (len(sample), num_rois, y.bins, x.bins),
+        rois_last=rois_last,
     )
     pooled_BCQ = body.op("ReduceMean", sampled_BCSQ, body.ints(2), keepdims=0)
+    if rois_last:
+        return pooled_BCQ
     pooled_BCRP = body.reshape(pooled_BCQ, 0, 0, num_rois, y.bins * x.bins)
     return body.op("Transpose", pooled_BCRP, perm=[0, 2, 1, 3])
 
