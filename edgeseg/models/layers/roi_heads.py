@@ -1,10 +1,12 @@
 """Second stage of R-CNN models: classification, masks and key points of regions.
 
-Shape suffixes: B pictures, R regions of a picture, K detections, C channels, Y classes, M mask side.
+Shape suffixes: B pictures, R regions of a picture, K detections (or features of a dense layer),
+C channels, Y classes, M mask side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -41,12 +43,22 @@ class BoxHead(nn.Module):
             nn.Linear(width_in, width_out) for width_in, width_out in pairwise(widths)
         )
 
-    def forward(self, regions_RCHW: Tensor) -> Tensor:
-        """Return the features of each region, (R, fc_channels)."""
-        x = self.convs(regions_RCHW).flatten(1)
+    @property
+    def is_dense(self) -> bool:
+        """Whether the head has no convolutions: it reads pooled regions as columns."""
+        return len(self.convs) == 0
+
+    def forward(self, regions_BRCHW: Tensor) -> Tensor:
+        """Return the features of each region, (B, fc_channels, R)."""
+        if not self.is_dense:
+            num_regions = regions_BRCHW.shape[1]
+            regions = self.convs(fold_regions(regions_BRCHW))
+            regions_BRCHW = unfold_regions(regions, num_regions)
+        x_BKR = regions_BRCHW.permute(0, 2, 3, 4, 1).flatten(1, 3)
         for fc in self.fcs:
-            x = torch.relu(fc(x))
-        return x
+            assert isinstance(fc, nn.Linear)
+            x_BKR = torch.relu(dense(x_BKR, fc))
+        return x_BKR
 
 
 class BoxPredictor(nn.Module):
@@ -57,9 +69,22 @@ class BoxPredictor(nn.Module):
         self.cls_score = nn.Linear(in_channels, num_logits)
         self.bbox_pred = nn.Linear(in_channels, num_box_classes * 4)
 
-    def forward(self, features_RC: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (R, num_logits) and deltas (R, num_box_classes * 4), class-major."""
-        return self.cls_score(features_RC), self.bbox_pred(features_RC)
+    def forward(self, features_BKR: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, R, num_logits) and deltas (B, R, num_box_classes * 4), class-major."""
+        logits_BYR, deltas_BDR = (
+            dense(features_BKR, layer) for layer in (self.cls_score, self.bbox_pred)
+        )
+        return logits_BYR.transpose(1, 2), deltas_BDR.transpose(1, 2)
+
+
+def dense(x_BKR: Tensor, layer: nn.Linear) -> Tensor:
+    """Return ``layer`` applied to every column, (B, out_features, R).
+
+    As a 1x1 convolution over a map of R rows: TensorRT-RTX has no float32 matrix product for Turing,
+    and RoI-Align gives columns without transposing them.
+    """
+    kernel = layer.weight[:, :, None, None]
+    return F.conv2d(x_BKR[..., None], kernel, layer.bias).squeeze(3)
 
 
 class MaskHead(nn.Module):
@@ -86,20 +111,22 @@ class MaskHead(nn.Module):
         self.predictor = nn.Conv2d(channels, num_masks, 1)
 
     def forward(self, regions_RCHW: Tensor) -> Tensor:
-        """Return mask logits (R, num_masks, 2 H, 2 W).
+        """Return mask logits (R, num_masks, 2 H, 2 W)."""
+        return interleave_corners(self.corners(regions_RCHW))
 
-        A 2x2 deconvolution of stride 2 is four 1x1 convolutions, one for each corner of the doubled
-        pixels. ReLU and predictor work on each pixel alone, so the corners are interleaved last,
-        when there is one channel per class instead of 256.
+    def corners(self, regions_RCHW: Tensor) -> list[Tensor]:
+        """Return the mask logits of the four corners of doubled pixels, row by row, each (R, num_masks, H, W).
+
+        A 2x2 deconvolution of stride 2 is four 1x1 convolutions, one for each corner. ReLU and
+        predictor work on each pixel alone, so the corners can wait to be interleaved until a mask
+        of each region has been chosen.
         """
-        num_regions, _, height, width = regions_RCHW.shape
-        channels = self.deconv.out_channels
-        kernel = self.deconv.weight.permute(2, 3, 1, 0).reshape(4 * channels, -1, 1, 1)
-        assert self.deconv.bias is not None
-        corners = F.conv2d(self.convs(regions_RCHW), kernel, torch.cat([self.deconv.bias] * 4))
-        masks = self.predictor(torch.relu(corners.reshape(-1, channels, height, width)))
-        masks = masks.reshape(-1, 2, 2, masks.shape[1], height, width).permute(0, 3, 4, 1, 5, 2)
-        return masks.reshape(num_regions, -1, 2 * height, 2 * width)
+        hidden_RCHW = self.convs(regions_RCHW)
+        kernels = self.deconv.weight.permute(2, 3, 1, 0).flatten(0, 1)[..., None, None]
+        return [
+            self.predictor(torch.relu(F.conv2d(hidden_RCHW, kernels[corner], self.deconv.bias)))
+            for corner in range(4)
+        ]
 
 
 class KeypointHead(nn.Module):
@@ -206,11 +233,26 @@ def select_detections(
     )
 
 
-def select_masks(logits_BKYMM: Tensor, labels_BK: Tensor) -> Tensor:
-    """Return the probabilities (B, K, M, M) of each detection's own class."""
-    size = logits_BKYMM.shape[-1]
-    index = labels_BK.long()[..., None, None, None].expand(-1, -1, 1, size, size)
-    return logits_BKYMM.gather(2, index).squeeze(2).sigmoid()
+def select_masks(corners: Sequence[Tensor], labels_BK: Tensor) -> Tensor:
+    """Return the probabilities (B, K, M, M) of each detection's own class.
+
+    Args:
+        corners: :meth:`MaskHead.corners` of all detections, each (B * K, Y, M / 2, M / 2).
+        labels_BK: number of each detection's mask, 0 to Y - 1.
+    """
+    num_regions, num_masks = corners[0].shape[:2]
+    first = torch.arange(num_regions, device=labels_BK.device) * num_masks
+    index = first + labels_BK.flatten()
+    chosen = [corner.flatten(0, 1).index_select(0, index)[:, None] for corner in corners]
+    masks = interleave_corners(chosen).squeeze(1).sigmoid()
+    return masks.reshape(*labels_BK.shape, *masks.shape[1:])
+
+
+def interleave_corners(corners: Sequence[Tensor]) -> Tensor:
+    """Return (R, Y, 2 H, 2 W), whose pixels 2 i + v, 2 j + u are pixels i, j of corner 2 v + u, each (R, Y, H, W)."""
+    regions, masks, height, width = corners[0].shape
+    together = torch.stack(list(corners), dim=-1).reshape(regions, masks, height, width, 2, 2)
+    return together.transpose(3, 4).reshape(regions, masks, 2 * height, 2 * width)
 
 
 def _take_rows(rows_BN4: Tensor, index_BT: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from edgeseg.models.layers.roi_heads import (
     KeypointHead,
     MaskHead,
     fold_regions,
+    interleave_corners,
     select_detections,
     select_masks,
     unfold_regions,
@@ -237,7 +238,7 @@ class MaskRCNN(ReferenceModel):
         proposals, is_proposal = self.rpn.propose(logits, deltas, image_size)
         stages["proposals"] = proposals
 
-        stages["box_features"] = self.pool(pyramid, proposals, 7)
+        stages["box_features"] = self._pool_for_boxes(pyramid, proposals)
         class_logits, box_deltas = self.classify(stages["box_features"])
         stages |= {"class_logits": class_logits, "box_deltas": box_deltas}
         detections = select_detections(
@@ -252,6 +253,11 @@ class MaskRCNN(ReferenceModel):
 
     def pool(self, pyramid: list[Tensor], boxes_BR4: Tensor, output_size: int) -> Tensor:
         """Return the pooled features of ``boxes_BR4``, (B, R, C, output_size, output_size)."""
+        return self._pool(pyramid, boxes_BR4, output_size, rois_last=False)
+
+    def _pool(
+        self, pyramid: list[Tensor], boxes_BR4: Tensor, output_size: int, *, rois_last: bool
+    ) -> Tensor:
         return pyramid_roi_align(
             pyramid[: len(STRIDES)],
             boxes_BR4,
@@ -261,13 +267,18 @@ class MaskRCNN(ReferenceModel):
             aligned=self.config.roi_aligned,
             canonical_scale=self.config.roi_canonical_scale,
             level_rule=self.config.roi_level_rule,
+            rois_last=rois_last,
         )
 
     def classify(self, regions_BRCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Return class logits (B, R, Y) and box deltas (B, R, num_classes * 4) of pooled regions."""
-        num_regions = regions_BRCHW.shape[1]
-        logits, deltas = self.box_predictor(self.box_head(fold_regions(regions_BRCHW)))
-        return unfold_regions(logits, num_regions), unfold_regions(deltas, num_regions)
+        return self.box_predictor(self.box_head(regions_BRCHW))
+
+    def _pool_for_boxes(self, pyramid: list[Tensor], boxes_BR4: Tensor) -> Tensor:
+        if not self.box_head.is_dense:
+            return self.pool(pyramid, boxes_BR4, 7)
+        # The head undoes this permutation, and so the graph has neither.
+        return self._pool(pyramid, boxes_BR4, 7, rois_last=True).permute(0, 4, 1, 2, 3)
 
     def _branches(self, pyramid: list[Tensor], detections: Detections) -> dict[str, Tensor]:
         regions = self.pool(pyramid, detections.boxes, 14)
@@ -279,11 +290,11 @@ class MaskRCNN(ReferenceModel):
                 "keypoint_heatmaps": unfold_regions(heatmaps, num_detections),
             }
         assert self.mask_head is not None
-        mask_logits = unfold_regions(self.mask_head(fold_regions(regions)), num_detections)
+        corners = self.mask_head.corners(fold_regions(regions))
         return {
             "mask_features": regions,
-            "mask_logits": mask_logits,
-            "masks": select_masks(mask_logits, detections.labels),
+            "mask_logits": unfold_regions(interleave_corners(corners), num_detections),
+            "masks": select_masks(corners, detections.labels),
         }
 
 

@@ -7,7 +7,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-FOLDED = frozenset({"Concat", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+FOLDED = frozenset({"Concat", "Gather", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that only rearrange: the result is no larger than the inputs."""
 
 
