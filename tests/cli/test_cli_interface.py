@@ -139,7 +139,8 @@ def test_the_traceback_is_shown_on_demand_only(command):
     assert "Traceback" in command("models", "nothing", "-v")[2]
 
 
-def test_models_lists_size_licence_and_accuracy(command):
+def test_models_lists_size_licence_and_accuracy(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     code, out, err = command("models")
     assert (code, err) == (0, "")
     assert all(name in out for name in MODELS)

@@ -112,14 +112,26 @@ def test_every_stage_is_the_original_s(stages, system, case, taps, results):
     golden, found = stages(system, case)
     num_detections = len(golden.arrays[next(iter(results))])
     errors = {"input": golden.relative_error("input", found["input"][None])}
+    order = _proposal_order(golden.arrays["proposals"], found["proposals"])
     for name, stage in taps.items():
         array = found[stage]
-        if stage in {"mask_features", "mask_logits", "keypoint_features", "keypoint_heatmaps"}:
+        if name in ROI_TAPS:
+            array = array[order]
+        elif name in MASK_TAPS or name in KEYPOINT_TAPS:
             array = array[:num_detections]
-        if name not in ROI_TAPS and stage[0] in "cpr" and stage != "proposals":
+        else:
             array = array[None]
         errors[name] = golden.relative_error(name, array)
     assert {name: error for name, error in errors.items() if error > TOLERANCE} == {}
+
+
+def _proposal_order(expected, found):
+    """Return the row of each expected proposal; nearly equal scores may swap with the threads."""
+    distances = np.abs(expected[:, None] - found[None]).max(axis=-1)
+    order = distances.argmin(axis=1)
+    assert sorted(order) == list(range(len(expected)))
+    assert np.abs(order - np.arange(len(order))).max() <= 2
+    return order
 
 
 @pytest.mark.parametrize(("system", "case", "taps", "results"), CASES)
