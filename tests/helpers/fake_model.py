@@ -26,12 +26,22 @@ class FakeBackend:
 
 
 def instance_manifest(
-    *, size=(48, 64), rows=3, cells=8, joints=0, takes_size=True, preprocess=None, **postprocess
+    *,
+    size=(48, 64),
+    rows=3,
+    cells=8,
+    joints=0,
+    takes_size=True,
+    takes_fraction=False,
+    preprocess=None,
+    **postprocess,
 ):
     """Return the manifest of an instance model; `joints` > 0 gives key points instead of masks."""
     inputs = [_spec("image", "uint8", *size, 3)]
     if takes_size:
         inputs.append(_spec("image_size", "int32", 2))
+    if takes_fraction:
+        inputs.append(_spec("image_fraction", "uint8", *size, 3))
     outputs = [
         _spec("boxes", "float32", rows, 4),
         _spec("scores", "float32", rows),

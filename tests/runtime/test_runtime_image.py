@@ -11,7 +11,13 @@ from PIL import Image as PillowImage
 
 from edgeseg_runtime.errors import ImageError, ImageTooLarge
 from edgeseg_runtime.headers import read_header
-from edgeseg_runtime.image import check_image, decode_image, read_image, resize_image
+from edgeseg_runtime.image import (
+    check_image,
+    decode_image,
+    read_image,
+    resize_image,
+    resize_linear_fixed_point,
+)
 from edgeseg_runtime.pillow_bilinear import resize_pillow_bilinear
 
 
@@ -227,3 +233,24 @@ def test_linear_is_half_pixel_bilinear_without_antialiasing(seed):
 def test_an_unknown_interpolation_is_refused():
     with pytest.raises(ValueError, match="expected linear or pillow_bilinear"):
         resize_image(picture(), (3, 3), interpolation="cubic")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_fraction_gives_back_what_a_resize_in_floating_point_has(seed):
+    rng = np.random.default_rng(seed)
+    height, width, new_height, new_width = (int(side) for side in rng.integers(1, 90, 4))
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    whole, fraction = resize_linear_fixed_point(image, (new_height, new_width))
+    exact = cv2.resize(
+        image.astype(np.float64), (new_width, new_height), interpolation=cv2.INTER_LINEAR
+    )
+    assert whole.dtype == fraction.dtype == np.uint8
+    # Half of 1/256, and the rounding of float32 inside cv2.
+    assert np.abs(whole + fraction / 256 - exact).max() < 1 / 512 + 1e-4
+
+
+def test_a_picture_of_the_right_size_has_no_fraction():
+    image = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    whole, fraction = resize_linear_fixed_point(image, (7, 9))
+    np.testing.assert_array_equal(whole, image)
+    assert not fraction.any()
