@@ -99,6 +99,7 @@ def _quiet_exporter() -> Iterator[None]:
         warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        warnings.filterwarnings("ignore", message=".*The axis name: batch will not be used.*")
         try:
             yield
         finally:

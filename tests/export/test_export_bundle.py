@@ -130,7 +130,7 @@ def test_a_free_batch_axis_gives_each_picture_its_own_result(tiny_model, tmp_pat
 @pytest.mark.parametrize(("winner", "count"), [(0, 0), (1, 30)], ids=["none", "maximum"])
 def test_no_detection_and_the_maximum_twice_in_a_row(tmp_path, winner, count):
     model = edgeseg.create_model("maskrcnn_tiny", weights="shapes", box_nms_thresh=1.0)
-    model.box_predictor.cls_score.bias.data[winner] += 50
+    model.box_predictor.cls_score.bias.data[winner] += 7 if count else 50
     bundle = edgeseg.export_bundle(model, tmp_path / "bundle", num_images=1)
     with edgeseg_runtime.load(bundle, backend="onnxruntime") as predictor:
         for _ in range(2):
@@ -250,14 +250,7 @@ def test_progress_names_every_stage(tiny_model, tmp_path):
         num_images=2,
         progress=lambda *call: seen.append(call),
     )
-    assert [stage for stage, *_ in seen] == [
-        "trace",
-        "parity",
-        "parity",
-        "parity",
-        "write",
-        "write",
-    ]
+    assert [stage for stage, *_ in seen] == ["trace", *["parity"] * 3, "write", "finish"]
     assert seen[1:4] == [("parity", 0, 2), ("parity", 1, 2), ("parity", 2, 2)]
 
 

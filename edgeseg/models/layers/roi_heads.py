@@ -212,7 +212,7 @@ def select_detections(
 
     num_box_classes = deltas_BRD.shape[-1] // 4
     row_BT = region_BT * num_box_classes + column_BT
-    deltas_BT4 = _take_rows(deltas_BRD.reshape(len(deltas_BRD), -1, 4), row_BT)
+    deltas_BT4 = _take_rows(deltas_BRD.reshape(deltas_BRD.shape[0], -1, 4), row_BT)
     boxes_BT4 = decode_boxes(deltas_BT4, _take_rows(proposals_BR4, region_BT), weights=BOX_WEIGHTS)
     boxes_BT4 = clip_boxes(boxes_BT4, image_size_B2)
     if rule.min_box_size is not None:

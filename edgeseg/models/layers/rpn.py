@@ -155,7 +155,7 @@ class RPN(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the scores (B, T) and boxes (B, T, 4) of a level's best anchors."""
         logits_BN = logits_BAHW.permute(0, 2, 3, 1).flatten(1)
-        deltas_BN4 = deltas_BDHW.permute(0, 2, 3, 1).reshape(len(deltas_BDHW), -1, 4)
+        deltas_BN4 = deltas_BDHW.permute(0, 2, 3, 1).reshape(deltas_BDHW.shape[0], -1, 4)
         num_candidates = min(self.pre_nms_top_n, anchors_N4.shape[0])
         best_BT, order_BT = logits_BN.topk(num_candidates, dim=1)
         deltas_BT4 = deltas_BN4.gather(1, order_BT[..., None].expand(-1, -1, 4))
