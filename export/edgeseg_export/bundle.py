@@ -79,7 +79,7 @@ def export_bundle(
         calibration: must be None: fp32 needs no calibration.
         backends: engines that the bundle is for. All of them read the same ONNX file; "tensorrt"
             and "tensorrt_rtx" are compiled right away as ``edgeseg build`` would.
-        targets: GPU architectures for "tensorrt_rtx", such as "sm86".
+        targets: GPU architectures for "tensorrt_rtx", such as "sm86"; all from Ampere on if empty.
         dynamic_batch: leave the batch axis free; otherwise it is 1.
         images: pictures for the parity check, (H, W, 3) uint8 BGR; the first ``num_images``
             of the built-in shapes data if None.
@@ -236,7 +236,7 @@ def _write_graph(graph: onnx.ModelProto, folder: Path) -> Artifact:
 def _compile(
     folder: Path, backends: Sequence[str], targets: Sequence[str], progress: Progress
 ) -> None:
-    from edgeseg_runtime.engines import build_bundle
+    from edgeseg_runtime.engines import PORTABLE, build_bundle
 
     for backend in backends:
         if backend != "onnxruntime":
@@ -246,7 +246,7 @@ def _compile(
             build_bundle(
                 folder,
                 flavour=backend,
-                targets=targets or None,
+                targets=targets or ((PORTABLE,) if backend == "tensorrt_rtx" else None),
                 progress=functools.partial(_report_stage, progress, stage),
             )
 

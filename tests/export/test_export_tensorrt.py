@@ -28,3 +28,14 @@ def test_the_reference_models_compile_for_every_target(tmp_path, name, image_siz
     del model
     engines = build_bundle(bundle, flavour="tensorrt_rtx", targets=TARGETS, out=tmp_path)
     assert sorted(target for engine in engines for target in engine.key.targets) == sorted(TARGETS)
+
+
+def test_an_export_for_tensorrt_rtx_brings_its_engine(tiny_model, tmp_path):
+    bundle = edgeseg.export_bundle(
+        tiny_model,
+        tmp_path / "bundle",
+        backends=("onnxruntime", "tensorrt_rtx"),
+        num_images=1,
+    )
+    (engine,) = (bundle / "engines").glob("*.engine")
+    assert engine.stat().st_size > 10_000
