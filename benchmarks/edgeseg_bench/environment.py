@@ -84,7 +84,7 @@ def read_environment() -> Environment:
     cpuinfo = _read("/proc/cpuinfo") or ""
     return Environment(
         time_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command_line=tuple(sys.argv),
+        command_line=(Path(sys.argv[0]).name, *sys.argv[1:]),
         device=_read("/proc/device-tree/model"),
         cpu=_cpu_name(cpuinfo),
         cpu_flags=_cpu_flags(cpuinfo),
