@@ -95,7 +95,9 @@ def record(
     with contextlib.ExitStack() as stack:
         stack.callback(lambda: setattr(outcome, "num_skipped", source.num_skipped))
         results = stack.enter_context(_JsonList(folder / PREDICTIONS)) if writes_json else None
-        canvas = stack.enter_context(_canvas(folder, source)) if draws else None
+        canvas = _canvas(folder, source) if draws else None
+        if canvas is not None:
+            stack.enter_context(canvas)
         progress("predict", 0, num_expected)
         for frame, found in predictor.stream_frames(source):
             outcome.num_nonfinite += found.num_nonfinite
