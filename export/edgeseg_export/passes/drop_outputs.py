@@ -8,7 +8,7 @@ import onnx
 
 
 def drop_outputs(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto:
-    """Return a copy of ``model`` whose graph has only the outputs ``keep`` and the nodes that they need.
+    """Return a copy of ``model`` whose graph has only the outputs ``keep`` and what they need.
 
     The nodes that stay are unchanged. (TensorRT would leave out the others; ONNX Runtime runs them.)
     """
@@ -18,7 +18,6 @@ def drop_outputs(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelPro
     taps = [output for output in model.graph.output if output.name not in keep]
     del slim.graph.output[:]
     slim.graph.output.extend(outputs)
-    slim.graph.value_info.extend(taps)
     needed = {output.name for output in outputs}
     kept = []
     for node in reversed(slim.graph.node):
@@ -28,6 +27,10 @@ def drop_outputs(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelPro
     kept.reverse()
     del slim.graph.node[:]
     slim.graph.node.extend(kept)
+    slim.graph.value_info.extend(tap for tap in taps if tap.name in needed)
+    weights = [tensor for tensor in slim.graph.initializer if tensor.name in needed]
+    del slim.graph.initializer[:]
+    slim.graph.initializer.extend(weights)
     return slim
 
 
