@@ -24,7 +24,6 @@ from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.functions import add_functions
 from edgeseg_export.parity import Image, Parity, measure_parity
 from edgeseg_export.passes import apply
-from edgeseg_export.passes.dense_as_convolution import dense_as_convolution
 from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.passes.fold_constants import fold_constants
 from edgeseg_export.passes.name_operators import name_operators
@@ -40,7 +39,6 @@ MAX_ONNX_BYTES = 2**31 - 1
 GRAPH_PASSES = (
     strip_metadata,
     fold_constants,
-    dense_as_convolution,
     name_operators,
     add_functions,
 )
