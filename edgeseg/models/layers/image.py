@@ -28,13 +28,17 @@ class ImageNormalization(nn.Module):
         self.register_buffer("rgb", torch.tensor([2, 1, 0]), persistent=False)
 
     def forward(
-        self, image_BHW3: Tensor, image_size_B2: Tensor, fraction_BHW3: Tensor | None = None
+        self,
+        image_BHW3: Tensor,
+        image_size_B2: Tensor | None = None,
+        fraction_BHW3: Tensor | None = None,
     ) -> Tensor:
         """Return (B, 3, H, W) float32 that is zero outside the valid part of each picture.
 
         Args:
             image_BHW3: uint8 BGR.
-            image_size_B2: height and width of the valid part, which starts at the top left.
+            image_size_B2: height and width of the valid part, which starts at the top left; None if
+                all of the picture is valid.
             fraction_BHW3: uint8, what the resized picture has above ``image_BHW3``, in 1/256 of a
                 grey level; None if it was rounded.
         """
@@ -45,6 +49,8 @@ class ImageNormalization(nn.Module):
         x_B3HW = x_BHW3.permute(0, 3, 1, 2)
         if self.order == "rgb":
             x_B3HW = x_B3HW.index_select(1, self.rgb)  # a flip is a slow Slice in ONNX Runtime
+        if image_size_B2 is None:
+            return (x_B3HW - self.mean) * (1 / self.std)
         # Two products with a row and a column of factors are the cheapest way to divide and to
         # clear the padding: one pass over memory each, and no mask of the picture's size.
         _, _, height, width = x_B3HW.shape
