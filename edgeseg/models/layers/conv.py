@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ConvNorm(nn.Module):
     """A convolution, an optional batch normalisation and an optional ReLU.
 
     Padding keeps the size at stride 1 (``kernel_size // 2``). The convolution has a bias exactly
-    when there is no normalisation, unless ``bias`` says otherwise.
+    when there is no normalisation, unless ``bias`` says otherwise. ``negative_slope`` makes the ReLU
+    a leaky one.
     """
 
     def __init__(
@@ -20,8 +22,10 @@ class ConvNorm(nn.Module):
         *,
         kernel_size: int = 3,
         stride: int = 1,
+        groups: int = 1,
         norm_eps: float | None = None,
         relu: bool = True,
+        negative_slope: float = 0.0,
         bias: bool | None = None,
     ) -> None:
         super().__init__()
@@ -32,14 +36,20 @@ class ConvNorm(nn.Module):
             kernel_size,
             stride=stride,
             padding=kernel_size // 2,
+            groups=groups,
             bias=not has_norm if bias is None else bias,
         )
         self.norm = None if norm_eps is None else nn.BatchNorm2d(out_channels, eps=norm_eps)
         self.relu = relu
+        self.negative_slope = negative_slope
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the block's output, (B, out_channels, H / stride, W / stride)."""
         y_BCHW = self.conv(x_BCHW)
         if self.norm is not None:
             y_BCHW = self.norm(y_BCHW)
-        return torch.relu(y_BCHW) if self.relu else y_BCHW
+        if not self.relu:
+            return y_BCHW
+        if self.negative_slope:
+            return F.leaky_relu(y_BCHW, self.negative_slope)
+        return torch.relu(y_BCHW)
