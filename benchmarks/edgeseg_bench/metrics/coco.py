@@ -14,6 +14,17 @@ Scores: TypeAlias = dict[str, float | None]
 GEOMETRY = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 AREAS = {"s": "small", "m": "medium", "l": "large"}
 
+# How far annotators disagree on a key point, over the square root of the object's area: the sigmas of OKS.
+OKS_SIGMAS: dict[int, tuple[float, ...]] = {
+    # COCO, from pycocotools.
+    17: (0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
+         0.087, 0.087, 0.089, 0.089),
+    # MPII, as mmpose sets them.
+    16: (0.089, 0.083, 0.107, 0.107, 0.083, 0.089, 0.026, 0.026, 0.026, 0.026, 0.062, 0.072, 0.179,
+         0.179, 0.072, 0.062),
+}  # fmt: skip
+OTHER_SIGMA = 0.026  # of sets of points without published sigmas: that of COCO's nose
+
 
 def coco_ap(
     ground_truth: Mapping[str, Any],
@@ -28,6 +39,7 @@ def coco_ap(
         ground_truth: a COCO data set, such as `Dataset.coco()` gives; left as it is.
         results: COCO results of all its pictures, such as `Instances.to_coco` gives; left as they are.
         iou_type: "bbox", "segm" or "keypoints".
+            Key points are compared with the sigmas of `OKS_SIGMAS` that belong to their number.
         max_detections: how many of the best detections of a picture count; None = COCO's 100, or 20 for key points.
 
     Returns:
@@ -48,12 +60,26 @@ def coco_ap(
         }
     )
     detections = truth.loadRes(_results_of_type(results, ground_truth, iou_type))
-    evaluator = COCOeval_faster(truth, detections, iou_type, print_function=_silent)
+    evaluator = COCOeval_faster(
+        truth,
+        detections,
+        iou_type,
+        print_function=_silent,
+        kpt_oks_sigmas=_sigmas(ground_truth) if iou_type == "keypoints" else None,
+    )
     if max_detections is not None:
         evaluator.params.maxDets = [max_detections]
     evaluator.evaluate()
     evaluator.accumulate()
     return _summary(evaluator)
+
+
+def _sigmas(ground_truth: Mapping[str, Any]) -> list[float] | None:
+    counts = {len(entry["keypoints"]) // 3 for entry in ground_truth["annotations"]}
+    if len(counts) > 1:
+        raise ValueError(f"Annotations with {sorted(counts)} key points: expected one number.")
+    number = next(iter(counts), 17)
+    return list(OKS_SIGMAS.get(number, [OTHER_SIGMA] * number))
 
 
 def _silent(*_args: object) -> None:
