@@ -53,3 +53,8 @@ def has_min_size(boxes: Tensor, min_size: float) -> Tensor:
     sides = boxes[..., 2:] - boxes[..., :2]
     enough = sides >= min_size if min_size > 0 else sides > 0
     return enough.all(dim=-1)
+
+
+def take_rows(rows_BNC: Tensor, index_BT: Tensor) -> Tensor:
+    """Return (B, T, C): of each picture the rows with these numbers, which may repeat."""
+    return rows_BNC.gather(1, index_BT[..., None].expand(-1, -1, rows_BNC.shape[-1]))

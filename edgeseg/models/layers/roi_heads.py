@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeseg.models.layers.boxes import clip_boxes, decode_boxes, has_min_size
+from edgeseg.models.layers.boxes import clip_boxes, decode_boxes, has_min_size, take_rows
 from edgeseg.models.layers.conv import ConvNorm
 from edgeseg.ops import nms
 
@@ -212,8 +212,8 @@ def select_detections(
 
     num_box_classes = deltas_BRD.shape[-1] // 4
     row_BT = region_BT * num_box_classes + column_BT
-    deltas_BT4 = _take_rows(deltas_BRD.reshape(deltas_BRD.shape[0], -1, 4), row_BT)
-    boxes_BT4 = decode_boxes(deltas_BT4, _take_rows(proposals_BR4, region_BT), weights=BOX_WEIGHTS)
+    deltas_BT4 = take_rows(deltas_BRD.reshape(deltas_BRD.shape[0], -1, 4), row_BT)
+    boxes_BT4 = decode_boxes(deltas_BT4, take_rows(proposals_BR4, region_BT), weights=BOX_WEIGHTS)
     boxes_BT4 = clip_boxes(boxes_BT4, image_size_B2)
     if rule.min_box_size is not None:
         scores_BT = torch.where(has_min_size(boxes_BT4, rule.min_box_size), scores_BT, 0.0)
@@ -227,7 +227,7 @@ def select_detections(
         score_threshold=rule.score_thresh,
     )
     return Detections(
-        boxes=torch.where(is_kept_BK[..., None], _take_rows(boxes_BT4, kept_BK), 0.0),
+        boxes=torch.where(is_kept_BK[..., None], take_rows(boxes_BT4, kept_BK), 0.0),
         scores=torch.where(is_kept_BK, scores_BT.gather(1, kept_BK), 0.0),
         labels=torch.where(is_kept_BK, column_BT.gather(1, kept_BK), 0).to(torch.int32),
     )
@@ -253,10 +253,6 @@ def interleave_corners(corners: Sequence[Tensor]) -> Tensor:
     regions, masks, height, width = corners[0].shape
     together = torch.stack(list(corners), dim=-1).reshape(regions, masks, height, width, 2, 2)
     return together.transpose(3, 4).reshape(regions, masks, 2 * height, 2 * width)
-
-
-def _take_rows(rows_BN4: Tensor, index_BT: Tensor) -> Tensor:
-    return rows_BN4.gather(1, index_BT[..., None].expand(-1, -1, rows_BN4.shape[-1]))
 
 
 def fold_regions(x_BR: Tensor) -> Tensor:
