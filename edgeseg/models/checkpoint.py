@@ -24,6 +24,8 @@ StateDict = Mapping[str, Any]
 Rule = tuple[str, str]
 
 _NESTING_KEYS = ("model", "state_dict", "model_state_dict")
+_PREFIXES = ("module.", "model.module.")
+"""What DataParallel, and a trainer around it, put before every name."""
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:([+*])(\d+))?\}")
 
 
@@ -140,13 +142,14 @@ def read_checkpoint(path: str | Path) -> StateDict:
 
 
 def _unnest(state: StateDict) -> StateDict:
-    """Return the state dict inside a training checkpoint, without DataParallel's prefix."""
+    """Return the state dict inside a training checkpoint, without the trainer's prefix."""
     for key in _NESTING_KEYS:
         if isinstance(state.get(key), Mapping):
             state = state[key]
             break
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    for prefix in _PREFIXES:
+        if state and all(key.startswith(prefix) for key in state):
+            return {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 

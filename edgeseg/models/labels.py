@@ -30,6 +30,22 @@ COCO_80_IDS = tuple(_COCO)
 COCO_91 = tuple(_COCO.get(i, BACKGROUND if i == 0 else "") for i in range(91))
 """Names by category id; 0 is the background and ten ids are unused (torchvision)."""
 
+MPII_KEYPOINTS = (
+    "right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle", "pelvis",
+    "thorax", "upper neck", "head top", "right wrist", "right elbow", "right shoulder",
+    "left shoulder", "left elbow", "left wrist",
+)  # fmt: skip
+"""Names of the 16 joints of the MPII human pose data set."""
+
+MPII_FLIP_ORDER = (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)
+"""The joint that each of :data:`MPII_KEYPOINTS` becomes in a mirror."""
+
+MPII_SKELETON = (
+    (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9),
+    (7, 12), (12, 11), (11, 10), (7, 13), (13, 14), (14, 15),
+)  # fmt: skip
+"""Pairs of :data:`MPII_KEYPOINTS` that a limb joins."""
+
 SHAPES = (BACKGROUND, "disc", "square", "triangle", "star", "ring", "cross")
 """Names of the built-in data set's classes; 0 is the background."""
 

@@ -1,0 +1,72 @@
+"""Points from heat maps: where each map peaks, and the part of a pixel beside it.
+
+Shape suffixes: B pictures, J key points, H W a map, P = H * W places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The highest place of each map: column, row (B, J) int64, and the value there (B, J)."""
+
+    column: Tensor
+    row: Tensor
+    value: Tensor
+
+
+def suppress_neighbours(maps_BJHW: Tensor, *, window: int = 3) -> Tensor:
+    """Return the maps with 0 wherever a place within ``window`` x ``window`` is higher.
+
+    Args:
+        maps_BJHW: heat maps.
+        window: side of the neighbourhood in pixels, an odd number.
+    """
+    highest = F.max_pool2d(maps_BJHW, window, stride=1, padding=window // 2)
+    return torch.where(maps_BJHW == highest, maps_BJHW, 0.0)
+
+
+def find_peaks(maps_BJHW: Tensor) -> Peaks:
+    """Return the highest place of each map; the first in reading order among equals."""
+    width = maps_BJHW.shape[3]
+    value_BJ, place_BJ = maps_BJHW.flatten(2).max(dim=2)
+    return Peaks(column=place_BJ % width, row=place_BJ // width, value=value_BJ)
+
+
+def quarter_shifts(maps_BJHW: Tensor, peaks: Peaks, *, at_tie: float, at_border: bool) -> Tensor:
+    """Return x, y (B, J, 2): a quarter of a pixel from each peak towards its higher neighbour.
+
+    Args:
+        maps_BJHW: the heat maps, with the neighbours in place.
+        peaks: a place in each.
+        at_tie: shift along an axis whose two neighbours are equal: -0.25 (Stacked Hourglass, which
+            asks only whether the right one is higher) or 0 (the sign of the difference).
+        at_border: whether a peak at the border is shifted along the axis on which it lacks a
+            neighbour. It then stands in for the neighbour itself (Stacked Hourglass).
+    """
+    _, _, height, width = maps_BJHW.shape
+    maps_BJP = maps_BJHW.flatten(2)
+    shifts = []
+    for place_BJ, size, stride, base_BJ in (
+        (peaks.column, width, 1, peaks.row * width),
+        (peaks.row, height, width, peaks.column),
+    ):
+        before_BJ = base_BJ + (place_BJ - 1).clamp(min=0) * stride
+        after_BJ = base_BJ + (place_BJ + 1).clamp(max=size - 1) * stride
+        slope_BJ = _at(maps_BJP, after_BJ) - _at(maps_BJP, before_BJ)
+        shift_BJ = torch.where(slope_BJ > 0, 0.25, torch.where(slope_BJ < 0, -0.25, at_tie))
+        if not at_border:
+            is_inside_BJ = (place_BJ > 0) & (place_BJ < size - 1)
+            shift_BJ = torch.where(is_inside_BJ, shift_BJ, 0.0)
+        shifts.append(shift_BJ)
+    return torch.stack(shifts, dim=-1)
+
+
+def _at(maps_BJP: Tensor, place_BJ: Tensor) -> Tensor:
+    return maps_BJP.gather(2, place_BJ[..., None]).squeeze(2)
