@@ -21,14 +21,22 @@ Weights: TypeAlias = str | Path | Mapping[str, Any] | None
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 
+_HOURGLASS = "edgeseg.models.hourglass.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
+_RETINAFACE = "edgeseg.models.retinaface.spec"
 MODELS: dict[str, str] = {
+    "hourglass_stack2": _HOURGLASS,
+    "hourglass_stack8": _HOURGLASS,
+    "hourglass_tiny": _HOURGLASS,
     "keypointrcnn_resnet50_fpn": _MASKRCNN,
     "maskrcnn_resnet101_fpn_3x": _MASKRCNN,
     "maskrcnn_resnet50_fpn": _MASKRCNN,
     "maskrcnn_resnet50_fpn_3x": _MASKRCNN,
     "maskrcnn_resnet50_fpn_v2": _MASKRCNN,
     "maskrcnn_tiny": _MASKRCNN,
+    "retinaface_mobilenet025": _RETINAFACE,
+    "retinaface_resnet50": _RETINAFACE,
+    "retinaface_tiny": _RETINAFACE,
 }
 """Model name -> module that describes it in its table ``SPECS``."""
 

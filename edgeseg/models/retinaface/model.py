@@ -1,0 +1,438 @@
+"""RetinaFace: faces, five landmarks, and the further branches that one asks for, in one stage.
+
+Shape suffixes: B pictures, N anchors, T candidates, K results, C channels, M mesh coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeseg.models.layers.anchors import grid_anchors
+from edgeseg.models.layers.boxes import decode_boxes, take_rows
+from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.models.layers.image import ImageNormalization
+from edgeseg.models.layers.mobilenet import MobileNetV1
+from edgeseg.models.layers.resnet import ResNet
+from edgeseg.models.layers.roi_heads import dense
+from edgeseg.models.reference import ReferenceModel
+from edgeseg.ops import nms
+
+STRIDES = (8, 16, 32)
+NORM_EPS = 1e-5
+NUM_LANDMARKS = 5
+BRANCHES = ("box", "landmarks", "gender", "mesh")
+RESIZES = ("original", "letterbox")
+MAX_TOP_K = 3840
+"""TensorRT sorts no more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetinaFaceConfig:
+    """Everything that tells one RetinaFace from another; most names are the original's.
+
+    Input: ``image_size`` is height and width of the network input, of any size. With ``resize``
+    "original" a picture keeps its scale, as in the original, and is shrunk only if it does not fit;
+    with "letterbox" it fills the input. ``mean`` is B, G, R in grey levels and also the padding.
+
+    Anchors: ``min_sizes`` holds the sides of the square anchors of each level in pixels, ``steps``
+    the distance of their centres. ``variance`` scales predicted shifts and log sizes.
+
+    ``branches`` are some of :data:`BRANCHES`; "box" is always there. The mesh has ``num_vertices``
+    vertices, decoded from ``mesh_coefficients`` numbers per anchor.
+
+    Selection: scores above ``confidence_threshold``, the best ``top_k`` of them, suppression at
+    ``nms_threshold``, the best ``keep_top_k`` of the rest.
+    """
+
+    image_size: tuple[int, int] = (640, 640)
+    resize: str = "original"
+    mean: tuple[int, int, int] = (104, 117, 123)
+
+    backbone: str = "mobilenet025"
+    fpn_channels: int = 64
+    min_sizes: tuple[tuple[float, ...], ...] = ((16, 32), (64, 128), (256, 512))
+    steps: tuple[int, ...] = STRIDES
+    variance: tuple[float, float] = (0.1, 0.2)
+
+    branches: tuple[str, ...] = ("box", "landmarks")
+    num_vertices: int = 1103
+    mesh_coefficients: int = 64
+
+    confidence_threshold: float = 0.02
+    top_k: int = MAX_TOP_K
+    nms_threshold: float = 0.4
+    keep_top_k: int = 750
+
+    def __post_init__(self) -> None:
+        height, width = self.image_size
+        if min(height, width) < STRIDES[-1]:
+            raise ValueError(
+                f"image_size {height}x{width} found, expected at least {STRIDES[-1]}x{STRIDES[-1]}"
+            )
+        _check_choice("resize", self.resize, RESIZES)
+        _check_choice("backbone", self.backbone, ("mobilenet025", "resnet50"))
+        if self.fpn_channels <= 0 or self.fpn_channels % 4:
+            raise ValueError(f"fpn_channels {self.fpn_channels} found, expected a multiple of 4")
+        self._check_anchors()
+        self._check_branches()
+        self._check_selection()
+
+    def _check_anchors(self) -> None:
+        for name, values in (("min_sizes", self.min_sizes), ("steps", self.steps)):
+            if len(values) != len(STRIDES):
+                raise ValueError(
+                    f"{name} {values} found, expected one entry for each of the strides {STRIDES}"
+                )
+        if not all(sizes and min(sizes) > 0 for sizes in self.min_sizes) or min(self.steps) <= 0:
+            raise ValueError(
+                f"min_sizes {self.min_sizes}, steps {self.steps} found, expected positive pixels, "
+                "at least one size per level"
+            )
+        if min(self.variance) <= 0:
+            raise ValueError(f"variance {self.variance} found, expected two positive numbers")
+
+    def _check_branches(self) -> None:
+        unknown = [name for name in self.branches if name not in BRANCHES]
+        if unknown or "box" not in self.branches or len(set(self.branches)) < len(self.branches):
+            raise ValueError(
+                f"branches {self.branches} found, expected 'box' and some of {BRANCHES[1:]}, each once"
+            )
+        for name in ("num_vertices", "mesh_coefficients"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} found, expected at least 1")
+
+    def _check_selection(self) -> None:
+        for name in ("confidence_threshold", "nms_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} found, expected 0 to 1")
+        for name in ("top_k", "keep_top_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} found, expected at least 1")
+        if min(self.top_k, self.num_anchors) > MAX_TOP_K:
+            raise ValueError(
+                f"top_k {self.top_k} found, expected at most {MAX_TOP_K}: TensorRT sorts no more. "
+                f"Use top_k={MAX_TOP_K}, which differs only in pictures with more scores above "
+                "confidence_threshold"
+            )
+
+    @property
+    def map_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of the map of each level."""
+        height, width = self.image_size
+        return [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+
+    @property
+    def num_anchors(self) -> int:
+        """Anchors of a picture."""
+        return sum(
+            height * width * len(sizes)
+            for (height, width), sizes in zip(self.map_sizes, self.min_sizes, strict=True)
+        )
+
+    @property
+    def negative_slope(self) -> float:
+        """Of the activations behind the backbone: a narrow neck has leaky ones (models/net.py)."""
+        return 0.1 if self.fpn_channels <= 64 else 0.0
+
+    def anchors(self) -> Tensor:
+        """Return the anchors (N, 4) x1 y1 x2 y2; order level, y, x, size; not clipped."""
+        levels = []
+        for map_size, sizes, step in zip(self.map_sizes, self.min_sizes, self.steps, strict=True):
+            half_A = torch.tensor(sizes, dtype=torch.float32) / 2
+            base_A4 = step / 2 + torch.stack([-half_A, -half_A, half_A, half_A], dim=1)
+            levels.append(grid_anchors(base_A4, map_size, (step, step)))
+        return torch.cat(levels)
+
+
+class RetinaFace(ReferenceModel):
+    """A one-stage face detector with a fixed number of results.
+
+    The module works on one picture size, ``config.image_size``: every shape of its graph is known
+    when it is exported.
+    """
+
+    anchors: Tensor
+
+    def __init__(self, name: str, config: RetinaFaceConfig) -> None:
+        super().__init__()
+        self.name = name
+        self.config = config
+        self.normalize = ImageNormalization(config.mean, (1.0, 1.0, 1.0), order="bgr")
+        self.backbone: ResNet | MobileNetV1 = _backbone(config)
+        channels, slope = config.fpn_channels, config.negative_slope
+        self.pyramid = Pyramid(
+            self.backbone.channels[-len(STRIDES) :], channels, negative_slope=slope
+        )
+        self.context = nn.ModuleList(ContextModule(channels, negative_slope=slope) for _ in STRIDES)
+        self.class_heads = self._heads(2)
+        self.box_heads = self._heads(4)
+        self.landmark_heads = self._heads(2 * NUM_LANDMARKS) if self.has("landmarks") else None
+        self.gender_heads = self._heads(1) if self.has("gender") else None
+        self.mesh_heads = self.mesh_decoder = None
+        if self.has("mesh"):
+            self.mesh_heads = self._heads(config.mesh_coefficients)
+            self.mesh_decoder = nn.Linear(config.mesh_coefficients, 3 * config.num_vertices)
+        self.register_buffer("anchors", config.anchors(), persistent=False)
+        self.outputs = (
+            "boxes",
+            "scores",
+            "labels",
+            *(branch for branch in BRANCHES[1:] if self.has(branch)),
+        )
+
+    def has(self, branch: str) -> bool:
+        """Tell whether the model has this branch."""
+        return branch in self.config.branches
+
+    def _heads(self, values: int) -> nn.ModuleList:
+        """Return a 1x1 convolution per level that gives each anchor so many values."""
+        return nn.ModuleList(
+            nn.Conv2d(self.config.fpn_channels, len(sizes) * values, 1)
+            for sizes in self.config.min_sizes
+        )
+
+    def stages(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the results of each picture, and before them every intermediate stage.
+
+        The results have ``keep_top_k`` rows K: boxes (B, K, 4) x1 y1 x2 y2 in network pixels, not
+        clipped; scores (B, K) falling, 0 in empty rows; labels (B, K) int32, 1 for a face; and of
+        the branches that the model has: landmarks (B, K, 5, 2) x y in network pixels; gender (B, K),
+        the probability of label 1; mesh (B, K, V, 3) x y z in network pixels, z away from the camera.
+
+        Args:
+            image: (B, H, W, 3) uint8 BGR, the picture at the top left.
+
+        Raises:
+            ValueError: ``image`` is not of the size that the model was built for.
+        """
+        if tuple(image.shape[1:]) != (*self.config.image_size, 3):
+            height, width = self.config.image_size
+            raise ValueError(
+                f"image of shape {tuple(image.shape)} found, expected (B, {height}, {width}, 3)"
+            )
+        stages = {"input": self.normalize(image)}
+        features = self.backbone(stages["input"])[-len(STRIDES) :]
+        stages |= {f"c{level}": feature for level, feature in enumerate(features, 3)}
+        pyramid = self.pyramid(features)
+        stages |= {f"p{level}": feature for level, feature in enumerate(pyramid, 3)}
+        contexts = [module(p) for module, p in zip(self.context, pyramid, strict=True)]
+        stages |= {f"context_p{level}": context for level, context in enumerate(contexts, 3)}
+        stages |= self.predict(contexts)
+        return stages | self._select(stages)
+
+    def predict(self, contexts: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return what the heads say of each anchor, before any decoding.
+
+        box_deltas (B, N, 4); class_logits (B, N, 2), background first; and of the branches
+        landmark_deltas (B, N, 10), gender_logits (B, N, 1), mesh_coefficients (B, N, M).
+        """
+        heads = {
+            "box_deltas": self.box_heads,
+            "class_logits": self.class_heads,
+            "landmark_deltas": self.landmark_heads,
+            "gender_logits": self.gender_heads,
+            "mesh_coefficients": self.mesh_heads,
+        }
+        return {
+            name: self._per_anchor(levels, contexts)
+            for name, levels in heads.items()
+            if levels is not None
+        }
+
+    def mesh_shifts(self, coefficients_BKM: Tensor) -> Tensor:
+        """Return the vertices (B, K, V, 3) that the coefficients stand for, in anchor sizes.
+
+        Regressing the vertices as the camera sees them is what the paper does (RetinaFace, CVPR 2020,
+        section 3.2, "3D vertices regression"). As a linear basis of M shapes times coefficients, a
+        head has V * 3 / M times fewer outputs per anchor, and only faces that are kept are decoded.
+        Twelve shapes hold all poses of a rigid head under weak perspective, whose vertices are linear
+        in the entries of scaled rotation and shift; the others are for persons and expressions.
+        """
+        assert self.mesh_decoder is not None
+        shifts_BVK = dense(coefficients_BKM.transpose(1, 2), self.mesh_decoder)
+        num_rows = coefficients_BKM.shape[1]
+        return shifts_BVK.transpose(1, 2).reshape(-1, num_rows, self.config.num_vertices, 3)
+
+    def _per_anchor(self, heads: nn.ModuleList, contexts: Sequence[Tensor]) -> Tensor:
+        """Return the heads' values (B, N, values); order level, y, x, anchor."""
+        maps = []
+        for head, context, sizes in zip(heads, contexts, self.config.min_sizes, strict=True):
+            values_BHWC = head(context).permute(0, 2, 3, 1)
+            num_values = values_BHWC.shape[-1] // len(sizes)
+            maps.append(values_BHWC.reshape(len(context), -1, num_values))
+        return torch.cat(maps, dim=1)
+
+    def _select(self, heads: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the results: the best faces of each picture, and the branches decoded for them."""
+        config = self.config
+        logits_BN2 = heads["class_logits"]
+        # The softmax over two classes; not a number is no candidate, and TopK would put it first.
+        scores_BN = (logits_BN2[..., 1] - logits_BN2[..., 0]).sigmoid()
+        scores_BN = torch.where(scores_BN > config.confidence_threshold, scores_BN, 0.0)
+        scores_BT, order_BT = scores_BN.topk(min(config.top_k, scores_BN.shape[1]), dim=1)
+        shift, scale = config.variance
+        boxes_BT4 = decode_boxes(
+            take_rows(heads["box_deltas"], order_BT),
+            self.anchors[order_BT],
+            weights=(1 / shift, 1 / shift, 1 / scale, 1 / scale),
+        )
+        kept_BK, is_kept_BK = nms_plus_one(
+            boxes_BT4,
+            scores_BT,
+            iou_threshold=config.nms_threshold,
+            max_output=config.keep_top_k,
+            score_threshold=config.confidence_threshold,
+        )
+        anchor_BK = order_BT.gather(1, kept_BK)
+        anchors_BK4 = self.anchors[anchor_BK]
+        found = {
+            "boxes": take_rows(boxes_BT4, kept_BK),
+            "scores": scores_BT.gather(1, kept_BK),
+            "labels": torch.ones_like(kept_BK, dtype=torch.int32),
+        }
+        if self.has("landmarks"):
+            deltas_BKC = take_rows(heads["landmark_deltas"], anchor_BK)
+            shifts_BKL2 = deltas_BKC.reshape(-1, config.keep_top_k, NUM_LANDMARKS, 2)
+            found["landmarks"] = decode_points(shifts_BKL2, anchors_BK4, variance=shift)
+        if self.has("gender"):
+            found["gender"] = heads["gender_logits"].squeeze(-1).gather(1, anchor_BK).sigmoid()
+        if self.has("mesh"):
+            coefficients_BKM = take_rows(heads["mesh_coefficients"], anchor_BK)
+            shifts_BKV3 = self.mesh_shifts(coefficients_BKM)
+            found["mesh"] = decode_points(shifts_BKV3, anchors_BK4, variance=shift)
+        return {name: _clear(rows, is_kept_BK) for name, rows in found.items()}
+
+
+class Pyramid(nn.Module):
+    """Top-down pyramid that merges level by level: the merged map, not its lateral, goes on down.
+
+    models/net.py of the original. The coarsest level has no merging convolution.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], out_channels: int, *, negative_slope: float
+    ) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(
+            ConvNorm(
+                channels,
+                out_channels,
+                kernel_size=1,
+                norm_eps=NORM_EPS,
+                negative_slope=negative_slope,
+            )
+            for channels in in_channels
+        )
+        self.merge = nn.ModuleList(
+            ConvNorm(out_channels, out_channels, norm_eps=NORM_EPS, negative_slope=negative_slope)
+            for _ in in_channels[:-1]
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return one map per input, fine to coarse, each (B, out_channels, H_level, W_level)."""
+        maps = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
+        for level in range(len(maps) - 2, -1, -1):
+            coarse = F.interpolate(maps[level + 1], size=maps[level].shape[-2:])
+            maps[level] = self.merge[level](maps[level] + coarse)
+        return maps
+
+
+class ContextModule(nn.Module):
+    """Fields of view of 3, 5 and 7 pixels side by side (SSH: Najibi et al., 2017, section 3.3)."""
+
+    def __init__(self, channels: int, *, negative_slope: float) -> None:
+        super().__init__()
+        quarter = channels // 4
+
+        def conv(in_channels: int, out_channels: int, *, relu: bool) -> ConvNorm:
+            return ConvNorm(
+                in_channels,
+                out_channels,
+                norm_eps=NORM_EPS,
+                relu=relu,
+                negative_slope=negative_slope,
+            )
+
+        self.wide3 = conv(channels, channels // 2, relu=False)
+        self.shared = conv(channels, quarter, relu=True)
+        self.wide5 = conv(quarter, quarter, relu=False)
+        self.wide7 = nn.Sequential(
+            conv(quarter, quarter, relu=True), conv(quarter, quarter, relu=False)
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return (B, channels, H, W)."""
+        shared = self.shared(x_BCHW)
+        together = torch.cat([self.wide3(x_BCHW), self.wide5(shared), self.wide7(shared)], dim=1)
+        return torch.relu(together)  # never leaky, as in the original
+
+
+def decode_points(shifts: Tensor, anchors: Tensor, *, variance: float) -> Tensor:
+    """Return the points (..., P, D) that ``shifts`` (..., P, D) make of ``anchors`` (..., 4).
+
+    Shifts count from the anchor's centre in anchor sizes, times ``variance``. A third coordinate is
+    measured in widths and counts from 0.
+    """
+    origins, units = _point_frame(anchors, shifts.shape[-1])
+    return origins + shifts * variance * units
+
+
+def encode_points(points: Tensor, anchors: Tensor, *, variance: float) -> Tensor:
+    """Return the shifts (..., P, D) with which :func:`decode_points` gives ``points`` back."""
+    origins, units = _point_frame(anchors, points.shape[-1])
+    return (points - origins) / units / variance
+
+
+def _point_frame(anchors: Tensor, num_coordinates: int) -> tuple[Tensor, Tensor]:
+    """Return origin and unit of each anchor's points, each (..., 1, num_coordinates)."""
+    sizes = (anchors[..., 2:] - anchors[..., :2])[..., None, :]
+    centers = anchors[..., None, :2] + 0.5 * sizes
+    if num_coordinates == 2:
+        return centers, sizes
+    return F.pad(centers, (0, 1)), torch.cat([sizes, sizes[..., :1]], dim=-1)
+
+
+def nms_plus_one(
+    boxes_BT4: Tensor,
+    scores_BT: Tensor,
+    *,
+    iou_threshold: float,
+    max_output: int,
+    score_threshold: float,
+) -> tuple[Tensor, Tensor]:
+    """Return indices and validity (B, max_output) of suppression that counts pixels, as the original.
+
+    utils/nms/py_cpu_nms.py takes x2 - x1 + 1 for a width: those are the areas and intersections of
+    boxes that reach one pixel further. Its comparison is one of float32.
+    """
+    longer_BT4 = boxes_BT4 + boxes_BT4.new_tensor([0.0, 0.0, 1.0, 1.0])
+    return nms(
+        longer_BT4,
+        scores_BT,
+        iou_threshold=float(np.float32(iou_threshold)),
+        max_output=max_output,
+        score_threshold=score_threshold,
+    )
+
+
+def _clear(rows: Tensor, is_kept_BK: Tensor) -> Tensor:
+    """Return ``rows`` (B, K, ...) with zeros in those that hold nothing."""
+    shape = (*is_kept_BK.shape, *[1] * (rows.dim() - 2))
+    return torch.where(is_kept_BK.reshape(shape), rows, 0)
+
+
+def _backbone(config: RetinaFaceConfig) -> ResNet | MobileNetV1:
+    if config.backbone == "mobilenet025":
+        return MobileNetV1(width=0.25, norm_eps=NORM_EPS, negative_slope=0.1)
+    return ResNet(50, stride_in_1x1=False, norm_eps=NORM_EPS)
+
+
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name} {value!r} found, expected one of {', '.join(known)}")

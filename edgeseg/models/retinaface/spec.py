@@ -1,0 +1,177 @@
+"""The RetinaFace variants: configurations, published figures, manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models.labels import BACKGROUND
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeseg.models.checkpoint import KeyTable
+    from edgeseg.models.reference import ReferenceModel
+
+RESNET50 = {"image_size": (840, 840), "backbone": "resnet50", "fpn_channels": 256}
+TINY = {
+    "image_size": (256, 256),
+    "resize": "letterbox",
+    "min_sizes": ((16, 24), (36, 54), (80, 120)),
+    "branches": ("box", "landmarks", "gender", "mesh"),
+    "num_vertices": 169,
+    "mesh_coefficients": 32,
+    "keep_top_k": 20,
+    "top_k": 400,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "retinaface_mobilenet025": {},
+    "retinaface_resnet50": RESNET50,
+    "retinaface_tiny": TINY,
+}
+"""Model name -> what differs from the defaults of ``RetinaFaceConfig``."""
+
+LABELS = (BACKGROUND, "face")
+
+
+def build(
+    name: str,
+    weights: Weights,
+    image_size: tuple[int, int] | None,
+    config: Mapping[str, Any],
+) -> ReferenceModel:
+    """Return the model in evaluation mode.
+
+    Args:
+        name: a key of :data:`PRESETS`.
+        weights: an official checkpoint (path or state dict), "shapes" or None (random).
+        image_size: height and width of the network input; the preset's if None.
+        config: fields of ``RetinaFaceConfig`` that replace the preset's.
+
+    Raises:
+        ValueError: an unknown or invalid field.
+        CheckpointError: weights that do not fit.
+    """
+    from edgeseg.models.checkpoint import load_weights
+    from edgeseg.models.retinaface.model import RetinaFace, RetinaFaceConfig
+
+    known = {field.name for field in fields(RetinaFaceConfig)}
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ValueError(
+            f"options {', '.join(unknown)} found for {name}, expected some of "
+            f"{', '.join(sorted(known))}"
+        )
+    settings = {**PRESETS[name], **config}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    model = RetinaFace(name, RetinaFaceConfig(**settings))
+    if weights is not None:
+        is_shapes = isinstance(weights, str) and weights == "shapes"
+        table = key_table(model.config.backbone)
+        load_weights(model, shapes_weights_path(name) if is_shapes else weights, table)
+    return model.eval()
+
+
+def key_table(backbone: str) -> KeyTable:
+    """Return the parameter names of the official checkpoint with a backbone."""
+    from edgeseg.models.retinaface import checkpoint
+
+    return checkpoint.RESNET if backbone == "resnet50" else checkpoint.MOBILENET
+
+
+def manifest(model: ReferenceModel) -> Manifest:
+    """Return what a device has to know of ``model``; artifacts are added by the exporter."""
+    from edgeseg.models.retinaface.model import NUM_LANDMARKS, RetinaFace
+
+    assert isinstance(model, RetinaFace)
+    config = model.config
+    height, width = config.image_size
+    shapes = {
+        "boxes": (4,),
+        "scores": (),
+        "labels": (),
+        "landmarks": (NUM_LANDMARKS, 2),
+        "gender": (),
+        "mesh": (config.num_vertices, 3),
+    }
+    return Manifest(
+        name=model.name,
+        task="instances",
+        precision="fp32",
+        inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
+        outputs=tuple(
+            TensorSpec(
+                name=name,
+                dtype="int32" if name == "labels" else "float32",
+                shape=(1, config.keep_top_k, *shapes[name]),
+            )
+            for name in model.outputs
+        ),
+        preprocess=Preprocess(
+            height=height,
+            width=width,
+            resize=config.resize,
+            pad_value=config.mean,  # the original pads the normalised picture with zeros
+        ),
+        postprocess={"score_threshold": 0.0},
+        labels=LABELS,
+        category_ids=tuple(range(len(LABELS))),
+        artifacts={},
+        parity={},
+        provenance={},
+    )
+
+
+_ORIGINS = {  # licence of code and weights, source of the figures
+    "Pytorch_Retinaface": (
+        "MIT (code and weights)",
+        "README of Pytorch_Retinaface, WIDER FACE val, single scale, original size",
+    ),
+    "edgeseg": (
+        "Apache-2.0",
+        "benchmarks/results/retinaface_tiny_bench.md, 200 pictures of shapes faces val",
+    ),
+}
+
+
+def _spec(
+    name: str,
+    origin: str,
+    num_parameters: int,
+    *,
+    gflops: float | None = None,
+    accuracy: Mapping[str, float],
+) -> ModelSpec:
+    licence, source = _ORIGINS[origin]
+    return ModelSpec(
+        name=name,
+        task="instances",
+        family="retinaface",
+        image_size=PRESETS[name].get("image_size", (640, 640)),
+        num_parameters=num_parameters,
+        build=build,
+        manifest=manifest,
+        gflops=gflops,
+        accuracy=accuracy,
+        licence=licence,
+        source=source,
+        has_shapes_weights=False,
+    )
+
+
+SPECS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        _spec(
+            "retinaface_mobilenet025", "Pytorch_Retinaface", 426_608,
+            accuracy={"easy_AP": 0.9070, "medium_AP": 0.8816, "hard_AP": 0.7382},
+        ),
+        _spec(
+            "retinaface_resnet50", "Pytorch_Retinaface", 27_293_600,
+            accuracy={"easy_AP": 0.9548, "medium_AP": 0.9404, "hard_AP": 0.8443},
+        ),
+        _spec("retinaface_tiny", "edgeseg", 0, accuracy={}),
+    )
+}  # fmt: skip
