@@ -10,13 +10,16 @@ from edgeseg_export.functions import add_functions
 
 def single_node_model(op_type, inputs, attributes):
     def value(name, dtype, *axes):
-        return helper.make_tensor_value_info(name, dtype, ["B", *axes])
+        first = "O" if name in {"input_2", "input_3"} and op_type == "DeformConv2d" else "B"
+        return helper.make_tensor_value_info(name, dtype, [first, *axes])
 
-    types = [helper.np_dtype_to_tensor_dtype(array.dtype) for array in inputs]
-    names = [f"input_{index}" for index in range(len(inputs))]
+    names = ["" if array is None else f"input_{index}" for index, array in enumerate(inputs)]
+    given = {name: array for name, array in zip(names, inputs, strict=True) if name}
+    types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in given.items()}
     outputs = {
+        "DeformConv2d": [value("y", types["input_0"], "O", "R", "S")],
         "Nms": [value("indices", TensorProto.INT64, "K"), value("valid", TensorProto.BOOL, "K")],
-        "PyramidRoiAlign": [value("pooled", types[0], "R", "C", "PH", "PW")],
+        "PyramidRoiAlign": [value("pooled", types["input_0"], "R", "C", "PH", "PW")],
     }[op_type]
     node = helper.make_node(
         op_type, names, [output.name for output in outputs], domain="edgeseg", **attributes
@@ -24,10 +27,7 @@ def single_node_model(op_type, inputs, attributes):
     graph = helper.make_graph(
         [node],
         "single",
-        [
-            value(name, dtype, *array.shape[1:])
-            for name, dtype, array in zip(names, types, inputs, strict=True)
-        ],
+        [value(name, types[name], *array.shape[1:]) for name, array in given.items()],
         outputs,
     )
     model = helper.make_model(
@@ -46,15 +46,16 @@ def _run_model(model, inputs):
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     names = [value.name for value in session.get_inputs()]
-    return session.run(None, dict(zip(names, inputs, strict=True)))
+    given = [value for value in inputs if value is not None]
+    return session.run(None, dict(zip(names, given, strict=True)))
 
 
 @pytest.fixture
 def run_onnx():
-    """(op_type, inputs, **attributes) -> outputs in ONNX Runtime, batch axis free."""
+    """(op_type, inputs, **attributes) -> outputs in ONNX Runtime, batch axis free; None leaves an input out."""
 
     def run(op_type, inputs, **attributes):
-        inputs = [np.asarray(value) for value in inputs]
+        inputs = [None if value is None else np.asarray(value) for value in inputs]
         return _run_model(single_node_model(op_type, inputs, attributes), inputs)
 
     return run

@@ -148,7 +148,9 @@ def test_a_free_number_of_boxes_is_refused():
 def test_an_unknown_operator_is_refused():
     model = node_model([floats("boxes", 1, 9, 4), floats("scores", 1, 9)], **ATTRIBUTES)
     model.graph.node[0].op_type = "Nsm"
-    with pytest.raises(ValueError, match="is edgeseg::Nsm, expected one of Nms, PyramidRoiAlign"):
+    with pytest.raises(
+        ValueError, match="is edgeseg::Nsm, expected one of DeformConv2d, Nms, PyramidRoiAlign"
+    ):
         add_functions(model)
 
 

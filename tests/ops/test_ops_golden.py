@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeseg.ops import nms, pyramid_levels, pyramid_roi_align
+from edgeseg.ops import deform_conv2d, nms, pyramid_levels, pyramid_roi_align
 from edgeseg.ops.nms import largest_kept_iou
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -124,3 +124,15 @@ def test_nms_agrees_with_torchvision(name, params, values, run_onnx):
         settings["iou_threshold"] = largest_kept_iou(settings["iou_threshold"])
         indices, valid = run_onnx("Nms", inputs, score_threshold=-np.inf, **settings)
         assert indices[valid].tolist() == values["out_keep"].tolist()
+
+
+@pytest.mark.parametrize(("name", "params", "values"), list(cases("deform_conv2d")))
+def test_deform_conv2d_agrees_with_torchvision(name, params, values, run_onnx):
+    pairs = {key: tuple(params[key]) for key in ("stride", "padding", "dilation")}
+    names = ("input", "offset", "weight", "bias", "mask")
+    x, offset, weight, bias, mask = inputs = [values.get(f"in_{key}") for key in names]
+    result = deform_conv2d(x, offset, weight, bias, mask=mask, **pairs)
+    torch.testing.assert_close(result, values["out_output"], rtol=0, atol=1e-5)
+    groups = {key: params[key] for key in ("groups", "offset_groups")}
+    (result,) = run_onnx("DeformConv2d", inputs, **pairs, **groups)
+    torch.testing.assert_close(torch.from_numpy(result), values["out_output"], rtol=0, atol=1e-5)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
+from edgeseg_export.functions.deform_conv2d import deform_conv2d_function
 from edgeseg_export.functions.nms import nms_function
 from edgeseg_export.functions.pyramid_roi_align import pyramid_roi_align_function
 
@@ -19,11 +20,14 @@ class Type(NamedTuple):
     shape: tuple[int, ...]
 
 
+ABSENT = Type(TensorProto.UNDEFINED, ())
+
+
 def add_functions(model: ModelProto) -> ModelProto:
     """The same model, changed in place: each of its `edgeseg::` nodes has a body and runs on any engine.
 
-    A body depends on the node's sizes and attributes, so it is a function of its own, `Nms_1000to100` or
-    `PyramidRoiAlign_1000x256x7x7`, which equal nodes share; nodes keep their inputs and attributes and take the name. (Functions
+    A body depends on the node's sizes and attributes, so it is a function of its own, `Nms_1000to100`,
+    `PyramidRoiAlign_1000x256x7x7` or `DeformConv2d_64x128x128`, which equal nodes share; nodes keep their inputs and attributes and take the name. (Functions
     that share a name and differ in IR version 10's `overload` would be tidier, but TensorRT-RTX 1.7.1's parser gives all
     of them the body of the first.) A second call changes nothing.
 
@@ -43,7 +47,7 @@ def add_functions(model: ModelProto) -> ModelProto:
                 f"node {node.name!r} is {DOMAIN}::{node.op_type}, expected one of {', '.join(_BUILDERS)}"
             )
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        inputs = [_known_type(node, name, types) for name in node.input if name]
+        inputs = [_known_type(node, name, types) for name in node.input]
         key = (node.op_type, repr(sorted(attributes.items())), tuple(inputs))
         if key not in names:
             names[key] = _new_name(node.op_type, attributes, inputs, {*done, *names.values()})
@@ -58,6 +62,8 @@ def _new_name(
     """The operator's name with the sizes that a reader wants to see, and a number where that is taken."""
     if op_type == "Nms":
         size = f"{inputs[0].shape[1]}to{attributes['max_output']}"
+    elif op_type == "DeformConv2d":
+        size = "x".join(map(str, inputs[0].shape[1:]))
     else:
         size = "x".join(
             map(str, (inputs[-1].shape[1], inputs[0].shape[1], *attributes["output_size"]))
@@ -89,7 +95,9 @@ def _type(value: ValueInfoProto) -> Type:
 
 
 def _known_type(node: NodeProto, name: str, types: Mapping[str, Type]) -> Type:
-    """The type of an input, its batch axis as free: one body serves every batch size."""
+    """The type of an input, its batch axis as free: one body serves every batch size. ABSENT where it is left out."""
+    if not name:
+        return ABSENT
     found = types.get(name)
     if found is None or -1 in found.shape[1:]:
         raise ValueError(
@@ -122,7 +130,26 @@ def _pyramid_roi_align(
     )
 
 
+def _deform_conv2d(name: str, attributes: Mapping[str, Any], inputs: list[Type]) -> FunctionProto:
+    x, offset, weight = inputs[:3]
+    return deform_conv2d_function(
+        name,
+        (x.shape[2], x.shape[3]),
+        x.shape[1],
+        (weight.shape[2], weight.shape[3]),
+        (offset.shape[2], offset.shape[3]),
+        inputs=[value is not ABSENT for value in inputs],
+        is_half=x.dtype == TensorProto.FLOAT16,
+        stride=tuple(attributes["stride"]),
+        padding=tuple(attributes["padding"]),
+        dilation=tuple(attributes["dilation"]),
+        groups=attributes["groups"],
+        offset_groups=attributes["offset_groups"],
+    )
+
+
 _BUILDERS: dict[str, Callable[[str, Mapping[str, Any], list[Type]], FunctionProto]] = {
+    "DeformConv2d": _deform_conv2d,
     "Nms": _nms,
     "PyramidRoiAlign": _pyramid_roi_align,
 }
