@@ -12,7 +12,7 @@ class ConvNorm(nn.Module):
 
     Padding keeps the size at stride 1 (``kernel_size // 2``). The convolution has a bias exactly
     when there is no normalisation, unless ``bias`` says otherwise. ``negative_slope`` makes the ReLU
-    a leaky one.
+    a leaky one. ``conv`` takes the place of the ordinary convolution.
     """
 
     def __init__(
@@ -27,10 +27,11 @@ class ConvNorm(nn.Module):
         relu: bool = True,
         negative_slope: float = 0.0,
         bias: bool | None = None,
+        conv: nn.Module | None = None,
     ) -> None:
         super().__init__()
         has_norm = norm_eps is not None
-        self.conv = nn.Conv2d(
+        self.conv = conv or nn.Conv2d(
             in_channels,
             out_channels,
             kernel_size,

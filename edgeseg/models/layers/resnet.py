@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.models.layers.deform import ModulatedDeformConv2d
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -15,13 +18,21 @@ class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 convolutions around an identity or projected shortcut.
 
     ``stride_in_1x1`` puts the stride in the first convolution (the MSRA weights that detectron2
-    uses); otherwise it is in the 3x3 (torchvision, "v1.5").
+    uses); otherwise it is in the 3x3 (torchvision, "v1.5"). ``deformable`` makes the 3x3 one that
+    samples at learned offsets (DCN v2).
     """
 
     expansion = 4
 
     def __init__(
-        self, in_channels: int, width: int, *, stride: int, stride_in_1x1: bool, norm_eps: float
+        self,
+        in_channels: int,
+        width: int,
+        *,
+        stride: int,
+        stride_in_1x1: bool,
+        norm_eps: float,
+        deformable: bool = False,
     ) -> None:
         super().__init__()
         out_channels = width * self.expansion
@@ -29,7 +40,13 @@ class Bottleneck(nn.Module):
         self.conv1 = ConvNorm(
             in_channels, width, kernel_size=1, stride=stride_1x1, norm_eps=norm_eps
         )
-        self.conv2 = ConvNorm(width, width, stride=stride_3x3, norm_eps=norm_eps)
+        self.conv2 = ConvNorm(
+            width,
+            width,
+            stride=stride_3x3,
+            norm_eps=norm_eps,
+            conv=ModulatedDeformConv2d(width, width, stride=stride_3x3) if deformable else None,
+        )
         self.conv3 = ConvNorm(width, out_channels, kernel_size=1, norm_eps=norm_eps, relu=False)
         self.shortcut = (
             ConvNorm(
@@ -72,11 +89,22 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-50 or ResNet-101 without its classifier: C2..C5 at strides 4, 8, 16, 32."""
+    """ResNet-50 or ResNet-101 without its classifier: C2..C5 at strides 4, 8, 16, 32.
+
+    ``is_deformable`` tells from the number of a stage and of a block in it, both from 0, whether the
+    block is a deformable one.
+    """
 
     channels = (256, 512, 1024, 2048)
 
-    def __init__(self, depth: int, *, stride_in_1x1: bool, norm_eps: float) -> None:
+    def __init__(
+        self,
+        depth: int,
+        *,
+        stride_in_1x1: bool,
+        norm_eps: float,
+        is_deformable: Callable[[int, int], bool] = lambda stage, block: False,
+    ) -> None:
         super().__init__()
         if depth not in BLOCKS:
             raise ValueError(f"depth {depth} found, expected one of {sorted(BLOCKS)}")
@@ -93,6 +121,7 @@ class ResNet(nn.Module):
                         stride=2 if stage > 0 and block == 0 else 1,
                         stride_in_1x1=stride_in_1x1,
                         norm_eps=norm_eps,
+                        deformable=is_deformable(stage, block),
                     )
                 )
                 in_channels = self.channels[stage]
