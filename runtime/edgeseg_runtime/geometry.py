@@ -1,7 +1,7 @@
-"""Where a picture lies in the network's input, and the way back for boxes and points.
+"""Where a picture lies in the network's input, and the way there and back for boxes and points.
 
-Two frames: the source picture, and the network's input, whose top-left part the resized picture
-covers. Boxes are x1 y1 x2 y2, sizes are height, width.
+Two frames: the source picture and the network's input, each with the corner of its first pixel at
+(0, 0). Boxes are x1 y1 x2 y2, sizes are height, width, pairs of one number per axis are x, y.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.image import Image, resize_image, resize_linear_fixed_point
-from edgeseg_runtime.manifest import Preprocess
+from edgeseg_runtime.manifest import SAMPLED_RESIZES, Preprocess
+from edgeseg_runtime.sampling import image_from_fine, levels_from_fine, sample_fine, taps_at
 
 __all__ = [
     "Geometry",
@@ -23,39 +26,91 @@ __all__ = [
     "fit_image_with_fraction",
     "geometry_of",
     "resized_size",
+    "scale_boxes_to_network",
     "scale_boxes_to_source",
+    "scale_points_to_network",
     "scale_points_to_source",
 ]
 
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+Box = tuple[float, float, float, float]
+FineImage = npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """The sizes of one picture on its way through the network, each height, width.
+    """Where one picture lies in the network's input: source = network * step + origin per axis.
 
     Attributes:
-        source: of the picture as it was handed in.
-        resized: of the picture inside the network's input, without padding.
-        network: of the network's input, with padding.
+        source: height, width of the picture as it was handed in.
+        network: height, width of the network's input, with padding.
+        step: x, y; source pixels from one network pixel to the next.
+        origin: x, y; where the top left corner of the network's input lies in the source.
     """
 
     source: tuple[int, int]
-    resized: tuple[int, int]
     network: tuple[int, int]
+    step: tuple[float, float]
+    origin: tuple[float, float]
+
+    @classmethod
+    def at_top_left(
+        cls, *, source: tuple[int, int], resized: tuple[int, int], network: tuple[int, int]
+    ) -> Geometry:
+        """Return the geometry of a picture that is resized and laid at the top left."""
+        step = source[1] / resized[1], source[0] / resized[0]
+        return cls(source=source, network=network, step=step, origin=(0.0, 0.0))
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """Height, width of the whole picture in network pixels, rounded."""
+        return round(self.source[0] / self.step[1]), round(self.source[1] / self.step[0])
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """x, y; network = source * scale + shift."""
+        return 1 / self.step[0], 1 / self.step[1]
+
+    @property
+    def shift(self) -> tuple[float, float]:
+        """x, y; where the top left corner of the source lies in the network's input."""
+        return -self.origin[0] / self.step[0], -self.origin[1] / self.step[1]
 
 
-def geometry_of(source: tuple[int, int], preprocess: Preprocess) -> Geometry:
-    """Return where a picture of a given size lands."""
-    return Geometry(
-        source=source,
-        resized=resized_size(source, preprocess),
-        network=(preprocess.height, preprocess.width),
-    )
+def geometry_of(
+    source: tuple[int, int], preprocess: Preprocess, box: Box | None = None
+) -> Geometry:
+    """Return where a picture of height, width lands.
+
+    Args:
+        source: height, width of the picture.
+        preprocess: the rule.
+        box: what "square_crop" looks at, in source pixels; None for the whole picture.
+
+    Raises:
+        ValueError: if there is a box and the rule is another one.
+    """
+    network = preprocess.height, preprocess.width
+    if preprocess.resize == "square_crop":
+        return _square_crop(source, network, box, preprocess.crop_margin)
+    if box is not None:
+        raise ValueError(f"resize {preprocess.resize!r} shows the whole picture; it takes no box")
+    if preprocess.resize == "affine":
+        return _about_centre(source, network, step=max(source) / network[1])
+    if preprocess.resize == "center":
+        fits = source[0] <= network[0] and source[1] <= network[1]
+        if fits:
+            return _centred(source, network)
+        return _about_centre(
+            source, network, step=max(source[0] / network[0], source[1] / network[1])
+        )
+    resized = resized_size(source, preprocess)
+    return Geometry.at_top_left(source=source, resized=resized, network=network)
 
 
 def resized_size(source: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
-    """Return height, width of the resized picture, never larger than the network's input.
+    """Return height, width of a picture at the top left, never larger than the network's input.
 
     The order of the operations, all in double precision, is that of the originals: with the
     rounding "floor" torchvision's `GeneralizedRCNNTransform`, with "half_up" detectron2's
@@ -80,7 +135,11 @@ def resized_size(source: tuple[int, int], preprocess: Preprocess) -> tuple[int, 
 
 
 def fit_image(image: Image, geometry: Geometry, preprocess: Preprocess) -> Image:
-    """Return the network's input (1, H, W, 3) uint8: the resized picture top-left, padding."""
+    """Return the network's input (1, H, W, 3) uint8: the picture in its place, padding around."""
+    if preprocess.resize == "affine" or (preprocess.resize == "center" and not _fits(geometry)):
+        return _warp(image, geometry, preprocess.pad_value)[None]
+    if preprocess.resize in SAMPLED_RESIZES:
+        return image_from_fine(_sample(image, geometry, preprocess))[None]
     resized = resize_image(
         np.ascontiguousarray(image), geometry.resized, interpolation=preprocess.interpolation
     )
@@ -94,6 +153,9 @@ def fit_image_with_fraction(
 
     Both are (1, H, W, 3) uint8; see `resize_linear_fixed_point`.
     """
+    if preprocess.resize in SAMPLED_RESIZES:
+        whole, fraction = levels_from_fine(_sample(image, geometry, preprocess))
+        return whole[None], fraction[None]
     whole, fraction = resize_linear_fixed_point(np.ascontiguousarray(image), geometry.resized)
     return (
         _padded(whole, geometry, preprocess.pad_value),
@@ -101,23 +163,36 @@ def fit_image_with_fraction(
     )
 
 
-def _padded(resized: Image, geometry: Geometry, pad_value: tuple[int, int, int]) -> Image:
-    height, width = geometry.resized
-    canvas = np.empty((1, *geometry.network, 3), np.uint8)
-    canvas[0, :height, :width] = resized
-    canvas[0, :height, width:] = pad_value
-    canvas[0, height:] = pad_value
-    return canvas
-
-
 def scale_boxes_to_source(boxes: Floats, geometry: Geometry) -> Floats:
     """Return boxes (N, 4) of the network's frame in source pixels, in float32 as the originals."""
-    return (boxes * np.tile(_ratio_xy(geometry), 2)).astype(np.float32, copy=False)
+    return scale_points_to_source(boxes.reshape(-1, 2, 2), geometry).reshape(-1, 4)
 
 
-def scale_points_to_source(points: Floats, geometry: Geometry) -> Floats:
-    """Return points (..., 2) x, y of the network's frame in source pixels."""
-    return (points * _ratio_xy(geometry)).astype(np.float32, copy=False)
+def scale_points_to_source(
+    points: Floats, geometry: Geometry, *, truncates: bool = False
+) -> Floats:
+    """Return points (..., 2) x, y of the network's frame in source pixels.
+
+    Args:
+        points: x, y in network pixels.
+        geometry: of the picture.
+        truncates: cut the result to whole pixels, toward zero, before it is rounded to float32.
+    """
+    if geometry.origin == (0.0, 0.0) and not truncates:
+        # The originals multiply in float32, by the ratio rounded to float32 once.
+        return (points * np.array(geometry.step, np.float32)).astype(np.float32, copy=False)
+    exact = points.astype(np.float64) * geometry.step + geometry.origin
+    return (np.trunc(exact) if truncates else exact).astype(np.float32)
+
+
+def scale_boxes_to_network(boxes: npt.NDArray[np.floating], geometry: Geometry) -> Floats:
+    """Return boxes (N, 4) of the source picture in network pixels."""
+    return scale_points_to_network(boxes.reshape(-1, 2, 2), geometry).reshape(-1, 4)
+
+
+def scale_points_to_network(points: npt.NDArray[np.floating], geometry: Geometry) -> Floats:
+    """Return points (..., 2) x, y of the source picture in network pixels."""
+    return ((points.astype(np.float64) - geometry.origin) / geometry.step).astype(np.float32)
 
 
 def clip_boxes(boxes: Floats, size: tuple[int, int]) -> Floats:
@@ -125,6 +200,18 @@ def clip_boxes(boxes: Floats, size: tuple[int, int]) -> Floats:
     height, width = size
     limit = np.array([width, height, width, height], np.float32)
     return np.clip(boxes, np.float32(0), limit)
+
+
+# ---------------------------------------------------------------- pictures at the top left
+
+
+def _padded(resized: Image, geometry: Geometry, pad_value: tuple[int, int, int]) -> Image:
+    height, width = resized.shape[:2]
+    canvas = np.empty((1, *geometry.network, 3), np.uint8)
+    canvas[0, :height, :width] = resized
+    canvas[0, :height, width:] = pad_value
+    canvas[0, height:] = pad_value
+    return canvas
 
 
 def _shortest_edge(source: tuple[int, int], preprocess: Preprocess) -> tuple[float, float]:
@@ -146,15 +233,104 @@ def _shortest_edge(source: tuple[int, int], preprocess: Preprocess) -> tuple[flo
     return new_height, new_width
 
 
-def _ratio_xy(geometry: Geometry) -> Floats:
-    """Return source / resized size for x and y, each rounded to float32 once."""
-    source = np.array(geometry.source[::-1], np.float64)
-    resized = np.array(geometry.resized[::-1], np.float64)
-    return (source / resized).astype(np.float32)
-
-
 def _half_up(size: float) -> int:
     return int(size + 0.5)
 
 
 _ROUND: dict[str, Callable[[float], int]] = {"floor": math.floor, "half_up": _half_up}
+
+
+# ---------------------------------------------------------------- pictures about their centre
+
+
+def _about_centre(source: tuple[int, int], network: tuple[int, int], *, step: float) -> Geometry:
+    """Return CenterNet's `get_affine_transform`: one scale, centre onto centre."""
+    return Geometry(
+        source=source,
+        network=network,
+        step=(step, step),
+        origin=(
+            source[1] / 2 - network[1] / 2 * step,
+            source[0] / 2 - network[0] / 2 * step,
+        ),
+    )
+
+
+def _centred(source: tuple[int, int], network: tuple[int, int]) -> Geometry:
+    """Return the same for a picture that keeps its scale: whole pixels onto whole pixels."""
+    return Geometry(
+        source=source,
+        network=network,
+        step=(1.0, 1.0),
+        origin=(
+            float(source[1] // 2 - network[1] // 2),
+            float(source[0] // 2 - network[0] // 2),
+        ),
+    )
+
+
+def _square_crop(
+    source: tuple[int, int], network: tuple[int, int], box: Box | None, margin: float
+) -> Geometry:
+    """Return the square about a box, or about the whole picture, stretched over the input.
+
+    The order of the operations gives, bit for bit, the inverted matrix of Stacked Hourglass
+    (utils/img.py, `get_transform`), whose truncated corners depend on it.
+    """
+    if box is None:
+        centre, side = (source[1] / 2, source[0] / 2), float(max(source))
+    else:
+        x1, y1, x2, y2 = box
+        centre, side = ((x1 + x2) / 2, (y1 + y2) / 2), margin * max(x2 - x1, y2 - y1)
+    step, origin = [], []
+    for middle, size in zip(centre, network[::-1], strict=True):
+        step.append(1 / (size / side))
+        origin.append(-(size * (-middle / side + 0.5) * step[-1]))
+    return Geometry(
+        source=source, network=network, step=(step[0], step[1]), origin=(origin[0], origin[1])
+    )
+
+
+def _fits(geometry: Geometry) -> bool:
+    return geometry.step == (1.0, 1.0)
+
+
+def _warp(image: Image, geometry: Geometry, pad_value: tuple[int, int, int]) -> Image:
+    """Return CenterNet's affine picture (H, W, 3): its matrix maps indices, not corners."""
+    matrix = np.array(
+        [[geometry.scale[0], 0, geometry.shift[0]], [0, geometry.scale[1], geometry.shift[1]]]
+    )
+    warped = cv2.warpAffine(
+        np.ascontiguousarray(image),
+        matrix,
+        geometry.network[::-1],
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=pad_value,
+    )
+    return cast("Image", warped)
+
+
+def _sample(image: Image, geometry: Geometry, preprocess: Preprocess) -> FineImage:
+    """Return the network's view of the picture, (H, W, 3) in 1/256 grey levels."""
+    columns, rows = (
+        taps_at(_positions(geometry, preprocess, axis), geometry.source[1 - axis])
+        for axis in (0, 1)
+    )
+    return sample_fine(image, rows, columns, pad_value=preprocess.pad_value)
+
+
+def _positions(geometry: Geometry, preprocess: Preprocess, axis: int) -> Doubles:
+    """Return the source position of every network pixel of an axis, 0 for the first pixel."""
+    size = geometry.network[1 - axis]
+    step, origin = geometry.step[axis], geometry.origin[axis]
+    pixels = np.arange(size, dtype=np.float64)
+    if preprocess.resize != "square_crop":  # CenterNet's matrix maps indices, not corners
+        return pixels * step + origin
+    if preprocess.rounding == "none":
+        return (pixels + 0.5) * step + origin - 0.5
+    # Stacked Hourglass cuts whole pixels out and resizes those with cv2.resize, in float32.
+    first, last = math.trunc(origin), math.trunc(step * size + origin) - 1
+    length = max(last - first + 1, 1)
+    inside = ((pixels + 0.5) * (1 / (size / length)) - 0.5).astype(np.float32)
+    return np.clip(inside.astype(np.float64), 0, length - 1) + first

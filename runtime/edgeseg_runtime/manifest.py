@@ -26,13 +26,35 @@ SCHEMA = "1.0"
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 16
 MAX_PIXELS = 64_000_000
+MAX_KEYPOINTS = 10_000
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()  # what a bundle may demand of this runtime
 
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
-RESIZES = ("shortest_edge", "letterbox", "stretch")
+RESIZES = (
+    "shortest_edge",
+    "letterbox",
+    "stretch",
+    "original",
+    "affine",
+    "center",
+    "square_crop",
+)
+SAMPLED_RESIZES = ("affine", "center", "square_crop")  # positions, not sizes, are computed
 INTERPOLATIONS = ("linear", "pillow_bilinear")
-ROUNDINGS = ("floor", "half_up")
+SIZE_ROUNDINGS = ("floor", "half_up")
+CROP_ROUNDINGS = ("truncate", "none")
+CROP_MARGIN = 1.25
 
+_LISTS = (
+    "requires",
+    "inputs",
+    "outputs",
+    "labels",
+    "category_ids",
+    "keypoint_names",
+    "skeleton",
+    "state",
+)
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/+-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCHEMA = re.compile(r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})")
@@ -73,16 +95,31 @@ class Preprocess:
     Attributes:
         height: height of the network's input in pixels, with padding.
         width: width of the network's input in pixels, with padding.
-        resize: "shortest_edge" scales the shorter side to `min_size` unless the longer one then
-            exceeds `max_size`, and shrinks further what would not fit; "letterbox" fills the
-            input as far as the aspect ratio allows; "stretch" ignores the aspect ratio.
+        resize: where the picture lands in the input.
+
+            - "shortest_edge" scales the shorter side to `min_size` unless the longer one then
+              exceeds `max_size`, and shrinks further what would not fit;
+            - "letterbox" fills the input as far as the aspect ratio allows;
+            - "stretch" ignores the aspect ratio;
+            - "original" leaves the picture as it is, and shrinks one that would not fit;
+            - "affine" scales by width / longer side of the picture about the picture's centre
+              (CenterNet's `fix_res`); an input that is not square may cut the picture;
+            - "center" lays the picture's centre over the input's without scaling (CenterNet's
+              `keep_res`), and shrinks one that would not fit;
+            - "square_crop" scales a square about the centre of a given box to the input, for
+              models that look at one object at a time.
+
+            The first four put the picture at the top left.
         min_size: shorter side in pixels; only for "shortest_edge".
         max_size: bound of the longer side in pixels, or None for no bound; only for
             "shortest_edge".
         interpolation: "linear" (half-pixel centres, no antialiasing) or "pillow_bilinear"
             (antialiased, bit for bit as Pillow resizes uint8).
-        rounding: of the resized size: "floor" or "half_up" (int(x + 0.5)).
-        pad_value: B, G, R in 0..255 of what the picture does not cover, right and bottom.
+        rounding: of the resized size: "floor" or "half_up" (int(x + 0.5)); for "square_crop" of
+            the square's corners: "truncate" to whole pixels, toward zero, or "none".
+        pad_value: B, G, R in 0..255 of what the picture does not cover.
+        crop_margin: side of the square over the longer side of the box; only for "square_crop".
+            Without a box the square has the picture's longer side.
     """
 
     height: int
@@ -93,6 +130,7 @@ class Preprocess:
     interpolation: str = "linear"
     rounding: str = "floor"
     pad_value: tuple[int, int, int] = (0, 0, 0)
+    crop_margin: float = CROP_MARGIN
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pad_value", _tuple("pad_value", self.pad_value))
@@ -102,7 +140,13 @@ class Preprocess:
             _refuse("height x width", f"{self.height}x{self.width}", f"at most {MAX_PIXELS} pixels")
         _check_choice("resize", self.resize, RESIZES)
         _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
-        _check_choice("rounding", self.rounding, ROUNDINGS)
+        if self.resize in SAMPLED_RESIZES and self.interpolation != "linear":
+            _refuse("interpolation", self.interpolation, f"linear with resize {self.resize}")
+        is_crop = self.resize == "square_crop"
+        _check_choice("rounding", self.rounding, CROP_ROUNDINGS if is_crop else SIZE_ROUNDINGS)
+        _check_number("crop_margin", self.crop_margin, 0.01, 100.0)
+        if not is_crop and self.crop_margin != CROP_MARGIN:
+            _refuse("crop_margin", self.crop_margin, "only square_crop to have one")
         if self.resize == "shortest_edge":
             _check_int("min_size", self.min_size, 1, 2**15)
             if self.max_size is not None:
@@ -155,6 +199,8 @@ class Manifest:
         postprocess: options of the task; flat, scalars only.
         labels: name of label number i; "" where the original skips a number.
         category_ids: COCO category id of label number i; as long as `labels`.
+        keypoint_names: name of key point or landmark number j; empty if unknown.
+        skeleton: pairs of key points, by number, that a drawing connects.
         artifacts: files by kind; "onnx" is the graph.
         state: tensors that a video model carries from one frame to the next.
         parity: measured agreement with the original model; informative.
@@ -176,13 +222,15 @@ class Manifest:
     postprocess: Mapping[str, str | float | int | bool] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     state: tuple[TensorSpec, ...] = ()
     parity: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for key in ("requires", "inputs", "outputs", "labels", "category_ids", "state"):
+        for key in _LISTS:
             object.__setattr__(self, key, _tuple(key, getattr(self, key)))
         for key in ("postprocess", "artifacts", "parity", "provenance"):
             object.__setattr__(self, key, _mapping(key, getattr(self, key)))
@@ -196,6 +244,7 @@ class Manifest:
         if not isinstance(self.preprocess, Preprocess):
             _refuse("preprocess", self.preprocess, "a Preprocess")
         self._check_labels()
+        self._check_keypoints()
         for key, artifact in self.artifacts.items():
             _check_name("artifacts", key)
             if not isinstance(artifact, Artifact):
@@ -218,6 +267,23 @@ class Manifest:
                 f"{len(self.category_ids)} entries",
                 f"one for each of the {len(self.labels)} labels",
             )
+
+    def _check_keypoints(self) -> None:
+        names = self.keypoint_names
+        if len(names) > MAX_KEYPOINTS:
+            _refuse("keypoint_names", f"{len(names)} entries", f"at most {MAX_KEYPOINTS}")
+        for index, name in enumerate(names):
+            _check_str(f"keypoint_names[{index}]", name)
+        if len(self.skeleton) > MAX_KEYPOINTS:
+            _refuse("skeleton", f"{len(self.skeleton)} pairs", f"at most {MAX_KEYPOINTS}")
+        pairs = []
+        for index, pair in enumerate(self.skeleton):
+            pairs.append(_tuple(f"skeleton[{index}]", pair))
+            if len(pairs[-1]) != 2:
+                _refuse(f"skeleton[{index}]", pair, "two numbers of key points")
+            for number in pairs[-1]:
+                _check_int(f"skeleton[{index}]", number, 0, len(names) - 1)
+        object.__setattr__(self, "skeleton", tuple(pairs))
 
     def artifact(self, kind: str) -> Artifact:
         """Return the entry of one kind of file, such as "onnx".
@@ -541,6 +607,12 @@ def _is_int(value: Any) -> bool:
 def _check_int(where: str, value: Any, low: int, high: int) -> None:
     if not _is_int(value) or not low <= value <= high:
         _refuse(where, value, f"an integer in {low}..{high}")
+
+
+def _check_number(where: str, value: Any, low: float, high: float) -> None:
+    is_number = _is_int(value) or isinstance(value, float)
+    if not is_number or not low <= value <= high:
+        _refuse(where, value, f"a number in {low:g}..{high:g}")
 
 
 def _check_str(where: str, value: Any) -> None:

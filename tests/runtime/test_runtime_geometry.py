@@ -97,7 +97,7 @@ def test_the_picture_lies_top_left_and_the_rest_is_padding():
     image = np.full((40, 30, 3), 200, np.uint8)
     geometry = geometry_of((40, 30), rule)
     canvas = fit_image(image, geometry, rule)
-    assert geometry == Geometry(source=(40, 30), resized=(80, 60), network=(80, 100))
+    assert geometry == Geometry.at_top_left(source=(40, 30), resized=(80, 60), network=(80, 100))
     assert canvas.shape == (1, 80, 100, 3)
     assert (canvas[0, :80, :60] == 200).all()
     assert (canvas[0, :, 60:] == (1, 2, 3)).all()
@@ -113,7 +113,7 @@ def test_a_view_gives_the_same_input_as_its_copy():
 
 
 def test_boxes_survive_the_round_trip():
-    geometry = Geometry(source=(501, 753), resized=(319, 480), network=(320, 480))
+    geometry = Geometry.at_top_left(source=(501, 753), resized=(319, 480), network=(320, 480))
     boxes = np.random.default_rng(0).uniform(0, 500, (50, 4)).astype(np.float32)
     ratio = np.float32([480 / 753, 319 / 501, 480 / 753, 319 / 501])
     np.testing.assert_allclose(scale_boxes_to_source(boxes * ratio, geometry), boxes, rtol=1e-6)
@@ -219,7 +219,7 @@ def test_an_absurd_box_costs_no_more_than_the_picture(paste, box):
 def test_a_mask_over_the_input_is_enlarged_from_what_the_picture_covers(seed):
     rng = np.random.default_rng(seed)
     mask = rng.random((20, 32), dtype=np.float32)
-    geometry = Geometry(source=(75, 100), resized=(60, 80), network=(80, 128))
+    geometry = Geometry.at_top_left(source=(75, 100), resized=(60, 80), network=(80, 128))
     covered = torch.from_numpy(mask[:15, :20])[None, None]  # 60 / 80 and 80 / 128 of the map
     expected = functional.interpolate(covered, size=(75, 100), mode="bilinear")[0, 0].numpy()
     corners = np.sort(rng.uniform(-10, 110, (2, 2)), axis=0)

@@ -32,6 +32,8 @@ def full_manifest():
         instance_manifest(),
         labels=("", "Bär", "1\u00bd"),
         category_ids=(0, 1, 2),
+        keypoint_names=("nose", "left eye", "right eye"),
+        skeleton=((0, 1), (0, 2)),
         artifacts={"onnx": Artifact(file="sub/model.onnx", sha256="ab" * 32, size_bytes=12)},
         state=(TensorSpec(name="hidden", dtype="float16", shape=(1, 2, 3)),),
         parity={"boxes": {"max_abs": 1e-5, "pictures": (1, 2)}, "passed": True, "note": None},
@@ -96,6 +98,38 @@ REFUSALS = {
         "preprocess.resize is 'crop'; expected one of shortest_edge, letterbox, stretch",
     ),
     "no min_size": (lambda d: d["preprocess"].update(min_size=None), "min_size is None"),
+    "crop with rounding of a size": (
+        lambda d: d["preprocess"].update(resize="square_crop", min_size=None),
+        "preprocess.rounding is 'floor'; expected one of truncate, none",
+    ),
+    "size with rounding of a crop": (
+        lambda d: d["preprocess"].update(rounding="truncate"),
+        "preprocess.rounding is 'truncate'; expected one of floor, half_up",
+    ),
+    "margin without a crop": (
+        lambda d: d["preprocess"].update(crop_margin=1.5),
+        "preprocess.crop_margin is 1.5; expected only square_crop to have one",
+    ),
+    "margin": (
+        lambda d: d["preprocess"].update(crop_margin="1"),
+        "preprocess.crop_margin is '1'; expected a number in 0.01..100",
+    ),
+    "antialiased sampling": (
+        lambda d: d["preprocess"].update(
+            resize="affine", min_size=None, interpolation="pillow_bilinear"
+        ),
+        "expected linear with resize affine",
+    ),
+    "key-point name": (lambda d: d.update(keypoint_names=[1]), "keypoint_names[0] is 1"),
+    "bone of three": (
+        lambda d: d.update(keypoint_names=["a"], skeleton=[[0, 0, 0]]),
+        "skeleton[0] is [0, 0, 0]; expected two numbers of key points",
+    ),
+    "bone without a point": (
+        lambda d: d.update(keypoint_names=["a", "b"], skeleton=[[0, 1], [1, 2]]),
+        "skeleton[1] is 2; expected an integer in 0..1",
+    ),
+    "bone of no list": (lambda d: d.update(skeleton=[1]), "skeleton[0] is 1; expected a list"),
     "pad_value": (lambda d: d["preprocess"].update(pad_value=[0, 0]), "three integers B, G, R"),
     "dtype": (lambda d: d["inputs"][0].update(dtype="complex64"), "inputs[0].dtype is 'complex64'"),
     "free inner axis": (
