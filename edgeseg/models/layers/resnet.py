@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from edgeseg.models.layers.conv import ConvNorm
 from edgeseg.models.layers.deform import ModulatedDeformConv2d
 
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BOTTLENECK_DEPTHS = (50, 101)
 
 
 class Bottleneck(nn.Module):
@@ -89,40 +90,44 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-50 or ResNet-101 without its classifier: C2..C5 at strides 4, 8, 16, 32.
+    """ResNet-18, -34, -50 or -101 without its classifier: C2..C5 at strides 4, 8, 16, 32.
 
     ``is_deformable`` tells from the number of a stage and of a block in it, both from 0, whether the
-    block is a deformable one.
+    block is a deformable one (bottlenecks only). ``channels`` has the number of channels of C2..C5.
     """
-
-    channels = (256, 512, 1024, 2048)
 
     def __init__(
         self,
         depth: int,
         *,
-        stride_in_1x1: bool,
+        stride_in_1x1: bool = False,
         norm_eps: float,
         is_deformable: Callable[[int, int], bool] = lambda stage, block: False,
     ) -> None:
         super().__init__()
         if depth not in BLOCKS:
             raise ValueError(f"depth {depth} found, expected one of {sorted(BLOCKS)}")
+        has_bottlenecks = depth in BOTTLENECK_DEPTHS
+        expansion = Bottleneck.expansion if has_bottlenecks else 1
+        self.channels = tuple((64 << stage) * expansion for stage in range(len(BLOCKS[depth])))
         self.stem = ConvNorm(3, 64, kernel_size=7, stride=2, norm_eps=norm_eps)
         self.stages = nn.ModuleList()
         in_channels = 64
         for stage, num_blocks in enumerate(BLOCKS[depth]):
             blocks = nn.Sequential()
             for block in range(num_blocks):
+                width, stride = 64 << stage, 2 if stage > 0 and block == 0 else 1
                 blocks.append(
                     Bottleneck(
                         in_channels,
-                        64 << stage,
-                        stride=2 if stage > 0 and block == 0 else 1,
+                        width,
+                        stride=stride,
                         stride_in_1x1=stride_in_1x1,
                         norm_eps=norm_eps,
                         deformable=is_deformable(stage, block),
                     )
+                    if has_bottlenecks
+                    else BasicBlock(in_channels, width, stride=stride, norm_eps=norm_eps)
                 )
                 in_channels = self.channels[stage]
             self.stages.append(blocks)
