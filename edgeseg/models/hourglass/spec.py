@@ -1,0 +1,171 @@
+"""The Stacked Hourglass variants: configurations, published figures, manifests."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models.labels import BACKGROUND, MPII_KEYPOINTS, MPII_SKELETON
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeseg.models.checkpoint import KeyTable
+    from edgeseg.models.reference import ReferenceModel
+
+TINY = {
+    "image_size": (128, 128),
+    "crop_rounding": "none",
+    "takes_fraction": False,
+    "point_rounding": "none",
+    "flip_test": False,
+    "num_stacks": 2,
+    "channels": 64,
+    "stem_channels": (16, 32, 32),
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "hourglass_stack2": {"num_stacks": 2},
+    "hourglass_stack8": {},
+    "hourglass_tiny": TINY,
+}
+"""Model name -> what differs from the defaults of ``HourglassConfig``."""
+
+PERSON = (BACKGROUND, "person")
+
+
+def build(
+    name: str,
+    weights: Weights,
+    image_size: tuple[int, int] | None,
+    config: Mapping[str, Any],
+) -> ReferenceModel:
+    """Return the model in evaluation mode.
+
+    Args:
+        name: a key of :data:`PRESETS`.
+        weights: an official checkpoint (path or state dict), "shapes" or None (random).
+        image_size: height and width of the network input; the preset's if None.
+        config: fields of ``HourglassConfig`` that replace the preset's.
+
+    Raises:
+        ValueError: an unknown or invalid field.
+        CheckpointError: weights that do not fit.
+    """
+    from edgeseg.models.checkpoint import load_weights
+    from edgeseg.models.hourglass.model import HourglassConfig, StackedHourglass
+
+    known = {field.name for field in fields(HourglassConfig)}
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ValueError(
+            f"options {', '.join(unknown)} found for {name}, expected some of "
+            f"{', '.join(sorted(known))}"
+        )
+    settings = {**PRESETS[name], **config}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    model = StackedHourglass(name, HourglassConfig(**settings))
+    if weights is not None:
+        is_shapes = isinstance(weights, str) and weights == "shapes"
+        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
+    return model.eval()
+
+
+def key_table(name: str) -> KeyTable:
+    """Return the parameter names of the official checkpoint of a variant."""
+    from edgeseg.models.hourglass import checkpoint
+
+    return checkpoint.OWN if name == "hourglass_tiny" else checkpoint.ORIGINAL
+
+
+def manifest(model: ReferenceModel) -> Manifest:
+    """Return what a device has to know of ``model``; artifacts are added by the exporter."""
+    from edgeseg.models.hourglass.model import StackedHourglass
+
+    assert isinstance(model, StackedHourglass)
+    config = model.config
+    height, width = config.image_size
+    image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
+    fraction = dataclasses.replace(image, name="image_fraction")
+    is_mpii = config.num_keypoints == len(MPII_KEYPOINTS) and not config.keypoint_names
+    return Manifest(
+        name=model.name,
+        task="keypoints",
+        precision="fp32",
+        inputs=(image, *((fraction,) if config.takes_fraction else ())),
+        outputs=(
+            TensorSpec(name="keypoints", dtype="float32", shape=(1, config.num_keypoints, 3)),
+        ),
+        preprocess=Preprocess(
+            height=height,
+            width=width,
+            resize="square_crop",
+            rounding=config.crop_rounding,
+            crop_margin=config.crop_margin,
+        ),
+        postprocess={"point_rounding": config.point_rounding},
+        labels=PERSON,
+        category_ids=(0, 1),
+        keypoint_names=MPII_KEYPOINTS if is_mpii else _names(config),
+        skeleton=config.skeleton or (MPII_SKELETON if is_mpii else ()),
+        artifacts={},
+        parity={},
+        provenance={},
+    )
+
+
+def _names(config: Any) -> tuple[str, ...]:
+    return config.keypoint_names or tuple(
+        f"keypoint_{joint}" for joint in range(config.num_keypoints)
+    )
+
+
+_ORIGINS = {  # licence of code and weights, source of the figures
+    "princeton-vl": (
+        "BSD-3-Clause",
+        "README of princeton-vl/pytorch_stacked_hourglass, 2958 persons of MPII val",
+    ),
+    "edgeseg": (
+        "Apache-2.0",
+        "benchmarks/results/hourglass_tiny_bench.md, 200 persons of shapes val",
+    ),
+}
+
+
+def _spec(
+    name: str,
+    origin: str,
+    num_parameters: int,
+    *,
+    gflops: float,
+    accuracy: Mapping[str, float],
+) -> ModelSpec:
+    licence, source = _ORIGINS[origin]
+    return ModelSpec(
+        name=name,
+        task="keypoints",
+        family="hourglass",
+        image_size=PRESETS[name].get("image_size", (256, 256)),
+        num_parameters=num_parameters,
+        build=build,
+        manifest=manifest,
+        gflops=gflops,
+        accuracy=accuracy,
+        licence=licence,
+        source=source,
+        has_shapes_weights=origin == "edgeseg",
+    )
+
+
+SPECS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        _spec("hourglass_stack2", "princeton-vl", 6_570_400, gflops=16.7, accuracy={"PCKh": 0.883}),
+        _spec(
+            "hourglass_stack8", "princeton-vl", 25_434_112, gflops=54.9, accuracy={"PCKh": 0.902}
+        ),
+        _spec("hourglass_tiny", "edgeseg", 423_808, gflops=0.14, accuracy={}),
+    )
+}
