@@ -36,7 +36,8 @@ def find_peaks(maps_BJHW: Tensor) -> Peaks:
     """Return the highest place of each map; the first in reading order among equals."""
     width = maps_BJHW.shape[3]
     value_BJ, place_BJ = maps_BJHW.flatten(2).max(dim=2)
-    return Peaks(column=place_BJ % width, row=place_BJ // width, value=value_BJ)
+    row_BJ = place_BJ // width
+    return Peaks(column=place_BJ - row_BJ * width, row=row_BJ, value=value_BJ)
 
 
 def quarter_shifts(maps_BJHW: Tensor, peaks: Peaks, *, at_tie: float, at_border: bool) -> Tensor:
@@ -66,6 +67,21 @@ def quarter_shifts(maps_BJHW: Tensor, peaks: Peaks, *, at_tie: float, at_border:
             shift_BJ = torch.where(is_inside_BJ, shift_BJ, 0.0)
         shifts.append(shift_BJ)
     return torch.stack(shifts, dim=-1)
+
+
+def soft_argmax(maps_BJHW: Tensor, *, sharpness: float = 1.0) -> Tensor:
+    """Return x, y (B, J, 2) in pixels of the maps, where 0 is the centre of the first pixel.
+
+    The mean place under the soft-max of ``sharpness`` times the map (Sun et al., 2018, arXiv
+    1711.08229): a differentiable argmax with a sub-pixel part.
+    """
+    _, _, height, width = maps_BJHW.shape
+    weights_BJHW = (sharpness * maps_BJHW).flatten(2).softmax(-1).reshape(maps_BJHW.shape)
+    xs_W = torch.arange(width, dtype=maps_BJHW.dtype, device=maps_BJHW.device)
+    ys_H = torch.arange(height, dtype=maps_BJHW.dtype, device=maps_BJHW.device)
+    x_BJ = (weights_BJHW.sum(2) * xs_W).sum(2)
+    y_BJ = (weights_BJHW.sum(3) * ys_H).sum(2)
+    return torch.stack([x_BJ, y_BJ], dim=-1)
 
 
 def _at(maps_BJP: Tensor, place_BJ: Tensor) -> Tensor:
