@@ -37,9 +37,9 @@ ONNX_FILE = "model.onnx"
 MAX_ONNX_BYTES = 2**31 - 1
 """A protobuf's limit; a bundle's graph holds its own weights."""
 GRAPH_PASSES = (
+    name_operators,
     strip_metadata,
     fold_constants,
-    name_operators,
     add_functions,
 )
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
