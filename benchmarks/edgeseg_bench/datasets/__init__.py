@@ -16,7 +16,8 @@ def open_dataset(
         name: "shapes", "coco:FOLDER" or "coco:FOLDER:SPLIT".
         split: "train" or "val" for shapes, such as "val2017" for COCO; None = the validation split.
         limit: use only the first pictures; None = all.
-        kind: which annotation file of a COCO data set to read: "instances" or "person_keypoints".
+        kind: what is labelled: "instances", "person_keypoints" or "faces". The built-in data set draws
+            pictures of it, a COCO data set reads `annotations/KIND_SPLIT.json`.
 
     Raises:
         ValueError: no data set has this name, or it has no such split.
@@ -26,7 +27,7 @@ def open_dataset(
     if name == "shapes":
         from edgeseg_bench.datasets.shapes import ShapesDataset
 
-        return ShapesDataset(split or "val", limit=limit)
+        return ShapesDataset(split or "val", kind=kind, limit=limit)
     if scheme == "coco" and place:
         from edgeseg_bench.datasets.coco import CocoDataset
 

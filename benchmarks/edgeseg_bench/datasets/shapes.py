@@ -1,24 +1,25 @@
-"""The built-in data set: labelled pictures of geometric figures, drawn on demand.
+"""The built-in data set: labelled pictures of geometric figures or faces, drawn on demand.
 
-A picture is a pure function of (seed, split, index): it does not depend on the order of access, on the
-process or on any global state. A `Scene` says what stands where; `render` turns it into a picture and
-the visible mask of every figure; `instance_annotations` describes them the COCO way. Other tasks add
-figures, renderers and annotations to the same three steps.
+A picture is a pure function of (seed, split, kind, index): it does not depend on the order of access, on
+the process or on any global state. A `Scene` says what stands where; `render` turns it into a picture and
+the visible mask of every figure; `instance_annotations` describes them the COCO way. `faces` has the same
+three steps for faces.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_bench.datasets import shapes_draw
+from edgeseg_bench.datasets import faces, shapes_draw
 from edgeseg_bench.datasets.base import Annotation, Category, Sample, coco_from_parts, coco_image
 from edgeseg_bench.datasets.segmentation import rle_from_mask
+from edgeseg_bench.datasets.setting import SIDES, backdrop_paint, random_colour
 from edgeseg_bench.datasets.shapes_draw import Colour, Paint, Silhouette
 
 CLASSES = ("disc", "square", "triangle", "star", "ring", "cross")  # category ids 1..6
@@ -27,7 +28,6 @@ CATEGORIES: tuple[Category, ...] = tuple(
 )
 SPLIT_SIZES = {"train": 20_000, "val": 1_000}
 
-SIDES = (192, 320)  # smallest and largest picture side
 NUM_FIGURES = (2, 8)
 SMALLEST_RADIUS = 7.0
 LARGEST_RADIUS_SHARE = 0.30  # of the shorter picture side
@@ -74,7 +74,7 @@ class Scene:
 def make_scene(rng: np.random.Generator) -> Scene:
     """Invent a scene."""
     height, width = (int(side) for side in rng.integers(SIDES[0], SIDES[1] + 1, 2))
-    base = _colour(rng)
+    base = random_colour(rng)
     figures: list[Figure] = []
     for _ in range(int(rng.integers(NUM_FIGURES[0], NUM_FIGURES[1] + 1))):
         figures.append(_invent_figure(rng, height, width, base, figures))
@@ -82,7 +82,7 @@ def make_scene(rng: np.random.Generator) -> Scene:
         height=height,
         width=width,
         base=base,
-        backdrop=_backdrop_paint(rng),
+        backdrop=backdrop_paint(rng),
         figures=_visible_figures(figures, height, width),
         num_scribbles=int(rng.integers(4, 19)),
         gain=float(rng.uniform(0.65, 1.15)),
@@ -138,28 +138,57 @@ def instance_annotations(
     )
 
 
+def draw(
+    rng: np.random.Generator, *, image_id: int
+) -> tuple[npt.NDArray[np.uint8], tuple[Annotation, ...]]:
+    """Return a picture of geometric figures that follows from the generator, and its annotations."""
+    scene = make_scene(rng)
+    image, masks_NHW = render(scene, rng)
+    return image, instance_annotations(scene, masks_NHW, image_id=image_id)
+
+
+Draw: TypeAlias = Callable[..., tuple[npt.NDArray[np.uint8], tuple[Annotation, ...]]]
+
+# What can be drawn: name, categories, draw(generator, image_id=...). Their order is part of the seeds.
+KINDS: Mapping[str, tuple[tuple[Category, ...], Draw]] = {
+    "instances": (CATEGORIES, draw),
+    "faces": (faces.CATEGORIES, faces.draw),
+}
+
+
 class ShapesDataset:
     """The pictures of one split.
 
     Args:
         split: "train" or "val"; no picture is in both.
+        kind: what is drawn, a key of KINDS: "instances" are geometric figures with masks.
         limit: use only the first pictures; None = all.
         seed: another seed is another, disjoint data set.
 
     Raises:
-        ValueError: there is no such split, or the limit is not positive.
+        ValueError: there is no such split or kind, or the limit is not positive.
     """
 
-    def __init__(self, split: str = "val", *, limit: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        split: str = "val",
+        *,
+        kind: str = "instances",
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
         if split not in SPLIT_SIZES:
             raise ValueError(
                 f"Data set shapes has no split {split!r}: choose from {list(SPLIT_SIZES)}."
             )
+        if kind not in KINDS:
+            raise ValueError(f"Data set shapes has no kind {kind!r}: choose from {list(KINDS)}.")
         if limit is not None and limit < 1:
             raise ValueError(
                 f"limit is {limit}: give the number of pictures, at least 1, or None for all."
             )
         self.split = split
+        self.kind = kind
         self.seed = seed
         self._length = min(limit or SPLIT_SIZES[split], SPLIT_SIZES[split])
         self._split_number = list(SPLIT_SIZES).index(split)
@@ -167,12 +196,13 @@ class ShapesDataset:
     @property
     def name(self) -> str:
         """What reports call it."""
-        return f"shapes:{self.split}"
+        suffix = "" if self.kind == "instances" else f":{self.kind}"
+        return f"shapes:{self.split}{suffix}"
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """COCO categories with ids 1..6."""
-        return CATEGORIES
+        """COCO categories; the ids count from 1."""
+        return KINDS[self.kind][0]
 
     def __len__(self) -> int:
         return self._length
@@ -181,15 +211,16 @@ class ShapesDataset:
         if not -self._length <= index < self._length:
             raise IndexError(f"Picture {index} of {self._length}.")
         index %= self._length
-        rng = np.random.default_rng((self.seed, self._split_number, index))
-        scene = make_scene(rng)
-        image, masks_NHW = render(scene, rng)
+        # numpy takes missing numbers of a seed for 0: instances are what they were before other kinds.
+        kind_number = list(KINDS).index(self.kind)
+        rng = np.random.default_rng((self.seed, self._split_number, index, kind_number))
         image_id = index + 1
+        image, annotations = KINDS[self.kind][1](rng, image_id=image_id)
         return Sample(
             image=image,
             image_id=image_id,
             file_name=f"{image_id:06d}.png",
-            annotations=instance_annotations(scene, masks_NHW, image_id=image_id),
+            annotations=annotations,
         )
 
     def __iter__(self) -> Iterator[Sample]:
@@ -208,8 +239,8 @@ class ShapesDataset:
 def write_coco(dataset: ShapesDataset, folder: str | Path) -> Path:
     """Write the pictures and their annotations in the standard COCO layout.
 
-    The files are `FOLDER/SPLIT/000001.png` ... and `FOLDER/annotations/instances_SPLIT.json`; the data
-    set `coco:FOLDER:SPLIT` reads them back.
+    The files are `FOLDER/SPLIT/000001.png` ... and `FOLDER/annotations/KIND_SPLIT.json`; the data
+    set `coco:FOLDER:SPLIT` of the same kind reads them back.
 
     Returns:
         The folder.
@@ -229,20 +260,15 @@ def write_coco(dataset: ShapesDataset, folder: str | Path) -> Path:
         images.append(coco_image(sample))
         annotations.extend(sample.annotations)
     coco = coco_from_parts(images, annotations, dataset.categories)
-    target = folder / "annotations" / f"instances_{dataset.split}.json"
+    target = folder / "annotations" / f"{dataset.kind}_{dataset.split}.json"
     target.write_text(json.dumps(coco), encoding="utf-8")
     return folder
 
 
-def _colour(rng: np.random.Generator) -> Colour:
-    blue, green, red = (float(c) for c in rng.uniform(20, 235, 3))
-    return blue, green, red
-
-
 def _contrasting_colour(rng: np.random.Generator, other: Colour) -> Colour:
-    colour = _colour(rng)
+    colour = random_colour(rng)
     while max(abs(a - b) for a, b in zip(colour, other, strict=True)) < MIN_CONTRAST:
-        colour = _colour(rng)
+        colour = random_colour(rng)
     return colour
 
 
@@ -289,17 +315,6 @@ def _free_centre(
 def _is_apart(x: float, y: float, radius: float, other: Silhouette) -> bool:
     distance = float(np.hypot(x - other.centre[0], y - other.centre[1]))
     return distance > 0.75 * (radius + other.radius)
-
-
-def _backdrop_paint(rng: np.random.Generator) -> Paint:
-    strength = rng.uniform(0, 22, 3) * rng.choice([-1.0, 1.0], 3)
-    half = (float(strength[0]), float(strength[1]), float(strength[2]))
-    return Paint(
-        pattern=str(rng.choice(list(shapes_draw.PATTERNS))),
-        colours=((-half[0], -half[1], -half[2]), half),
-        period=float(rng.uniform(5, 40)),
-        angle=float(rng.uniform(0, np.pi)),
-    )
 
 
 def _inside(
