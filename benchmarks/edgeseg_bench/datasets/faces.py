@@ -55,8 +55,8 @@ NUM_FACES = (1, 6)
 HEIGHTS = (16.0, 150.0)  # of an upright face, in pixels
 LARGEST_HEIGHT_SHARE = 0.7  # of the shorter picture side
 MAX_YAW, MAX_PITCH, MAX_ROLL = np.deg2rad((50.0, 25.0, 30.0))
-MIN_INSIDE_SHARE = 0.8  # of a face's landmarks, inside the picture
-MAX_HIDDEN_SHARE = 0.2  # of a face's landmarks, behind others
+MIN_INSIDE_SHARE = 0.8  # of a face's vertices, inside the picture
+MAX_HIDDEN_SHARE = 0.2  # of those, behind others
 
 SKINS: tuple[Colour, ...] = (  # from light to dark, BGR
     (180.0, 205.0, 240.0),
@@ -117,10 +117,13 @@ def make_scene(rng: np.random.Generator) -> Scene:
     largest = min(HEIGHTS[1], LARGEST_HEIGHT_SHARE * min(setting.height, setting.width))
     heights = np.sort(HEIGHTS[0] * (largest / HEIGHTS[0]) ** rng.random(number))
     faces: list[Face] = []
+    taken_HW = np.zeros((setting.height, setting.width), dtype=np.uint8)
     for height in heights[::-1]:  # from the nearest to the farthest
-        face = _invent_face(rng, setting, float(height), faces)
+        face = _invent_face(rng, setting, float(height), taken_HW)
         if face is not None:
             faces.append(face)
+            for outline_P2 in faces_draw.body_outlines(face.head):
+                cv2.fillPoly(taken_HW, [np.rint(outline_P2).astype(np.int32)], 1)
     return Scene(setting=setting, decoys=decoys, faces=tuple(reversed(faces)))
 
 
@@ -188,9 +191,12 @@ def _annotation(head: Head, setting: Setting) -> Annotation:
 
 
 def _invent_face(
-    rng: np.random.Generator, setting: Setting, height: float, nearer: list[Face]
+    rng: np.random.Generator, setting: Setting, height: float, taken_HW: npt.NDArray[np.uint8]
 ) -> Face | None:
-    """Return a face that is mostly visible, or None where no room was found for one."""
+    """Return a face that is mostly visible, or None where no room was found for one.
+
+    taken_HW is 1 where nearer people may hide it.
+    """
     gender = int(rng.integers(0, 2))
     shape = heads.invent_shape(rng, gender=gender)
     yaw, pitch, roll = (
@@ -207,15 +213,14 @@ def _invent_face(
     )
     looks = _invent_looks(rng, gender)
     has_stroke = rng.random() < 0.12
-    outlines = [outline for other in nearer for outline in faces_draw.body_outlines(other.head)]
-    landmarks_N2 = heads.landmarks(head)
+    places_N2 = heads.mesh(head)[::3, :2]
     for _ in range(12):
         margin = 0.35 * height
         centre = rng.uniform(margin, (setting.width - margin, setting.height - margin))
-        if _is_visible(landmarks_N2 + centre, setting, outlines):
+        if _is_visible(places_N2 + centre, taken_HW):
             break
     else:
-        if nearer:
+        if taken_HW.any():
             return None
         centre = np.array((setting.width / 2, setting.height / 2))
     head = replace(head, centre=(float(centre[0]), float(centre[1])))
@@ -223,17 +228,13 @@ def _invent_face(
     return Face(head=head, looks=looks, gender=gender, stroke=stroke)
 
 
-def _is_visible(points_N2: Float, setting: Setting, outlines: list[Float]) -> bool:
-    is_inside = np.all((points_N2 >= 0) & (points_N2 < (setting.width, setting.height)), axis=1)
+def _is_visible(places_N2: Float, taken_HW: npt.NDArray[np.uint8]) -> bool:
+    height, width = taken_HW.shape
+    columns, rows = np.floor(places_N2).astype(int).T
+    is_inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
     if is_inside.mean() < MIN_INSIDE_SHARE:
         return False
-    samples = points_N2[::4].astype(np.float32)
-    contours = [outline.astype(np.float32) for outline in outlines]
-    hidden = sum(
-        any(cv2.pointPolygonTest(contour, (float(x), float(y)), False) > 0 for contour in contours)
-        for x, y in samples
-    )
-    return hidden <= MAX_HIDDEN_SHARE * len(samples)
+    return bool(taken_HW[rows[is_inside], columns[is_inside]].mean() <= MAX_HIDDEN_SHARE)
 
 
 def _invent_looks(rng: np.random.Generator, gender: int) -> Looks:

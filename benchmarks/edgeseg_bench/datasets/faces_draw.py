@@ -5,6 +5,7 @@ on the head, P = corners of a polygon, h, w = a window of the picture; 2 = x, y;
 4 = BGR and coverage.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -100,16 +101,19 @@ class Sketch:
 
     def fill(self, points_P2: Float, colour: Colour) -> None:
         """Draw a polygon."""
-        cv2.fillPoly(
-            self.layer_hw4, [self._fixed_point(points_P2)], (*colour, 255), shift=SUBPIXEL_BITS
-        )
+        self.fill_or_line(self.fixed_point(points_P2), colour, None)
 
-    def line(self, points_P2: Float, colour: Colour, width: float) -> None:
-        """Draw an open line through the points; the width is in pixels of the picture."""
+    def fill_or_line(
+        self, points_P2: npt.NDArray[np.int32], colour: Colour, width: float | None
+    ) -> None:
+        """Draw a polygon or, with a width in pixels of the picture, an open line; points as `fixed_point`."""
+        if width is None:
+            cv2.fillPoly(self.layer_hw4, [points_P2], (*colour, 255), shift=SUBPIXEL_BITS)
+            return
         thickness = max(1, round(width * self.enlargement))
         cv2.polylines(
             self.layer_hw4,
-            [self._fixed_point(points_P2)],
+            [points_P2],
             False,
             (*colour, 255),
             thickness,
@@ -118,15 +122,14 @@ class Sketch:
 
     def facets(self, corners_N42: Float, colours_N3: Float) -> None:
         """Draw convex quadrilaterals in their order."""
-        corners = self._fixed_point(corners_N42)
+        corners = self.fixed_point(corners_N42)
         for corner_42, colour in zip(corners, colours_N3.tolist(), strict=True):
             cv2.fillConvexPoly(self.layer_hw4, corner_42, (*colour, 255), shift=SUBPIXEL_BITS)
 
     def soften(self, sigma: float) -> None:
         """Blur what was drawn so far; sigma is in pixels of the picture."""
-        self.layer_hw4 = cv2.GaussianBlur(  # type: ignore[assignment]
-            self.layer_hw4, (0, 0), max(0.3, sigma * self.enlargement)
-        )
+        side = 1 + 2 * round(1.5 * sigma * self.enlargement)  # a box of about this deviation
+        self.layer_hw4 = cv2.blur(self.layer_hw4, (side, side)).astype(np.uint8, copy=False)
 
     def blend_into(self, canvas_HW3: Canvas) -> None:
         """Draw the sketch over the canvas, in place, with smooth edges."""
@@ -135,7 +138,8 @@ class Sketch:
         under_hw3 *= 1 - mean_hw4[:, :, 3:].astype(np.float32) / np.float32(255)
         under_hw3 += mean_hw4[:, :, :3]
 
-    def _fixed_point(self, points_P2: Float) -> npt.NDArray[np.int32]:
+    def fixed_point(self, points_P2: Float) -> npt.NDArray[np.int32]:
+        """Return points of the picture as cv2 wants them."""
         # cv2 draws pixel i around coordinate i, the picture's pixel i lies between i and i + 1.
         local_P2 = (points_P2 - (self.columns.start, self.rows.start)) * self.enlargement - 0.5
         return np.rint(local_P2 * (1 << SUBPIXEL_BITS)).astype(np.int32)
@@ -179,10 +183,13 @@ def _scaled(colour: Colour, factor: float) -> Colour:
 
 
 def _ellipse(centre: tuple[float, float], radii: tuple[float, float], corners: int = 24) -> Float:
+    return _circle(corners) * radii + centre
+
+
+@functools.cache
+def _circle(corners: int) -> Float:
     turns = 2 * np.pi * np.arange(corners) / corners
-    return np.stack(
-        [centre[0] + radii[0] * np.cos(turns), centre[1] + radii[1] * np.sin(turns)], axis=1
-    )
+    return np.stack([np.cos(turns), np.sin(turns)], axis=1)
 
 
 def _skull_box(head: Head) -> Float:
@@ -230,7 +237,7 @@ def _draw_ears(sketch: Sketch, head: Head, looks: Looks, *, in_front: bool) -> N
 
 def _draw_skin(sketch: Sketch, head: Head, looks: Looks, rng: np.random.Generator) -> None:
     """Draw the surface of the head as shaded facets, the far ones first."""
-    fineness = float(np.clip((head.scale / 50) ** 0.5, 0.4, 1.0))
+    fineness = float(np.clip((head.scale / 80) ** 0.5, 0.4, 0.85))
     rows, columns = round(34 * fineness), round(44 * fineness)
     u, v = np.linspace(-1, 1, columns)[None, :], np.linspace(-1.27, 1.04, rows)[:, None]
     u = 1.75 * np.sign(u) * np.abs(u) ** 1.25  # finer in the middle, round to the back of the head
@@ -254,7 +261,7 @@ def _draw_skin(sketch: Sketch, head: Head, looks: Looks, rng: np.random.Generato
     sketch.facets(
         corners.reshape(-1, 4, 3)[order, :, :2], np.clip(colours, 0, 255).reshape(-1, 3)[order]
     )
-    sketch.soften(0.016 * head.scale / fineness)
+    sketch.soften(0.014 * head.scale / fineness)
 
 
 def _is_hair(looks: Looks, u: Float, v: Float) -> npt.NDArray[np.bool_]:
@@ -291,12 +298,10 @@ def _albedo(
 def _draw_marks(sketch: Sketch, head: Head, marks: list[Mark]) -> None:
     ends = np.cumsum([len(mark.outline) for mark in marks])
     u, v = np.concatenate([mark.outline for mark in marks]).T
-    points_N2 = heads.projected(head, heads.surface(head.shape, u, v))[:, :2]
+    points_N2 = sketch.fixed_point(heads.projected(head, heads.surface(head.shape, u, v))[:, :2])
     for mark, points_P2 in zip(marks, np.split(points_N2, ends[:-1]), strict=True):
-        if mark.line_width is None:
-            sketch.fill(points_P2, mark.colour)
-        else:
-            sketch.line(points_P2, mark.colour, mark.line_width * head.scale)
+        width = None if mark.line_width is None else mark.line_width * head.scale
+        sketch.fill_or_line(points_P2, mark.colour, width)
 
 
 def _eyes(head: Head, looks: Looks) -> list[Mark]:

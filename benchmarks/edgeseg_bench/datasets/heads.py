@@ -13,6 +13,7 @@ Shape suffixes: N = points, V = vertices of the mesh, T = triangles, C = points 
 K = candidates for one of them; 2 = u, v or x, y; 3 = x, y, z.
 """
 
+import functools
 from dataclasses import dataclass, fields
 from typing import TypeAlias
 
@@ -111,7 +112,7 @@ class Shape:
 
 # How much the mean man differs from the mean person; the mean woman differs by the opposite.
 MALE_DEVIATION = {"width": 0.3, "jaw": 0.7, "chin": 0.4, "brow_ridge": 0.7, "lips": -0.5}
-EXPRESSION = ("mouth_opening", "smile", "squint")
+BUILD = tuple(field.name for field in fields(Shape))[:-3]  # all but the expression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +138,14 @@ class Head:
 
 def invent_shape(rng: np.random.Generator, *, gender: int) -> Shape:
     """Invent a person; gender is 0 = female or 1 = male."""
-    values = {}
-    for field in fields(Shape):
-        if field.name not in EXPRESSION:
-            mean = MALE_DEVIATION.get(field.name, 0.0) * (1 if gender else -1)
-            values[field.name] = float(np.clip(rng.normal(mean, 0.65), -1.6, 1.6))
+    means = [MALE_DEVIATION.get(name, 0.0) * (1 if gender else -1) for name in BUILD]
+    build = np.clip(rng.normal(means, 0.65), -1.6, 1.6).tolist()
     opening = float(rng.uniform(0.2, 1.0)) if rng.random() < 0.35 else 0.0
     smile = float(rng.uniform(0.3, 1.0)) if rng.random() < 0.4 else float(rng.uniform(-0.3, 0.3))
     squint = float(rng.uniform(0, 0.6))
-    return Shape(**values, mouth_opening=opening, smile=smile, squint=squint)
+    return Shape(
+        **dict(zip(BUILD, build, strict=True)), mouth_opening=opening, smile=smile, squint=squint
+    )
 
 
 def surface(shape: Shape, u: Float, v: Float) -> Float:
@@ -172,6 +172,24 @@ def landmark_coordinates(shape: Shape) -> Float:
 
     Those of the jaw's contour are for a frontal picture; `landmarks` moves them to the visible outline.
     """
+    return _neutral_landmarks() + np.tensordot(
+        (shape.brow_tilt, shape.squint, shape.lips), _landmark_shifts(), axes=1
+    )
+
+
+@functools.cache
+def _neutral_landmarks() -> Float:
+    return _landmark_outlines(Shape())
+
+
+@functools.cache
+def _landmark_shifts() -> Float:
+    """Return how brow_tilt, squint and lips move the landmarks (3, 98, 2): all outlines are linear in them."""
+    units = (Shape(brow_tilt=1.0), Shape(squint=1.0), Shape(lips=1.0))
+    return np.stack([_landmark_outlines(unit) for unit in units]) - _neutral_landmarks()
+
+
+def _landmark_outlines(shape: Shape) -> Float:
     return np.concatenate(
         [
             contour_coordinates(),
@@ -330,6 +348,7 @@ def _relief(shape: Shape, u: Float, v: Float) -> Float:
     )
 
 
+@functools.lru_cache(maxsize=32)
 def _rotation(yaw: float, pitch: float, roll: float) -> Float:
     """Return the 3 x 3 matrix that turns a head by yaw, then pitch, then roll."""
     cos, sin = np.cos((yaw, pitch, roll)), np.sin((yaw, pitch, roll))

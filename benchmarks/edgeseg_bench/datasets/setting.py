@@ -1,7 +1,10 @@
 """Where a drawn picture is taken: its size, backdrop and camera, common to faces and figures."""
 
+import functools
+import statistics
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +12,7 @@ from edgeseg_bench.datasets import shapes_draw
 from edgeseg_bench.datasets.shapes_draw import Colour, Float, Paint
 
 SIDES = (192, 320)  # smallest and largest picture side
+NUM_QUANTILES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +66,21 @@ def photograph(
     setting: Setting, canvas_HW3: Float, rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
     """Return the finished canvas as this setting's camera delivers it, (H, W, 3) uint8."""
-    return shapes_draw.photographed(
-        canvas_HW3, gain=setting.gain, blur=setting.blur, noise=setting.noise, rng=rng
-    )
+    if setting.blur > 0:
+        canvas_HW3 = np.asarray(cv2.GaussianBlur(canvas_HW3, (0, 0), setting.blur), np.float32)
+    # Looking up a table of quantiles takes a tenth of the time of drawing from a normal distribution.
+    grain_HW3 = _quantiles()[rng.integers(0, NUM_QUANTILES, canvas_HW3.shape, dtype=np.uint16)]
+    grain_HW3 *= np.float32(setting.noise)
+    grain_HW3 += canvas_HW3 * np.float32(setting.gain) + np.float32(0.5)
+    return np.clip(grain_HW3, 0, 255, out=grain_HW3).astype(np.uint8)
+
+
+@functools.cache
+def _quantiles() -> Float:
+    """Return evenly spaced quantiles of the standard normal distribution."""
+    normal = statistics.NormalDist()
+    quantiles = [normal.inv_cdf((number + 0.5) / NUM_QUANTILES) for number in range(NUM_QUANTILES)]
+    return np.array(quantiles, dtype=np.float32)
 
 
 def random_colour(rng: np.random.Generator) -> Colour:
