@@ -47,12 +47,19 @@ def example(pictures):
     return (*features, boxes, torch.rand(pictures, 300, generator=rng), groups)
 
 
-def export(inputs, dynamic_shapes=None):
+class ManyBoxes(torch.nn.Module):
+    """Suppression of more boxes than are unrolled."""
+
+    def forward(self, boxes, scores, groups):
+        return nms(boxes, scores, groups, iou_threshold=0.4, max_output=100, score_threshold=0.02)
+
+
+def export(inputs, dynamic_shapes=None, module=None):
     with warnings.catch_warnings():
         # torch 2.13's exporter uses a name that its own pytree deprecates.
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
         program = torch.onnx.export(
-            Heads().eval(),
+            (module or Heads()).eval(),
             inputs,
             dynamo=True,
             opset_version=20,
@@ -181,3 +188,12 @@ def test_half_features_are_sampled_in_single(run_onnx):
 
 def test_tensorrt_rtx_compiles_all_of_it_for_every_target(compile_rtx):
     assert compile_rtx(export(example(1)), "SM75", "SM86", "SM89", "SM120")
+
+
+def test_tensorrt_rtx_compiles_the_loop_over_many_boxes_for_every_target(compile_rtx):
+    inputs = (
+        torch.zeros(1, 1500, 4),
+        torch.zeros(1, 1500),
+        torch.zeros(1, 1500, dtype=torch.int64),
+    )
+    assert compile_rtx(export(inputs, module=ManyBoxes()), "SM75", "SM86", "SM89", "SM120")

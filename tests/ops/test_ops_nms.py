@@ -78,7 +78,27 @@ def test_random_boxes(run_onnx, seed):
     )
 
 
-@pytest.mark.parametrize("count", [2, 255, 256, 257, 700])
+@pytest.mark.parametrize("seed", range(4))
+def test_more_boxes_than_are_unrolled(run_onnx, seed):
+    """Some pictures have no candidate, some a few, some fill the output long before the last block."""
+    rng = np.random.default_rng(seed)
+    pictures, count = 3, int(rng.integers(1025, 1600))
+    boxes = random_boxes(rng, pictures, count, size=300)
+    boxes[0, : count // 2] = boxes[0, 0]
+    scores = rng.random((pictures, count)).astype(np.float32)
+    scores[rng.random(scores.shape) < rng.choice([0, 0.9, 1], (pictures, 1))] = np.nan
+    assert_both_agree(
+        run_onnx,
+        boxes,
+        scores,
+        rng.integers(0, 2, (pictures, count)) if seed % 2 else None,
+        iou_threshold=0.4,
+        max_output=[20, 400, count][seed % 3],
+        score_threshold=0.02,
+    )
+
+
+@pytest.mark.parametrize("count", [2, 255, 256, 257, 700, 1300])
 def test_a_chain_through_all_blocks_is_followed_to_its_end(run_onnx, count):
     boxes, scores = chain(count)
     assert_both_agree(run_onnx, boxes, scores, iou_threshold=0.5, max_output=count)

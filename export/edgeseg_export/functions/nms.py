@@ -11,6 +11,8 @@ from onnx import FunctionProto, TensorProto, helper
 from edgeseg_export.functions.body import OPSET, Body
 
 BLOCK = 256  # boxes: smaller wastes less of the triangle, larger needs fewer nodes
+MAX_UNROLLED = 4 * BLOCK
+"""With more boxes most are candidates seldom: the blocks are looped over, and only those that hold some."""
 
 
 def nms_function(
@@ -26,7 +28,8 @@ def nms_function(
 
     The sorted boxes are taken in blocks. The kept boxes of a block are the fixed point of keep = alive and not any(kept
     box before that overlaps), iterated until nothing changes; then they suppress the boxes of all later blocks. How
-    many iterations that takes depends on the boxes, no shape does, and the result is exact for every input.
+    many iterations that takes depends on the boxes, no shape does, and the result is exact for every input. Many boxes
+    take time for those above `score_threshold` only, up to the block in which `max_output` of them are kept.
 
     Args:
         name: Of the function, in the domain `edgeseg`.
@@ -42,15 +45,37 @@ def nms_function(
     clean_scores = body.op("Where", is_candidate, "scores", body.floats(-math.inf))
     scores_BN, order_BN = body.sort(clean_scores, num_boxes)
     alive_BN = _as_float(body, body.op("Greater", scores_BN, threshold))
-    alive_B1L = body.op("Unsqueeze", alive_BN, body.ints(1))
 
     boxes_BN5 = _boxes_and_areas(body, body.gather_rows("boxes", order_BN))
-    boxes_B5N = body.op("Transpose", boxes_BN5, perm=[0, 2, 1])
-    groups_BN1 = groups_B1N = ""
+    groups_BN1 = ""
     if has_groups:
-        groups_BN1 = body.gather_rows(body.op("Unsqueeze", "groups", body.ints(2)), order_BN)
-        groups_B1N = body.op("Transpose", groups_BN1, perm=[0, 2, 1])
+        groups_BN = body.op("Cast", "groups", to=TensorProto.INT64)
+        groups_BN1 = body.gather_rows(body.op("Unsqueeze", groups_BN, body.ints(2)), order_BN)
+    if num_boxes > MAX_UNROLLED:
+        keep_BN = _keep_in_tiles(
+            body, boxes_BN5, groups_BN1, alive_BN, num_boxes, max_output, iou_threshold
+        )
+    else:
+        keep_BN = _keep_in_blocks(body, boxes_BN5, groups_BN1, alive_BN, num_boxes, iou_threshold)
+    _first_kept(body, keep_BN, order_BN, num_boxes, max_output)
+    return helper.make_function(
+        "edgeseg",
+        name,
+        ["boxes", "scores", "groups"] if has_groups else ["boxes", "scores"],
+        ["indices", "valid"],
+        body.nodes,
+        [helper.make_opsetid("", OPSET)],
+        ["iou_threshold", "max_output", "score_threshold"],
+    )
 
+
+def _keep_in_blocks(
+    body: Body, boxes_BN5: str, groups_BN1: str, alive_BN: str, num_boxes: int, iou_threshold: float
+) -> str:
+    """[B,N] float, 1 for the kept boxes: block by block, each against all later ones."""
+    alive_B1L = body.op("Unsqueeze", alive_BN, body.ints(1))
+    boxes_B5N = body.op("Transpose", boxes_BN5, perm=[0, 2, 1])
+    groups_B1N = body.op("Transpose", groups_BN1, perm=[0, 2, 1]) if groups_BN1 else ""
     kept = []
     for start in range(0, num_boxes, BLOCK):
         stop = min(start + BLOCK, num_boxes)
@@ -60,7 +85,7 @@ def nms_function(
             body.slice(boxes_B5N, start, num_boxes, axis=2),
             iou_threshold,
         )
-        if has_groups:
+        if groups_BN1:
             same_BML = body.op(
                 "Equal",
                 body.slice(groups_BN1, start, stop, axis=1),
@@ -78,16 +103,104 @@ def nms_function(
                 body.slice(overlaps_BML, *later, axis=2),
                 body.slice(alive_B1L, *later, axis=2),
             )
-    _first_kept(body, kept, order_BN, num_boxes, max_output)
-    return helper.make_function(
-        "edgeseg",
-        name,
-        ["boxes", "scores", "groups"] if has_groups else ["boxes", "scores"],
-        ["indices", "valid"],
-        body.nodes,
-        [helper.make_opsetid("", OPSET)],
-        ["iou_threshold", "max_output", "score_threshold"],
+    keep_B1N = kept[0] if len(kept) == 1 else body.op("Concat", *kept, axis=2)
+    return body.op("Squeeze", keep_B1N, body.ints(1))
+
+
+def _keep_in_tiles(
+    body: Body,
+    boxes_BN5: str,
+    groups_BN1: str,
+    alive_BN: str,
+    num_boxes: int,
+    max_output: int,
+    iou_threshold: float,
+) -> str:
+    """[B,N] float, 1 for the kept boxes as far as the first `max_output` of each picture are concerned.
+
+    One loop over the tiles (row, column) of pairs of blocks, column by column down to the diagonal: the rows' boxes are
+    final when they suppress the column's, and the diagonal makes these final. It ends where no candidates are left.
+    """
+    num_blocks = -(-num_boxes // BLOCK)
+    blocks_1C1 = body.floats(np.arange(num_blocks)[None, :, None])
+    missing = num_blocks * BLOCK - num_boxes
+    boxes_BCM5, alive_BCM = (
+        body.reshape(_lengthened(body, value, missing, rank), 0, num_blocks, BLOCK, *rest)
+        for value, rank, rest in ((boxes_BN5, 3, (5,)), (alive_BN, 2, ()))
     )
+    groups_BCM1 = groups_BN1 and body.reshape(
+        _lengthened(body, groups_BN1, missing, 3), 0, num_blocks, BLOCK, 1
+    )
+    num_candidates_B = body.op("ReduceSum", alive_BN, body.ints(1), keepdims=0)
+    num_candidates = body.op("ReduceMax", num_candidates_B, keepdims=0)
+
+    def step(inner: Body, row: str, column: str, alive_BCM: str) -> tuple[tuple[str, ...], str]:
+        is_row_1C1, is_column_1C1 = (
+            inner.op("Equal", blocks_1C1, index) for index in (row, column)
+        )
+
+        def block(blocks: str, is_it: str, zero: str, *, keepdims: int = 0) -> str:
+            # Not a Gather: TensorRT-RTX 1.7.1 compiles none whose index is a state of a loop.
+            chosen = inner.op("Where", is_it, blocks, zero)
+            return inner.op("ReduceSum", chosen, inner.ints(1), keepdims=keepdims)
+
+        def tile(blocks: str, zero: str) -> tuple[str, str]:
+            rows, columns = (
+                block(blocks, inner.op("Unsqueeze", is_it_1C1, inner.ints(3)), zero)
+                for is_it_1C1 in (is_row_1C1, is_column_1C1)
+            )
+            return rows, inner.op("Transpose", columns, perm=[0, 2, 1])
+
+        overlaps_BMM = _overlaps(inner, *tile(boxes_BCM5, inner.floats(0)), iou_threshold)
+        if groups_BCM1:
+            same_BMM = inner.op("Equal", *tile(groups_BCM1, inner.ints(0)))
+            overlaps_BMM = inner.op("And", overlaps_BMM, same_BMM)
+        is_diagonal = inner.op("Equal", row, column)
+        is_above = _as_float(inner, inner.op("Less", row, column))
+        before_1MM = inner.floats(np.triu(np.ones((1, BLOCK, BLOCK)), 1))
+        suppresses_BMM = inner.op(
+            "Mul", _as_float(inner, overlaps_BMM), inner.op("Max", before_1MM, is_above)
+        )
+        kept_B1M, alive_B1M = (
+            block(alive_BCM, is_it_1C1, inner.floats(0), keepdims=1)
+            for is_it_1C1 in (is_row_1C1, is_column_1C1)
+        )
+
+        def suppress(innermost: Body, keep_B1M: str) -> tuple[tuple[str, ...], str]:
+            rows_B1M = innermost.op("Where", is_diagonal, keep_B1M, kept_B1M)
+            following = _survivors(innermost, rows_B1M, suppresses_BMM, alive_B1M)
+            return (following,), _has_changed(innermost, keep_B1M, following)
+
+        (keep_B1M,) = inner.loop_while(inner.true(), (alive_B1M,), suppress)
+        alive_BCM = inner.op("Where", is_column_1C1, keep_B1M, alive_BCM)
+
+        next_column = inner.op("Add", column, _as_float(inner, is_diagonal))
+        next_row = inner.op("Mul", inner.op("Add", row, inner.floats(1)), is_above)
+        is_final_1C1 = _as_float(inner, inner.op("Less", blocks_1C1, next_column))
+        final_BCM = inner.op("Mul", alive_BCM, is_final_1C1)
+        num_kept_B = inner.op("ReduceSum", final_BCM, inner.ints(1, 2), keepdims=0)
+        fewest = inner.op("ReduceMin", num_kept_B, keepdims=0)
+        start = inner.op("Mul", next_column, inner.floats(BLOCK))
+        again = inner.op(
+            "And",
+            inner.op("Less", start, num_candidates),
+            inner.op("Less", fewest, inner.floats(max_output)),
+        )
+        return (next_row, next_column, alive_BCM), again
+
+    first = body.floats(0)
+    is_needed = body.op("Greater", num_candidates, body.floats(0))
+    *_, keep_BCM = body.loop_while(is_needed, (first, first, alive_BCM), step)
+    return body.slice(body.reshape(keep_BCM, 0, -1), 0, num_boxes, axis=1)
+
+
+def _lengthened(body: Body, value: str, missing: int, rank: int) -> str:
+    """The value with so many zeros more along axis 1."""
+    if not missing:
+        return value
+    ends = [0] * rank
+    ends[1] = missing
+    return body.op("Pad", value, body.ints(*[0] * rank, *ends))
 
 
 def _as_float(body: Body, condition: str) -> str:
@@ -128,11 +241,16 @@ def _fixed_point(body: Body, alive_B1L: str, overlaps_BML: str, size: int) -> st
 
     def step(inner: Body, keep_B1M: str) -> tuple[tuple[str, ...], str]:
         following = _survivors(inner, keep_B1M, suppresses_BMM, alive_B1M)
-        change = inner.op("Abs", inner.op("Sub", following, keep_B1M))
-        largest = inner.op("ReduceMax", change, keepdims=0)
-        return (following,), inner.op("Greater", largest, inner.floats(0.5))
+        return (following,), _has_changed(inner, keep_B1M, following)
 
     return body.loop_while(body.true(), (alive_B1M,), step)[0]
+
+
+def _has_changed(body: Body, before: str, after: str) -> str:
+    """Scalar bool: two tensors of zeros and ones differ."""
+    change = body.op("Abs", body.op("Sub", after, before))
+    largest = body.op("ReduceMax", change, keepdims=0)
+    return body.op("Greater", largest, body.floats(0.5))
 
 
 def _survivors(body: Body, keep_B1M: str, suppresses_BML: str, alive_B1L: str) -> str:
@@ -146,12 +264,8 @@ def _survivors(body: Body, keep_B1M: str, suppresses_BML: str, alive_B1L: str) -
     return body.op("Mul", alive_B1L, body.op("Sub", body.floats(1), suppressed_B1L))
 
 
-def _first_kept(
-    body: Body, kept: list[str], order_BN: str, num_boxes: int, max_output: int
-) -> None:
+def _first_kept(body: Body, keep_BN: str, order_BN: str, num_boxes: int, max_output: int) -> None:
     """Writes the outputs: the first K kept boxes have the K largest of keep * (N - position)."""
-    keep_B1N = kept[0] if len(kept) == 1 else body.op("Concat", *kept, axis=2)
-    keep_BN = body.op("Squeeze", keep_B1N, body.ints(1))
     keys_BN = body.op("Mul", keep_BN, body.floats(np.arange(num_boxes, 0, -1)))
     count = min(max_output, num_boxes)
     keys_BK, position_BK = body.sort(keys_BN, count)
