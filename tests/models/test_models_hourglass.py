@@ -33,7 +33,7 @@ def model(golden):
 def stages(golden, model):
     """Every stage of the model on the golden person."""
     task = edgeseg.torch_predictor(model).task
-    inputs, _ = task.preprocess(golden.image, box=BOX[0])
+    inputs, _ = task.preprocess(golden.image, box=tuple(BOX[0].tolist()))
     with torch.inference_mode():
         found = model.stages(**{name: torch.from_numpy(array) for name, array in inputs.items()})
     return {name: stage.numpy() for name, stage in found.items()}
@@ -75,7 +75,9 @@ def test_joints_in_the_picture_are_exactly_the_original_s(golden, model):
 
 def test_without_the_mirrored_picture_the_heat_maps_are_those_of_the_crop_alone(golden, stages):
     single = edgeseg.create_model("hourglass_stack2", weights=golden.weights(), flip_test=False)
-    inputs, _ = edgeseg.torch_predictor(single).task.preprocess(golden.image, box=BOX[0])
+    inputs, _ = edgeseg.torch_predictor(single).task.preprocess(
+        golden.image, box=tuple(BOX[0].tolist())
+    )
     with torch.inference_mode():
         found = single.stages(**{name: torch.from_numpy(x) for name, x in inputs.items()})
     assert found["heatmaps"].shape == (1, 16, 64, 64)
