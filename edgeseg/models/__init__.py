@@ -22,13 +22,19 @@ Weights: TypeAlias = str | Path | Mapping[str, Any] | None
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 
 _HOURGLASS = "edgeseg.models.hourglass.spec"
+_LANDMARKS = "edgeseg.models.landmarks.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
 _RETINAFACE = "edgeseg.models.retinaface.spec"
+_YOLACT = "edgeseg.models.yolact.spec"
 MODELS: dict[str, str] = {
     "hourglass_stack2": _HOURGLASS,
     "hourglass_stack8": _HOURGLASS,
     "hourglass_tiny": _HOURGLASS,
     "keypointrcnn_resnet50_fpn": _MASKRCNN,
+    "landmarks_heatmap_hrnet_w18": _LANDMARKS,
+    "landmarks_heatmap_tiny": _LANDMARKS,
+    "landmarks_regression_pfld": _LANDMARKS,
+    "landmarks_regression_tiny": _LANDMARKS,
     "maskrcnn_resnet101_fpn_3x": _MASKRCNN,
     "maskrcnn_resnet50_fpn": _MASKRCNN,
     "maskrcnn_resnet50_fpn_3x": _MASKRCNN,
@@ -37,6 +43,12 @@ MODELS: dict[str, str] = {
     "retinaface_mobilenet025": _RETINAFACE,
     "retinaface_resnet50": _RETINAFACE,
     "retinaface_tiny": _RETINAFACE,
+    "yolact_darknet53": _YOLACT,
+    "yolact_plus_resnet101": _YOLACT,
+    "yolact_plus_resnet50": _YOLACT,
+    "yolact_resnet101": _YOLACT,
+    "yolact_resnet50": _YOLACT,
+    "yolact_tiny": _YOLACT,
 }
 """Model name -> module that describes it in its table ``SPECS``."""
 

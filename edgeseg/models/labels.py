@@ -30,6 +30,13 @@ COCO_80_IDS = tuple(_COCO)
 COCO_91 = tuple(_COCO.get(i, BACKGROUND if i == 0 else "") for i in range(91))
 """Names by category id; 0 is the background and ten ids are unused (torchvision)."""
 
+PASCAL_20 = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+"""Names of the classes of PASCAL VOC, without the background."""
+
 MPII_KEYPOINTS = (
     "right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle", "pelvis",
     "thorax", "upper neck", "head top", "right wrist", "right elbow", "right shoulder",

@@ -32,3 +32,30 @@ def grid_anchors(base_A4: Tensor, map_size: tuple[int, int], stride: tuple[int, 
     y_HW, x_HW = torch.meshgrid(ys_H, xs_W, indexing="ij")
     shifts_HW4 = torch.stack([x_HW, y_HW, x_HW, y_HW], dim=-1)
     return (shifts_HW4[:, :, None, :] + base_A4).reshape(-1, 4)
+
+
+def centered_anchors(
+    widths: Sequence[float],
+    heights: Sequence[float],
+    map_size: tuple[int, int],
+    image_size: tuple[int, int],
+) -> Tensor:
+    """Return the anchors of a whole map, (H * W * A, 4) x1 y1 x2 y2, ordered by y, x, anchor.
+
+    They are centred in equal cells that cover the whole picture, whatever the stride of the map.
+
+    Args:
+        widths: of the A anchors of a cell, in pixels.
+        heights: as long as ``widths``.
+        map_size: height and width of the map.
+        image_size: height and width of the picture in pixels.
+    """
+    size_A2 = torch.tensor([*zip(widths, heights, strict=True)], dtype=torch.float64)
+    ys_H, xs_W = (
+        (torch.arange(cells, dtype=torch.float64) + 0.5) / cells * pixels
+        for cells, pixels in zip(map_size, image_size, strict=True)
+    )
+    y_HW, x_HW = torch.meshgrid(ys_H, xs_W, indexing="ij")
+    center_HW12 = torch.stack([x_HW, y_HW], dim=-1)[:, :, None]
+    corners_HWA4 = torch.cat([center_HW12 - size_A2 / 2, center_HW12 + size_A2 / 2], dim=-1)
+    return corners_HWA4.reshape(-1, 4).float()

@@ -1,0 +1,232 @@
+"""The YOLACT and YOLACT++ variants: configurations, published figures, manifests."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models.labels import COCO_80, COCO_80_IDS, PASCAL_20, SHAPES, names_or_numbers
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeseg.models.checkpoint import KeyTable
+    from edgeseg.models.reference import ReferenceModel
+
+DARKNET53 = {"backbone": "darknet53", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
+PLUS = {"use_maskiou": True, "use_square_anchors": False, "scales_per_level": 3}
+TINY = {
+    "takes_fraction": False,
+    "image_size": (192, 192),
+    "num_classes": len(SHAPES),
+    "labels": SHAPES[1:],
+    "category_ids": tuple(range(1, len(SHAPES))),
+    "backbone": "small",
+    "backbone_channels": (24, 40, 64, 96),
+    "fpn_channels": 64,
+    "head_channels": 64,
+    "proto_channels": 48,
+    "mask_dim": 16,
+    "pred_scales": (16, 32, 64, 112, 176),
+    "nms_top_k": 50,
+    "max_num_detections": 30,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "yolact_darknet53": DARKNET53,
+    "yolact_plus_resnet101": {**PLUS, "dcn_layers": (0, 4, 23, 3), "dcn_interval": 3},
+    "yolact_plus_resnet50": {**PLUS, "backbone": "resnet50", "dcn_layers": (0, 4, 6, 3)},
+    "yolact_resnet101": {},
+    "yolact_resnet50": {"backbone": "resnet50"},
+    "yolact_tiny": TINY,
+}
+"""Model name -> what differs from the defaults of ``YolactConfig``."""
+
+MASK_THRESHOLD = 0.500001
+"""The original sets a pixel above 0.5. Where all prototypes are 0 the probability is exactly 0.5,
+and must not be set; the margin is for the rounding of the interpolation."""
+
+
+def build(
+    name: str,
+    weights: Weights,
+    image_size: tuple[int, int] | None,
+    config: Mapping[str, Any],
+) -> ReferenceModel:
+    """Return the model in evaluation mode.
+
+    Args:
+        name: a key of :data:`PRESETS`.
+        weights: an official checkpoint (path or state dict), "shapes" or None (random).
+        image_size: height and width of the network input; the preset's if None. The sizes of the
+            priors follow, as in the original's im400 and im700, unless ``config`` gives them.
+        config: fields of ``YolactConfig`` that replace the preset's.
+
+    Raises:
+        ValueError: an unknown or invalid field.
+        CheckpointError: weights that do not fit.
+    """
+    from edgeseg.models.checkpoint import load_weights
+    from edgeseg.models.yolact.model import Yolact, YolactConfig
+
+    known = {field.name for field in fields(YolactConfig)}
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ValueError(
+            f"options {', '.join(unknown)} found for {name}, expected some of "
+            f"{', '.join(sorted(known))}"
+        )
+    settings = {**PRESETS[name], **config}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    if "pred_scales" not in config:
+        settings["pred_scales"] = _scaled_scales(
+            settings.get("pred_scales", YolactConfig.pred_scales),
+            from_size=PRESETS[name].get("image_size", YolactConfig.image_size),
+            to_size=settings.get("image_size", YolactConfig.image_size),
+        )
+    model = Yolact(name, YolactConfig(**settings))
+    if weights is not None:
+        is_shapes = isinstance(weights, str) and weights == "shapes"
+        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
+    return model.eval()
+
+
+def _scaled_scales(
+    scales: tuple[int, ...], *, from_size: tuple[int, int], to_size: tuple[int, int]
+) -> tuple[float, ...]:
+    """Return the sizes of the priors at another size of the input, in whole pixels (data/config.py)."""
+    return tuple(max(scale * max(to_size) // max(from_size), 1) for scale in scales)
+
+
+def key_table(name: str) -> KeyTable:
+    """Return the parameter names of the official checkpoint of a variant."""
+    from edgeseg.models.yolact import checkpoint
+
+    if name == "yolact_tiny":
+        return checkpoint.OWN
+    return checkpoint.DARKNET if name == "yolact_darknet53" else checkpoint.RESNET
+
+
+def manifest(model: ReferenceModel) -> Manifest:
+    """Return what a device has to know of ``model``; artifacts are added by the exporter."""
+    from edgeseg.models.yolact.model import Yolact
+
+    assert isinstance(model, Yolact)
+    config = model.config
+    height, width = config.image_size
+    shapes = {
+        "boxes": (4,),
+        "scores": (),
+        "labels": (),
+        "masks": config.mask_size,
+        "mask_scores": (),
+    }
+    labels, category_ids = _labels(model)
+    image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
+    fraction = dataclasses.replace(image, name="image_fraction")
+    return Manifest(
+        name=model.name,
+        task="instances",
+        precision="fp32",
+        inputs=(image, fraction) if config.takes_fraction else (image,),
+        outputs=tuple(
+            TensorSpec(
+                name=name,
+                dtype="int32" if name == "labels" else "float32",
+                shape=(1, config.num_results, *shapes[name]),
+            )
+            for name in model.outputs
+        ),
+        preprocess=Preprocess(height=height, width=width, resize="stretch"),
+        postprocess={
+            "mask_paste": "none",
+            "mask_threshold": MASK_THRESHOLD,
+            "drop_empty_boxes": False,
+            "score_threshold": 0.0,
+            "keypoints": "none",
+            "box_rounding": "truncate",
+        },
+        labels=labels,
+        category_ids=category_ids,
+        artifacts={},
+        parity={},
+        provenance={},
+    )
+
+
+def _labels(model: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the name and the category id of every label number; none is the background's."""
+    config = model.config
+    num_labels = config.num_classes - 1
+    known = config.labels or {80: COCO_80, 20: PASCAL_20}.get(num_labels, ())
+    labels = names_or_numbers(num_labels, known, background_first=False)
+    if config.category_ids:
+        return labels, config.category_ids
+    if labels == COCO_80:
+        return labels, COCO_80_IDS
+    return labels, tuple(range(1, num_labels + 1))
+
+
+_ORIGINS = {  # licence of code and weights, source of the figures
+    "yolact": ("MIT", "dbolya/yolact README, COCO test-dev"),
+    "edgeseg": (
+        "Apache-2.0",
+        "benchmarks/results/yolact_tiny_bench.md, 200 pictures of shapes val",
+    ),
+}
+
+
+def _spec(
+    name: str,
+    origin: str,
+    num_parameters: int,
+    *,
+    gflops: float | None = None,
+    accuracy: Mapping[str, float],
+) -> ModelSpec:
+    licence, source = _ORIGINS[origin]
+    return ModelSpec(
+        name=name,
+        task="instances",
+        family="yolact",
+        image_size=PRESETS[name].get("image_size", (550, 550)),
+        num_parameters=num_parameters,
+        build=build,
+        manifest=manifest,
+        gflops=gflops,
+        accuracy=accuracy,
+        licence=licence,
+        source=source,
+        has_shapes_weights=origin == "edgeseg",
+    )
+
+
+SPECS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        _spec(
+            "yolact_resnet50", "yolact", 31_144_383,
+            gflops=59.2, accuracy={"mask_AP": 0.282},
+        ),
+        _spec(
+            "yolact_resnet101", "yolact", 50_136_511,
+            gflops=82.4, accuracy={"mask_AP": 0.298},
+        ),
+        _spec(
+            "yolact_darknet53", "yolact", 47_762_527,
+            gflops=77.4, accuracy={"mask_AP": 0.287},
+        ),
+        _spec(
+            "yolact_plus_resnet50", "yolact", 33_745_900,
+            gflops=71.2, accuracy={"mask_AP": 0.341},
+        ),
+        _spec(
+            "yolact_plus_resnet101", "yolact", 52_550_582,
+            gflops=94.2, accuracy={"mask_AP": 0.346},
+        ),
+        _spec("yolact_tiny", "edgeseg", 897_309, gflops=0.3, accuracy={}),
+    )
+}  # fmt: skip
+"""YOLACT and YOLACT++."""
