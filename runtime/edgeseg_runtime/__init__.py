@@ -11,7 +11,7 @@ from __future__ import annotations
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor, StageTimes, load
-from edgeseg_runtime.results import Instances
+from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.sources import Frame, Source
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ __all__ = [
     "EdgesegError",
     "Frame",
     "Instances",
+    "Landmarks",
     "Manifest",
     "Predictor",
     "Source",

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from edgeseg_runtime.image import Image, check_image
 
 if TYPE_CHECKING:
-    from edgeseg_runtime.results import Instances
+    from edgeseg_runtime.results import Instances, Landmarks
 
-__all__ = ["colour_from_number", "draw_instances"]
+__all__ = ["colour_from_number", "draw_instances", "draw_landmarks"]
 
 Colour = tuple[int, int, int]
+Floats = npt.NDArray[np.float32]
 
 _TINT = 0.45
 _GOLDEN_RATIO = 0.618033988749895  # consecutive numbers get hues that are far apart
@@ -25,17 +26,11 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw_instances(image: Image, instances: Instances) -> Image:
-    """Return a copy of the picture with tinted masks, boxes, names with scores and key points.
+    """Return a copy of the picture with masks, boxes, points, bones, and names with scores.
 
     The best instance is drawn last, on top. Tracked instances are coloured by their track.
     """
-    check_image(image)
-    if instances.image_size not in {None, image.shape[:2]}:
-        raise ValueError(
-            f"the picture is {image.shape[0]}x{image.shape[1]}, the result belongs to one of "
-            f"{instances.image_size}"
-        )
-    canvas = np.array(image, order="C")
+    canvas = _canvas(image, instances.image_size)
     numbers = instances.labels if instances.track_ids is None else instances.track_ids
     colours = [colour_from_number(int(number)) for number in numbers]
     order = np.argsort(instances.scores, kind="stable")
@@ -43,14 +38,29 @@ def draw_instances(image: Image, instances: Instances) -> Image:
         crops = list(instances.mask_crops)
         for index in order:
             _tint(canvas, crops[index].top, crops[index].left, crops[index].bits, colours[index])
-    thickness = max(1, round(min(image.shape[:2]) / 400))
+    thickness = _thickness(canvas)
     for index in order:
         _draw_box(canvas, instances.boxes[index], colours[index], thickness)
+        if instances.mesh is not None:
+            _draw_points(canvas, instances.mesh[index, :, :2], colours[index], radius=0)
+        if instances.landmarks is not None:
+            _draw_points(canvas, instances.landmarks[index], colours[index], radius=thickness)
         if instances.keypoints is not None:
-            _draw_points(canvas, instances.keypoints[index], colours[index], thickness)
+            points, scores = np.split(instances.keypoints[index], [2], axis=1)
+            _draw_skeleton(canvas, points, scores[:, 0], instances.skeleton, colours[index])
     for index in order:
-        text = f"{instances.label_name(index)} {instances.scores[index]:.2f}"
+        text = _caption(instances, index)
         _draw_text(canvas, text, instances.boxes[index], colours[index], thickness)
+    return canvas
+
+
+def draw_landmarks(image: Image, landmarks: Landmarks) -> Image:
+    """Return a copy of the picture with the points, the bones between them and the box."""
+    canvas = _canvas(image, landmarks.image_size)
+    colour = colour_from_number(1)
+    if landmarks.box is not None:
+        _draw_box(canvas, landmarks.box, colour, _thickness(canvas))
+    _draw_skeleton(canvas, landmarks.points, landmarks.scores, landmarks.skeleton, colour)
     return canvas
 
 
@@ -59,6 +69,27 @@ def colour_from_number(number: int) -> Colour:
     hue = (number * _GOLDEN_RATIO) % 1.0
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
     return round(255 * blue), round(255 * green), round(255 * red)
+
+
+def _canvas(image: Image, size: tuple[int, int] | None) -> Image:
+    check_image(image)
+    if size not in {None, image.shape[:2]}:
+        raise ValueError(
+            f"the picture is {image.shape[0]}x{image.shape[1]}, the result belongs to one of {size}"
+        )
+    return np.array(image, order="C")
+
+
+def _thickness(canvas: Image) -> int:
+    return max(1, round(min(canvas.shape[:2]) / 400))
+
+
+def _caption(instances: Instances, index: int) -> str:
+    caption = f"{instances.label_name(index)} {instances.scores[index]:.2f}"
+    if instances.gender is None:
+        return caption
+    male = float(instances.gender[index])
+    return f"{caption} {'male' if male >= 0.5 else 'female'} {max(male, 1 - male):.2f}"
 
 
 def _tint(canvas: Image, top: int, left: int, bits: npt.NDArray[np.bool_], colour: Colour) -> None:
@@ -72,22 +103,34 @@ def _tint(canvas: Image, top: int, left: int, bits: npt.NDArray[np.bool_], colou
     cv2.copyTo(tinted, bits.view(np.uint8), region)
 
 
-def _draw_box(canvas: Image, box: npt.NDArray[np.float32], colour: Colour, thickness: int) -> None:
+def _draw_box(canvas: Image, box: Floats, colour: Colour, thickness: int) -> None:
     x1, y1, x2, y2 = _pixels(box)
     cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness)
 
 
-def _draw_points(
-    canvas: Image, points: npt.NDArray[np.float32], colour: Colour, thickness: int
+def _draw_skeleton(
+    canvas: Image,
+    points: Floats,
+    scores: Floats,
+    skeleton: Sequence[tuple[int, int]],
+    colour: Colour,
 ) -> None:
-    for x, y, score in points:
-        if np.isfinite(score) and score > 0:
-            cv2.circle(canvas, _pixels((x, y)), 2 * thickness, colour, cv2.FILLED, cv2.LINE_AA)
+    """Draw the points that have a score, and the bones between two such points."""
+    is_there = np.isfinite(scores) & (scores > 0)
+    thickness = _thickness(canvas)
+    for start, end in skeleton:
+        if is_there[start] and is_there[end]:
+            ends = _pixels(points[start]), _pixels(points[end])
+            cv2.line(canvas, *ends, colour, thickness, cv2.LINE_AA)
+    _draw_points(canvas, points[is_there], colour, radius=2 * thickness)
 
 
-def _draw_text(
-    canvas: Image, text: str, box: npt.NDArray[np.float32], colour: Colour, thickness: int
-) -> None:
+def _draw_points(canvas: Image, points: Floats, colour: Colour, *, radius: int) -> None:
+    for point in points:
+        cv2.circle(canvas, _pixels(point), radius, colour, cv2.FILLED, cv2.LINE_AA)
+
+
+def _draw_text(canvas: Image, text: str, box: Floats, colour: Colour, thickness: int) -> None:
     """Write on a filled plate above the box, or inside it where there is no room above."""
     scale = max(0.35, min(canvas.shape[:2]) / 1400)
     (width, height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
@@ -102,7 +145,7 @@ def _draw_text(
     cv2.putText(canvas, text, (left, bottom - baseline), _FONT, scale, ink, thickness, cv2.LINE_AA)
 
 
-def _pixels(values: Sequence[float] | npt.NDArray[np.float32]) -> tuple[int, ...]:
+def _pixels(values: Floats) -> tuple[int, ...]:
     """Return whole pixels that OpenCV's int32 arithmetic can hold."""
     clipped = np.nan_to_num(np.asarray(values, np.float64)).clip(-(2**15), 2**15)
     return tuple(np.rint(clipped).astype(int).tolist())

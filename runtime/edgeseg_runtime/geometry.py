@@ -20,6 +20,7 @@ from edgeseg_runtime.manifest import SAMPLED_RESIZES, Preprocess
 from edgeseg_runtime.sampling import image_from_fine, levels_from_fine, sample_fine, taps_at
 
 __all__ = [
+    "Box",
     "Geometry",
     "clip_boxes",
     "fit_image",
@@ -47,12 +48,14 @@ class Geometry:
         network: height, width of the network's input, with padding.
         step: x, y; source pixels from one network pixel to the next.
         origin: x, y; where the top left corner of the network's input lies in the source.
+        box: x1 y1 x2 y2 in source pixels of what the input shows; None for the whole picture.
     """
 
     source: tuple[int, int]
     network: tuple[int, int]
     step: tuple[float, float]
     origin: tuple[float, float]
+    box: Box | None = None
 
     @classmethod
     def at_top_left(
@@ -287,7 +290,11 @@ def _square_crop(
         step.append(1 / (size / side))
         origin.append(-(size * (-middle / side + 0.5) * step[-1]))
     return Geometry(
-        source=source, network=network, step=(step[0], step[1]), origin=(origin[0], origin[1])
+        source=source,
+        network=network,
+        step=(step[0], step[1]),
+        origin=(origin[0], origin[1]),
+        box=box,
     )
 
 

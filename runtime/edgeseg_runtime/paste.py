@@ -95,31 +95,32 @@ PASTE_RULES: dict[str, Callable[..., MaskCrop]] = {
 }
 
 
-def crop_image_aligned(
-    mask: Floats, box: Floats, geometry: Geometry, *, threshold: float
-) -> MaskCrop:
-    """Return a mask that lies over the network's whole input, cut out at its box.
+def crop_image_aligned(mask: Floats, geometry: Geometry, *, threshold: float) -> MaskCrop:
+    """Return a mask that lies over the network's whole input, where it can be set.
 
-    The part of the map that the resized picture covers is enlarged to the source picture
-    (bilinear, half-pixel centres) and evaluated inside the box only.
+    The map is enlarged to the source picture (bilinear, half-pixel centres, the border of what
+    lies over the picture repeated), as YOLACT does: the mask is not cut at its box. Only those
+    pixels are computed that take part of a cell above the threshold.
 
     Args:
         mask: (h, w) probabilities over the network's input, at any resolution.
-        box: (4,) x1 y1 x2 y2 in source pixels, finite.
         geometry: of the picture.
-        threshold: a pixel is set where the interpolated value is at least this.
+        threshold: a pixel is set where the interpolated value is greater than this.
     """
+    is_set = mask > np.float32(threshold)
+    if not is_set.any():
+        return MaskCrop(0, 0, np.zeros((0, 0), np.bool_))
     rows, columns = (
-        _covered_axis(
-            box[axis],
-            box[axis + 2],
-            geometry.source[1 - axis],
-            mask.shape[1 - axis] * geometry.resized[1 - axis] / geometry.network[1 - axis],
-            mask.shape[1 - axis],
-        )
+        _aligned_axis(np.flatnonzero(is_set.any(axis=axis)), mask.shape[1 - axis], geometry, axis)
         for axis in (1, 0)
     )
-    return _paste(mask, rows, columns, threshold)
+    above = np.nextafter(np.float32(threshold), np.float32(np.inf))
+    return _paste(
+        mask[rows.cells, columns.cells],
+        _Weights(rows.first, rows.matrix),
+        _Weights(columns.first, columns.matrix),
+        above,
+    )
 
 
 def keypoints_bicubic_argmax(heatmaps: Floats, box: Floats) -> Floats:
@@ -177,14 +178,34 @@ def _sampled_axis(low: np.float32, high: np.float32, limit: int, num_cells: int)
     return _weights(visible, position, num_cells)
 
 
-def _covered_axis(
-    low: np.float32, high: np.float32, limit: int, covered: float, num_cells: int
-) -> _Weights:
-    """Return the weights for the pixels of a box where `covered` cells lie over the picture."""
-    visible = _visible(_whole(np.floor(low)), _whole(np.ceil(high)), limit)
-    position = (visible + np.float32(0.5)) * np.float32(covered / limit) - np.float32(0.5)
-    last = max(min(num_cells, math.ceil(covered)) - 1, 0)  # nothing is taken from the padding
-    return _weights(visible, np.clip(position, 0, last), num_cells)
+class _AlignedWeights(NamedTuple):
+    """`_Weights` of the cells in a slice of the map; all others have no part in the crop."""
+
+    first: int
+    matrix: Floats
+    cells: slice
+
+
+def _aligned_axis(
+    set_cells: npt.NDArray[np.intp], num_cells: int, geometry: Geometry, axis: int
+) -> _AlignedWeights:
+    """Return the weights of the source pixels that a set cell has a part in, x with axis 0."""
+    limit, size = geometry.source[1 - axis], geometry.network[1 - axis]
+    ratio = num_cells / (geometry.step[axis] * size)  # cells in a source pixel
+    offset = geometry.shift[axis] * num_cells / size  # cells before the source's first pixel
+    covered = max(math.floor(offset), 0), min(math.ceil(offset + ratio * limit), num_cells) - 1
+    low, high = int(set_cells[0]), int(set_cells[-1])
+    # A border cell has part in all pixels beyond it, another in those less than a cell away.
+    first = 0 if low <= covered[0] else math.floor((low - 0.5 - offset) / ratio - 0.5)
+    end = limit if high >= covered[1] else math.ceil((high + 1.5 - offset) / ratio - 0.5) + 1
+    visible = _visible(first, end, limit)
+    position = (visible + np.float32(0.5)) * np.float32(ratio) + np.float32(offset - 0.5)
+    inside = np.clip(position, covered[0], max(covered))
+    if len(inside) == 0:
+        return _AlignedWeights(0, np.zeros((0, 0), np.float32), slice(0, 0))
+    used = slice(math.floor(inside[0]), min(math.floor(inside[-1]) + 2, num_cells))
+    weights = _weights(visible, inside - np.float32(used.start), used.stop - used.start)
+    return _AlignedWeights(weights.first, weights.matrix, used)
 
 
 def _whole(value: np.floating) -> int:
@@ -204,7 +225,9 @@ def _weights(visible: Floats, position: Floats, num_cells: int) -> _Weights:
     return _Weights(first, np.maximum(matrix, np.float32(0)))
 
 
-def _paste(mask_MM: Floats, rows: _Weights, columns: _Weights, threshold: float) -> MaskCrop:
+def _paste(
+    mask_MM: Floats, rows: _Weights, columns: _Weights, threshold: float | np.float32
+) -> MaskCrop:
     values_HW = matmul_serial(rows.matrix, matmul_serial(mask_MM, columns.matrix.T))
     return MaskCrop(rows.first, columns.first, values_HW >= np.float32(threshold))
 

@@ -9,18 +9,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeseg_runtime.backends import Backend, CheckedBackend, open_backend
-from edgeseg_runtime.image import Image
+from edgeseg_runtime.geometry import Box
+from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.results import Instances
 from edgeseg_runtime.sources import Frame, Source
-from edgeseg_runtime.tasks import Task, create_task
+from edgeseg_runtime.tasks import RegionTask, Task, create_task
 
-__all__ = ["Predictor", "StageTimes", "load"]
+__all__ = ["Boxes", "Predictor", "StageTimes", "load"]
+
+Boxes = npt.ArrayLike | Instances
+"""(N, 4) x1 y1 x2 y2 in source pixels, or Instances that have such boxes."""
+
+_MAX_COORDINATE = 2.0**30
 
 Result = TypeVar("Result")
 
@@ -50,46 +57,85 @@ class Predictor(Generic[Result]):
         backend: the engine; every tensor is compared with the manifest on its way in and out.
     """
 
-    def __init__(self, manifest: Manifest, task: Task[Result], backend: Backend) -> None:
+    def __init__(
+        self, manifest: Manifest, task: Task[Result] | RegionTask[Result], backend: Backend
+    ) -> None:
         self.manifest = manifest
         self.task = task
         if not isinstance(backend, CheckedBackend):
             backend = CheckedBackend(type(backend).__name__, backend, manifest)
         self.backend = backend
 
-    def __call__(self, image: Image) -> Result:
+    @overload
+    def __call__(self, image: Image, *, boxes: None = None) -> Result: ...
+
+    @overload
+    def __call__(self, image: Image, *, boxes: Boxes) -> Any: ...
+
+    def __call__(self, image: Image, *, boxes: Boxes | None = None) -> Any:
         """Return what the model finds in a picture (H, W, 3) uint8, channels B, G, R.
+
+        Args:
+            image: the picture.
+            boxes: what to look at, one after the other, for models of one object at a time: (N, 4)
+                x1 y1 x2 y2 in source pixels, or Instances. The task "keypoints" then gives
+                Instances with a row per box, the task "landmarks" a list. None for the whole
+                picture.
 
         Raises:
             ImageError: if the picture has another layout.
             BackendError: if the engine fails.
+            ValueError: for boxes that are not (N, 4), finite and of some extent, or if the model
+                finds its own.
         """
-        inputs, geometry = self.task.preprocess(image)
-        return self.task.postprocess(self.backend.run(inputs), geometry)
+        return self.profile(image, boxes=boxes)[0]
 
-    def profile(self, image: Image, *, paste_masks: bool = False) -> tuple[Result, StageTimes]:
-        """Return the result together with the time of each stage.
+    def profile(
+        self, image: Image, *, boxes: Boxes | None = None, paste_masks: bool = False
+    ) -> tuple[Any, StageTimes]:
+        """Return the result together with the time of each stage, over all boxes.
 
         Args:
             image: see `__call__`.
+            boxes: see `__call__`.
             paste_masks: count the pasting of all masks, which is otherwise left until `masks` is
                 read, as postprocessing.
         """
-        start = time.perf_counter()
-        inputs, geometry = self.task.preprocess(image)
-        ready = time.perf_counter()
-        outputs = self.backend.run(inputs)
-        done = time.perf_counter()
-        result = self.task.postprocess(outputs, geometry)
+        clock = _StageClock()
+        result: Any
+        if boxes is None:
+            result = self._predict(self.task, image, clock)
+        else:
+            task, size = self._region_task(), check_image(image).shape[:2]
+            found = [self._predict(task, image, clock, box) for box in _checked_boxes(boxes)]
+            result = task.gather(found, (size[0], size[1]))
         if paste_masks and isinstance(result, Instances):
             _ = result.masks
-        end = time.perf_counter()
-        times = StageTimes(
-            preprocess_ms=1e3 * (ready - start),
-            model_ms=1e3 * (done - ready),
-            postprocess_ms=1e3 * (end - done),
-        )
-        return result, times
+        clock.lap("postprocess")
+        return result, clock.times()
+
+    def _predict(
+        self,
+        task: Task[Result] | RegionTask[Result],
+        image: Image,
+        clock: _StageClock,
+        *box: Box,
+    ) -> Result:
+        inputs, geometry = task.preprocess(image, *box)
+        clock.lap("preprocess")
+        outputs = self.backend.run(inputs)
+        clock.lap("model")
+        result = task.postprocess(outputs, geometry)
+        clock.lap("postprocess")
+        return result
+
+    def _region_task(self) -> RegionTask[Result]:
+        if not isinstance(self.task, RegionTask):
+            raise ValueError(
+                f"{self.manifest.name} finds its own boxes (task {self.manifest.task!r}); "
+                "call it without boxes"
+            )
+        return self.task
 
     def warm_up(self, *, num_runs: int = 2) -> float:
         """Run on a grey picture of the network's size and return the last run's milliseconds.
@@ -156,6 +202,44 @@ class Predictor(Generic[Result]):
             f"Predictor({manifest.name}, {manifest.task}, {size}, {manifest.precision}, "
             f"{self.backend.name})"
         )
+
+
+class _StageClock:
+    """Adds up where the time goes; a lap ends the stage that began with the last one."""
+
+    def __init__(self) -> None:
+        self._seconds = {"preprocess": 0.0, "model": 0.0, "postprocess": 0.0}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._seconds[stage] += now - self._last
+        self._last = now
+
+    def times(self) -> StageTimes:
+        return StageTimes(**{f"{stage}_ms": 1e3 * s for stage, s in self._seconds.items()})
+
+
+def _checked_boxes(boxes: Boxes) -> list[Box]:
+    """Return boxes as tuples, or refuse what is none."""
+    array = np.asarray(boxes.boxes if isinstance(boxes, Instances) else boxes)
+    if array.size == 0 and array.shape[:1] == (0,):
+        return []
+    if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"boxes is {array.dtype} of shape {array.shape}; expected numbers of shape (N, 4), "
+            "x1 y1 x2 y2 in pixels of the picture"
+        )
+    boxes_N4 = array.astype(np.float64)
+    is_usable = (np.abs(boxes_N4) < _MAX_COORDINATE).all(axis=1)
+    is_usable &= (boxes_N4[:, 2] > boxes_N4[:, 0]) & (boxes_N4[:, 3] > boxes_N4[:, 1])
+    if not is_usable.all():
+        row = int(np.flatnonzero(~is_usable)[0])
+        raise ValueError(
+            f"box {row} is {boxes_N4[row].tolist()}; expected finite x1 < x2 and y1 < y2. "
+            "Leave such boxes out"
+        )
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes_N4.tolist()]
 
 
 def load(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -13,11 +14,42 @@ from edgeseg_runtime.masks import MaskSet
 from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.rle import rle_from_crop
 
-__all__ = ["Instances"]
+__all__ = ["ROW_AXES", "Instances", "Landmarks"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+
+ROW_AXES: Mapping[str, tuple[str | int, ...]] = {
+    "boxes": (4,),
+    "scores": (),
+    "labels": (),
+    "keypoints": ("J", 3),
+    "landmarks": ("L", 2),
+    "gender": (),
+    "mesh": ("V", 3),
+    "mask_scores": (),
+    "track_ids": (),
+}
+"""The arrays of Instances that have one row per instance: the axes after the row's."""
+
+_INTEGERS = ("labels", "track_ids")
+_REQUIRED = ("boxes", "scores", "labels")
+_DETECTIONS = (*_REQUIRED, "track_ids")  # what supervision.Detections has a place for
+_COCO_KEYS = {
+    "landmarks": "landmarks",
+    "gender": "gender",
+    "mesh": "mesh",
+    "mask_scores": "mask_score",
+}
+_SHARED = (
+    "label_names",
+    "category_ids",
+    "keypoint_names",
+    "skeleton",
+    "image_size",
+    "num_nonfinite",
+)
 
 
 class Instances:
@@ -33,9 +65,16 @@ class Instances:
         labels: (N,) label numbers of the original model.
         masks: (N, H, W) bool, or a `MaskSet`, or None if the model gives none.
         keypoints: (N, J, 3) x, y in source pixels and a score, or None.
+        landmarks: (N, L, 2) x, y in source pixels, or None.
+        gender: (N,) probability of a man's face in 0..1, or None.
+        mesh: (N, V, 3) vertices x, y in source pixels and z in the same unit, growing away from
+            the camera; or None.
+        mask_scores: (N,) how far the mask is trusted, for models that judge it apart; or None.
         track_ids: (N,) identities over the frames of a video, or None.
         label_names: name of label number i; empty if unknown.
         category_ids: COCO category id of label number i; empty if they are the label numbers.
+        keypoint_names: name of key point or landmark number j; empty if unknown.
+        skeleton: pairs of key points, by number, that `draw` connects.
         image_size: height, width of the source picture; taken from `masks` if None.
         num_nonfinite: detections dropped because a box or a score was NaN or infinite.
 
@@ -47,9 +86,15 @@ class Instances:
     scores: Floats
     labels: Ints
     keypoints: Floats | None
+    landmarks: Floats | None
+    gender: Floats | None
+    mesh: Floats | None
+    mask_scores: Floats | None
     track_ids: Ints | None
     label_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    keypoint_names: tuple[str, ...]
+    skeleton: tuple[tuple[int, int], ...]
     image_size: tuple[int, int] | None
     num_nonfinite: int
 
@@ -61,23 +106,38 @@ class Instances:
         *,
         masks: MaskSet | npt.ArrayLike | None = None,
         keypoints: npt.ArrayLike | None = None,
+        landmarks: npt.ArrayLike | None = None,
+        gender: npt.ArrayLike | None = None,
+        mesh: npt.ArrayLike | None = None,
+        mask_scores: npt.ArrayLike | None = None,
         track_ids: npt.ArrayLike | None = None,
         label_names: Sequence[str] = (),
         category_ids: Sequence[int] = (),
+        keypoint_names: Sequence[str] = (),
+        skeleton: Sequence[tuple[int, int]] = (),
         image_size: tuple[int, int] | None = None,
         num_nonfinite: int = 0,
     ) -> None:
         mask_set = _mask_set(masks)
         if image_size is None and mask_set is not None:
             image_size = mask_set.size
+        rows = {
+            "boxes": boxes,
+            "scores": scores,
+            "labels": labels,
+            "keypoints": keypoints,
+            "landmarks": landmarks,
+            "gender": gender,
+            "mesh": mesh,
+            "mask_scores": mask_scores,
+            "track_ids": track_ids,
+        }
         self.__dict__.update(
-            boxes=np.asarray(boxes, np.float32),
-            scores=np.asarray(scores, np.float32),
-            labels=_integers("labels", labels),
-            keypoints=None if keypoints is None else np.asarray(keypoints, np.float32),
-            track_ids=None if track_ids is None else _integers("track_ids", track_ids),
+            {name: _row_array(name, values) for name, values in rows.items()},
             label_names=tuple(label_names),
             category_ids=tuple(category_ids),
+            keypoint_names=tuple(keypoint_names),
+            skeleton=tuple(skeleton),
             image_size=image_size,
             num_nonfinite=num_nonfinite,
             _mask_set=mask_set,
@@ -115,18 +175,17 @@ class Instances:
             IndexError: if an index is out of range, or a bool array has another length.
         """
         rows = _rows(index, len(self))
-        return Instances(
-            self.boxes[rows],
-            self.scores[rows],
-            self.labels[rows],
-            masks=None if self._mask_set is None else self._mask_set[rows],
-            keypoints=None if self.keypoints is None else self.keypoints[rows],
-            track_ids=None if self.track_ids is None else self.track_ids[rows],
-            label_names=self.label_names,
-            category_ids=self.category_ids,
-            image_size=self.image_size,
-            num_nonfinite=self.num_nonfinite,
-        )
+        masks = None if self._mask_set is None else self._mask_set[rows]
+        return self.replace(masks=masks, **{name: self._row(name)[rows] for name in self._given})
+
+    def replace(self, **changes: Any) -> Instances:
+        """Return the same Instances but for these arguments of the class.
+
+        Raises:
+            ValueError: if the shapes no longer fit together.
+        """
+        arguments = {name: getattr(self, name) for name in (*ROW_AXES, *_SHARED)}
+        return Instances(**{**arguments, "masks": self._mask_set, **changes})
 
     def __iter__(self) -> Iterator[Instances]:
         return (self[index] for index in range(len(self)))
@@ -134,15 +193,8 @@ class Instances:
     def __repr__(self) -> str:
         names = sorted({self._name(int(label)) for label in self.labels})
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        extras = [
-            name
-            for name, has_it in (
-                ("masks", self.has_masks),
-                ("keypoints", self.keypoints is not None),
-                ("track_ids", self.track_ids is not None),
-            )
-            if has_it
-        ]
+        extras = ["masks"] if self.has_masks else []
+        extras += [name for name in self._given if name not in _REQUIRED]
         details = [shown] if shown else []
         if self.image_size is not None:
             details.append(f"image {self.image_size[0]}x{self.image_size[1]}")
@@ -174,7 +226,8 @@ class Instances:
         """Return the rows as entries of a COCO results file.
 
         Boxes become x, y, width, height; masks compressed run-length encodings; key points a flat
-        list of x, y, score.
+        list of x, y, score. What COCO does not know follows under its own name: `landmarks` and
+        `mesh` as lists of points, `gender`, `mask_score`.
         """
         size = list(self.image_size or ())
         entries = []
@@ -190,21 +243,20 @@ class Instances:
                 entry["segmentation"] = {"size": size, "counts": counts}
             if self.keypoints is not None:
                 entry["keypoints"] = self.keypoints[index].ravel().tolist()
+            for name, key in _COCO_KEYS.items():
+                if name in self._given:
+                    entry[key] = self._row(name)[index].tolist()
             entries.append(entry)
         return entries
 
     def to_supervision(self) -> Any:
-        """Return the rows as `supervision.Detections`, with masks and names.
+        """Return the rows as `supervision.Detections`, with masks; names and the rest in `data`.
 
         Raises:
             ModuleNotFoundError: if supervision is not installed.
         """
-        try:
-            import supervision
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "to_supervision needs supervision: pip install supervision"
-            ) from error
+        supervision = _import_supervision()
+        extras = {name: self._row(name) for name in self._given if name not in _DETECTIONS}
         names = np.array([self._name(int(label)) for label in self.labels], dtype=np.str_)
         return supervision.Detections(
             xyxy=self.boxes,
@@ -212,11 +264,11 @@ class Instances:
             confidence=self.scores,
             class_id=self.labels,
             tracker_id=self.track_ids,
-            data={"class_name": names},
+            data={"class_name": names, **extras},
         )
 
     def draw(self, image: Image) -> Image:
-        """Return a copy of the source picture with masks, boxes, names, scores and key points.
+        """Return a copy of the source picture with everything that was found drawn in.
 
         Raises:
             ImageError: if it is no picture.
@@ -232,20 +284,28 @@ class Instances:
 
     _mask_set: MaskSet | None
 
+    @property
+    def _given(self) -> list[str]:
+        """The names of the arrays that there are."""
+        return [name for name in ROW_AXES if getattr(self, name) is not None]
+
+    def _row(self, name: str) -> npt.NDArray[Any]:
+        array = getattr(self, name)
+        assert isinstance(array, np.ndarray)
+        return array
+
     def _check(self) -> None:
         count = self.scores.shape[0] if self.scores.ndim == 1 else -1
-        expected = {"scores": (count,), "boxes": (count, 4), "labels": (count,)}
-        if self.track_ids is not None:
-            expected["track_ids"] = (count,)
-        for name, shape in expected.items():
-            found = getattr(self, name).shape
-            if count < 0 or found != shape:
-                raise ValueError(f"{name} has shape {found}; expected {_shape_text(name)}")
-        points = self.keypoints
-        if points is not None and (
-            points.ndim != 3 or len(points) != count or points.shape[2] != 3
-        ):
-            raise ValueError(f"keypoints has shape {points.shape}; expected (N, J, 3), N = {count}")
+        for name in ("scores", *self._given):
+            axes = ROW_AXES[name]
+            found = self._row(name).shape
+            has_axes = len(found) == 1 + len(axes) and all(
+                size == axis or isinstance(axis, str)
+                for size, axis in zip(found[1:], axes, strict=True)
+            )
+            if found[:1] != (count,) or not has_axes:
+                text = ", ".join(str(axis) for axis in ("N", *axes)) + ("" if axes else ",")
+                raise ValueError(f"{name} has shape {found}; expected ({text}), N as in scores")
         masks = self._mask_set
         if masks is not None and (len(masks) != count or masks.size != self.image_size):
             raise ValueError(
@@ -270,6 +330,105 @@ class Instances:
         return label
 
 
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """The landmarks of one object; aligned arrays, one row per point. Read-only.
+
+    Attributes:
+        points: (J, 2) float32 x, y in source pixels.
+        scores: (J,) float32, 0 for a point that the model could not place.
+        box: (4,) float32 x1 y1 x2 y2 in source pixels of the object that was looked at; None for
+            the whole picture.
+        keypoint_names: name of point number j; empty if unknown.
+        skeleton: pairs of points, by number, that `draw` connects.
+        image_size: height, width of the source picture; None if unknown.
+        num_nonfinite: points set to 0 because a number of theirs was NaN or infinite.
+
+    Raises:
+        ValueError: on construction, if the shapes do not fit together.
+    """
+
+    points: Floats
+    scores: Floats
+    box: Floats | None = None
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    image_size: tuple[int, int] | None = None
+    num_nonfinite: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("points", "scores", "box"):
+            values = getattr(self, name)
+            array = None if values is None else np.asarray(values, np.float32)
+            object.__setattr__(self, name, array)
+        count = len(self.scores) if self.scores.ndim == 1 else -1
+        if self.points.shape != (count, 2):
+            raise ValueError(
+                f"points has shape {self.points.shape} and scores {self.scores.shape}; "
+                "expected (J, 2) and (J,)"
+            )
+        if self.box is not None and self.box.shape != (4,):
+            raise ValueError(f"box has shape {self.box.shape}; expected (4,)")
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __repr__(self) -> str:
+        details = [str(len(self))]
+        if self.image_size is not None:
+            details.append(f"image {self.image_size[0]}x{self.image_size[1]}")
+        if self.num_nonfinite:
+            details.append(f"{self.num_nonfinite} nonfinite set to 0")
+        return f"Landmarks({'; '.join(details)})"
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Return the one entry of a COCO results file: a flat list of x, y, score as key points.
+
+        Its score is the mean of the points' scores, its category 1.
+        """
+        points_J3 = np.column_stack([self.points, self.scores])
+        entry: dict[str, Any] = {
+            "image_id": image_id,
+            "category_id": 1,
+            "keypoints": points_J3.ravel().tolist(),
+            "score": float(self.scores.mean()) if len(self) else 0.0,
+        }
+        if self.box is not None:
+            x1, y1, x2, y2 = self.box.tolist()
+            entry["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+        return [entry]
+
+    def to_supervision(self) -> Any:
+        """Return the points as `supervision.KeyPoints` of one object.
+
+        Raises:
+            ModuleNotFoundError: if supervision is not installed.
+        """
+        # By position: newer versions call the third argument keypoint_confidence.
+        return _import_supervision().KeyPoints(self.points[None], None, self.scores[None])
+
+    def draw(self, image: Image) -> Image:
+        """Return a copy of the source picture with the points, their bones and the box.
+
+        Raises:
+            ImageError: if it is no picture.
+            ValueError: if it has another size than the picture of this result.
+        """
+        from edgeseg_runtime.draw import draw_landmarks
+
+        return draw_landmarks(image, self)
+
+
+def _import_supervision() -> Any:
+    try:
+        import supervision
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "to_supervision needs supervision: pip install supervision"
+        ) from error
+    return supervision
+
+
 def _mask_set(masks: MaskSet | npt.ArrayLike | None) -> MaskSet | None:
     if masks is None or isinstance(masks, MaskSet):
         return masks
@@ -279,7 +438,11 @@ def _mask_set(masks: MaskSet | npt.ArrayLike | None) -> MaskSet | None:
     return MaskSet.from_array(array)
 
 
-def _integers(name: str, values: npt.ArrayLike) -> Ints:
+def _row_array(name: str, values: npt.ArrayLike | None) -> npt.NDArray[Any] | None:
+    if values is None:
+        return None
+    if name not in _INTEGERS:
+        return np.asarray(values, np.float32)
     array = np.asarray(values)
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"{name} is {array.dtype}; expected integers")
@@ -303,7 +466,3 @@ def _rows(index: SupportsIndex | slice | npt.ArrayLike, count: int) -> slice | n
     if rows.size and not (-count <= rows.min() and rows.max() < count):
         raise IndexError(f"index {index!r} is out of range for {count} instances")
     return rows
-
-
-def _shape_text(name: str) -> str:
-    return "(N, 4)" if name == "boxes" else "(N,), N as in scores"

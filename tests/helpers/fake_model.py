@@ -14,11 +14,13 @@ class FakeBackend:
 
     def __init__(self, outputs):
         self.outputs = outputs
+        self.inputs = []
         self.num_runs = 0
         self.num_closed = 0
 
     def run(self, inputs):
         self.num_runs += 1
+        self.inputs.append(inputs)
         return {name: array.copy() for name, array in self.outputs.items()}
 
     def close(self):
@@ -82,6 +84,23 @@ def instance_outputs(*, boxes, scores, labels, masks=None, heatmaps=None):
         for name, (values, dtype) in rows.items()
         if values is not None
     }
+
+
+def task_manifest(task, outputs, *, size=(64, 64), preprocess=None, **changes):
+    """Return the manifest of any task; `outputs` maps names to shapes without the batch axis."""
+    preprocess = {"resize": "square_crop", "rounding": "none", **(preprocess or {})}
+    arguments = {
+        "name": "fake",
+        "task": task,
+        "precision": "fp32",
+        "inputs": (_spec("image", "uint8", *size, 3),),
+        "outputs": tuple(
+            _spec(name, "int32" if name == "labels" else "float32", *shape)
+            for name, shape in outputs.items()
+        ),
+        "preprocess": Preprocess(height=size[0], width=size[1], **preprocess),
+    }
+    return Manifest(**{**arguments, **changes})
 
 
 def fake_predictor(manifest, outputs):

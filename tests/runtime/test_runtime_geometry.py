@@ -215,21 +215,49 @@ def test_an_absurd_box_costs_no_more_than_the_picture(paste, box):
     assert crop.bits.size <= 30 * 40
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(20))
 def test_a_mask_over_the_input_is_enlarged_from_what_the_picture_covers(seed):
     rng = np.random.default_rng(seed)
     mask = rng.random((20, 32), dtype=np.float32)
     geometry = Geometry.at_top_left(source=(75, 100), resized=(60, 80), network=(80, 128))
     covered = torch.from_numpy(mask[:15, :20])[None, None]  # 60 / 80 and 80 / 128 of the map
     expected = functional.interpolate(covered, size=(75, 100), mode="bilinear")[0, 0].numpy()
-    corners = np.sort(rng.uniform(-10, 110, (2, 2)), axis=0)
-    box = np.float32(corners.ravel())
-    crop = crop_image_aligned(mask, box, geometry, threshold=0.5)
-    inside = np.zeros((75, 100), np.bool_)
-    rows = slice(max(math.floor(box[1]), 0), max(math.ceil(box[3]), 0))
-    columns = slice(max(math.floor(box[0]), 0), max(math.ceil(box[2]), 0))
-    inside[rows, columns] = expected[rows, columns] >= 0.5
-    assert (whole(crop, (75, 100)) != inside).sum() <= 2
+    crop = crop_image_aligned(mask, geometry, threshold=0.5)
+    assert (whole(crop, (75, 100)) != (expected > 0.5)).sum() <= 2
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_mask_over_the_input_is_that_of_yolact(seed):
+    rng = np.random.default_rng(seed)
+    size = tuple(rng.integers(1, 400, 2).tolist())
+    cells = int(rng.choice([1, 14, 34, 138]))
+    mask = np.zeros((cells, cells), np.float32)
+    (top, left), (bottom, right) = np.sort(rng.integers(0, cells + 1, (2, 2)), axis=0)
+    mask[top:bottom, left:right] = rng.random((bottom - top, right - left), dtype=np.float32)
+    stretched = torch.from_numpy(mask)[None, None]
+    expected = functional.interpolate(stretched, size, mode="bilinear", align_corners=False)
+    geometry = Geometry.at_top_left(source=size, resized=(550, 550), network=(550, 550))
+    crop = crop_image_aligned(mask, geometry, threshold=0.5)
+    is_different = whole(crop, size) != (expected[0, 0] > 0.5).numpy()
+    assert is_different.sum() <= max(2, 1e-5 * is_different.size)
+    above = np.argwhere(mask > 0.5)
+    if len(above):
+        extent = (above.max(axis=0) - above.min(axis=0) + 4) / cells * size + 3
+        assert (crop.bits.shape <= extent).all(), "only where it can be set"
+    else:
+        assert crop.bits.size == 0
+
+
+def test_a_mask_over_the_input_of_a_centred_picture():
+    geometry = Geometry(source=(40, 60), network=(64, 64), step=(1.0, 1.0), origin=(-2.0, -12.0))
+    mask = np.zeros((16, 16), np.float32)
+    mask[6:10, 2:5] = 1.0  # network rows 24..40, columns 8..20
+    found = whole(crop_image_aligned(mask, geometry, threshold=0.5), (40, 60))
+    expected = np.zeros((40, 60), np.bool_)
+    expected[12:28, 6:18] = True
+    assert (found != expected).sum() <= 4  # the corners are rounded
+    mask[:] = 1.0
+    assert whole(crop_image_aligned(mask, geometry, threshold=0.5), (40, 60)).all()
 
 
 @pytest.mark.parametrize("seed", range(10))

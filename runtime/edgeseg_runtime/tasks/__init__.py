@@ -1,6 +1,7 @@
 """Tasks: what lies between a picture and a model's tensors, and between the tensors and a result.
 
 Task           preprocess a picture, postprocess the model's outputs; stateless
+RegionTask     the same for models that look at one box of the picture at a time
 TASKS          name in a manifest -> "module:class", imported on first use
 create_task    the task that a manifest asks for
 """
@@ -8,21 +9,24 @@ create_task    the task that a manifest asks for
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.geometry import Geometry
+from edgeseg_runtime.geometry import Box, Geometry
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 
-__all__ = ["TASKS", "Task", "create_task"]
+__all__ = ["TASKS", "RegionTask", "Task", "create_task"]
 
 TASKS: dict[str, str] = {
     "instances": "edgeseg_runtime.tasks.instances:InstanceTask",
+    "keypoints": "edgeseg_runtime.tasks.keypoints:KeypointTask",
+    "landmarks": "edgeseg_runtime.tasks.landmarks:LandmarkTask",
 }
 
+Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
 
@@ -35,6 +39,23 @@ class Task(Protocol[Result_co]):
 
     def postprocess(self, outputs: Tensors, geometry: Geometry) -> Result_co:
         """Return the result in source pixels, made from row 0 of the outputs."""
+        ...
+
+
+@runtime_checkable
+class RegionTask(Protocol[Result]):
+    """A task whose model looks at one object; without a box at the whole picture."""
+
+    def preprocess(self, image: Image, box: Box | None = None) -> tuple[Tensors, Geometry]:
+        """Return the model's inputs for a box x1 y1 x2 y2 in source pixels, and where it lies."""
+        ...
+
+    def postprocess(self, outputs: Tensors, geometry: Geometry) -> Result:
+        """Return the result of one box in source pixels, made from row 0 of the outputs."""
+        ...
+
+    def gather(self, results: Sequence[Result], size: tuple[int, int]) -> Any:
+        """Return the results of several boxes, or of none, of a picture of height, width."""
         ...
 
 

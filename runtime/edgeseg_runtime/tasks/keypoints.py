@@ -1,0 +1,123 @@
+"""Key points of one object at a time, such as the joints of a person that was found before.
+
+Output of the model: `keypoints` (B, J, 3) x, y in pixels of the network's input, and a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.geometry import Box, Geometry, scale_points_to_source
+from edgeseg_runtime.image import Image
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.results import Instances
+from edgeseg_runtime.tasks.contract import (
+    check_choice,
+    check_keypoint_names,
+    check_outputs,
+    options_from_manifest,
+)
+from edgeseg_runtime.tasks.inputs import PictureInput
+from edgeseg_runtime.tasks.instances import FAR
+
+__all__ = ["KeypointTask", "Options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The `postprocess` entries of a manifest.
+
+    Attributes:
+        point_rounding: "none", or "truncate" for whole source pixels, cut toward zero (Stacked
+            Hourglass).
+    """
+
+    point_rounding: str = "none"
+
+
+class KeypointTask:
+    """The task of top-down pose models.
+
+    Raises:
+        ManifestError: if the manifest's tensors or options are not those of the task.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.options = options_from_manifest(Options, manifest)
+        check_choice(manifest, "point_rounding", self.options.point_rounding, ("none", "truncate"))
+        self._inputs = PictureInput(manifest)
+        specs = check_outputs(manifest, {"keypoints": ("J", 3)}, required=("keypoints",))
+        self._num_points = specs["keypoints"].shape[1]
+        check_keypoint_names(manifest, self._num_points)
+
+    def __repr__(self) -> str:
+        size = f"{self.manifest.preprocess.height}x{self.manifest.preprocess.width}"
+        return f"KeypointTask({self.manifest.name!r}, {size})"
+
+    def preprocess(self, image: Image, box: Box | None = None) -> tuple[Tensors, Geometry]:
+        """Return the model's inputs for a box of the picture and where it lies; see `inputs`.
+
+        Raises:
+            ImageError: if the picture is not (H, W, 3) uint8.
+            ValueError: for a box, if the model looks at whole pictures only.
+        """
+        return self._inputs(image, box)
+
+    def postprocess(self, outputs: Tensors, geometry: Geometry) -> Instances:
+        """Return one row: the box that was looked at, and its key points in source pixels.
+
+        The score is the mean of the key points'. Key points with a NaN or an infinite number are
+        set to 0 and counted.
+        """
+        points_J3 = outputs["keypoints"][0].astype(np.float32)
+        is_finite_J = (np.abs(points_J3) < FAR).all(axis=1)
+        points_J3[~is_finite_J] = 0
+        points_J3[:, :2] = scale_points_to_source(
+            points_J3[:, :2], geometry, truncates=self.options.point_rounding == "truncate"
+        )
+        points_J3[~is_finite_J] = 0
+        height, width = geometry.source
+        return self._instances(
+            np.array([geometry.box or (0, 0, width, height)]),
+            points_J3[None],
+            geometry.source,
+            num_nonfinite=int((~is_finite_J).sum()),
+        )
+
+    def gather(self, results: Sequence[Instances], size: tuple[int, int]) -> Instances:
+        """Return the rows of all results; of no results, Instances without a row."""
+        none = np.zeros((0, self._num_points, 3))
+        points = [result.keypoints for result in results if result.keypoints is not None]
+        return self._instances(
+            np.concatenate([np.zeros((0, 4)), *(result.boxes for result in results)]),
+            np.concatenate([none, *points]),
+            size,
+            num_nonfinite=sum(result.num_nonfinite for result in results),
+        )
+
+    def _instances(
+        self,
+        boxes_N4: np.ndarray[tuple[int, ...], np.dtype[np.floating]],
+        points_NJ3: np.ndarray[tuple[int, ...], np.dtype[np.floating]],
+        size: tuple[int, int],
+        *,
+        num_nonfinite: int,
+    ) -> Instances:
+        label = 1 if len(self.manifest.labels) > 1 else 0
+        return Instances(
+            boxes_N4,
+            points_NJ3[..., 2].mean(axis=1),
+            np.full(len(boxes_N4), label),
+            keypoints=points_NJ3,
+            label_names=self.manifest.labels,
+            category_ids=self.manifest.category_ids,
+            keypoint_names=self.manifest.keypoint_names,
+            skeleton=self.manifest.skeleton,
+            image_size=size,
+            num_nonfinite=num_nonfinite,
+        )

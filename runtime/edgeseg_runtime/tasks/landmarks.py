@@ -1,0 +1,84 @@
+"""Landmarks of one object at a time, such as those of a face that was found before.
+
+Outputs of the model: `points` (B, J, 2) x, y in pixels of the network's input, `scores` (B, J).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.geometry import Box, Geometry, scale_points_to_source
+from edgeseg_runtime.image import Image
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.results import Landmarks
+from edgeseg_runtime.tasks.contract import (
+    check_keypoint_names,
+    check_outputs,
+    options_from_manifest,
+)
+from edgeseg_runtime.tasks.inputs import PictureInput
+from edgeseg_runtime.tasks.instances import FAR
+
+__all__ = ["LandmarkTask", "Options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The `postprocess` entries of a manifest: there are none."""
+
+
+class LandmarkTask:
+    """The task of models that place the landmarks of a face.
+
+    Raises:
+        ManifestError: if the manifest's tensors or options are not those of the task.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.options = options_from_manifest(Options, manifest)
+        self._inputs = PictureInput(manifest)
+        axes = {"points": ("J", 2), "scores": ("J",)}
+        specs = check_outputs(manifest, axes, required=("points", "scores"))
+        check_keypoint_names(manifest, specs["points"].shape[1])
+
+    def __repr__(self) -> str:
+        size = f"{self.manifest.preprocess.height}x{self.manifest.preprocess.width}"
+        return f"LandmarkTask({self.manifest.name!r}, {size})"
+
+    def preprocess(self, image: Image, box: Box | None = None) -> tuple[Tensors, Geometry]:
+        """Return the model's inputs for a box of the picture and where it lies; see `inputs`.
+
+        Raises:
+            ImageError: if the picture is not (H, W, 3) uint8.
+            ValueError: for a box, if the model looks at whole pictures only.
+        """
+        return self._inputs(image, box)
+
+    def postprocess(self, outputs: Tensors, geometry: Geometry) -> Landmarks:
+        """Return the landmarks in source pixels.
+
+        Points with a NaN or an infinite number are set to 0, with score 0, and counted.
+        """
+        points_J2 = outputs["points"][0].astype(np.float32)
+        scores_J = outputs["scores"][0].astype(np.float32)
+        is_finite_J = (np.abs(points_J2) < FAR).all(axis=1) & np.isfinite(scores_J)
+        points_J2[~is_finite_J] = 0
+        points_J2 = scale_points_to_source(points_J2, geometry)
+        return Landmarks(
+            np.where(is_finite_J[:, None], points_J2, np.float32(0)),
+            np.where(is_finite_J, scores_J, np.float32(0)),
+            None if geometry.box is None else np.array(geometry.box, np.float32),
+            keypoint_names=self.manifest.keypoint_names,
+            skeleton=self.manifest.skeleton,
+            image_size=geometry.source,
+            num_nonfinite=int((~is_finite_J).sum()),
+        )
+
+    def gather(self, results: Sequence[Landmarks], _size: tuple[int, int]) -> list[Landmarks]:
+        """Return the landmarks of each box."""
+        return list(results)
