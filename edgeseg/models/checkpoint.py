@@ -23,7 +23,7 @@ from edgeseg_runtime.errors import EdgesegError
 StateDict = Mapping[str, Any]
 Rule = tuple[str, str]
 
-_NESTING_KEYS = ("model", "state_dict", "model_state_dict")
+_NESTING_KEYS = ("model", "state_dict", "model_state_dict", "pfld_backbone")
 _PREFIXES = ("module.", "model.module.")
 """What DataParallel, and a trainer around it, put before every name."""
 _PLACEHOLDER = re.compile(r"\{(\w+)(?:([+*])(\d+))?\}")

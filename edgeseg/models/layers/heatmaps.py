@@ -69,16 +69,28 @@ def quarter_shifts(maps_BJHW: Tensor, peaks: Peaks, *, at_tie: float, at_border:
     return torch.stack(shifts, dim=-1)
 
 
-def soft_argmax(maps_BJHW: Tensor, *, sharpness: float = 1.0) -> Tensor:
+def soft_argmax(maps_BJHW: Tensor, *, sharpness: float = 1.0, window: int = 0) -> Tensor:
     """Return x, y (B, J, 2) in pixels of the maps, where 0 is the centre of the first pixel.
 
     The mean place under the soft-max of ``sharpness`` times the map (Sun et al., 2018, arXiv
-    1711.08229): a differentiable argmax with a sub-pixel part.
+    1711.08229): an argmax with a sub-pixel part, and with a gradient.
+
+    Args:
+        maps_BJHW: heat maps.
+        sharpness: factor of the maps in front of the soft-max.
+        window: side of the square around the peak that counts, an odd number; 0 for all places.
     """
     _, _, height, width = maps_BJHW.shape
-    weights_BJHW = (sharpness * maps_BJHW).flatten(2).softmax(-1).reshape(maps_BJHW.shape)
     xs_W = torch.arange(width, dtype=maps_BJHW.dtype, device=maps_BJHW.device)
     ys_H = torch.arange(height, dtype=maps_BJHW.dtype, device=maps_BJHW.device)
+    logits_BJHW = sharpness * maps_BJHW
+    if window:
+        peaks = find_peaks(maps_BJHW)
+        is_near_BJW = (xs_W - peaks.column[..., None]).abs() <= window // 2
+        is_near_BJH = (ys_H - peaks.row[..., None]).abs() <= window // 2
+        is_near_BJHW = is_near_BJH[..., None] & is_near_BJW[:, :, None]
+        logits_BJHW = torch.where(is_near_BJHW, logits_BJHW, -torch.inf)
+    weights_BJHW = logits_BJHW.flatten(2).softmax(-1).reshape(maps_BJHW.shape)
     x_BJ = (weights_BJHW.sum(2) * xs_W).sum(2)
     y_BJ = (weights_BJHW.sum(3) * ys_H).sum(2)
     return torch.stack([x_BJ, y_BJ], dim=-1)

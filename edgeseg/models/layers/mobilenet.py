@@ -1,4 +1,4 @@
-"""MobileNetV1 (Howard et al., 2017, arXiv 1704.04861) as a backbone."""
+"""MobileNetV1 (Howard et al., 2017, arXiv 1704.04861) as a backbone, and the block of MobileNetV2."""
 
 from __future__ import annotations
 
@@ -89,3 +89,32 @@ class MobileNetV1(nn.Module):
             x_BCHW = stage(x_BCHW)
             features.append(x_BCHW)
         return features
+
+
+class InvertedResidual(nn.Module):
+    """A block of MobileNetV2 (Sandler et al., 2018, arXiv 1801.04381): wider, depthwise, narrower.
+
+    With ``residual`` the input is added to the result. Activations are ReLU without an upper bound.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        expansion: int,
+        residual: bool,
+        norm_eps: float,
+    ) -> None:
+        super().__init__()
+        width = in_channels * expansion
+        self.expand = ConvNorm(in_channels, width, kernel_size=1, norm_eps=norm_eps)
+        self.depthwise = ConvNorm(width, width, stride=stride, groups=width, norm_eps=norm_eps)
+        self.project = ConvNorm(width, out_channels, kernel_size=1, norm_eps=norm_eps, relu=False)
+        self.residual = residual
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return (B, out_channels, H / stride, W / stride)."""
+        y_BCHW = self.project(self.depthwise(self.expand(x_BCHW)))
+        return x_BCHW + y_BCHW if self.residual else y_BCHW

@@ -1,0 +1,1 @@
+"""Landmark localisation: coordinate regression and heat maps."""

@@ -1,0 +1,308 @@
+"""Landmarks of one object, by both ways of the literature: regressed coordinates, and heat maps.
+
+Regression as polarisZhao/PFLD-pytorch runs PFLD (Guo et al., 2019, arXiv 1902.10859); heat maps as
+HRNet/HRNet-Facial-Landmark-Detection runs HRNetV2 (Sun et al., 2019, arXiv 1904.04514).
+
+Shape suffixes: B pictures, C channels, J points, H W a feature map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.models.layers.heatmaps import find_peaks, quarter_shifts, soft_argmax
+from edgeseg.models.layers.hrnet import HRNet, fuse_sizes
+from edgeseg.models.layers.image import ImageNormalization
+from edgeseg.models.layers.mobilenet import InvertedResidual
+from edgeseg.models.layers.roi_heads import dense
+from edgeseg.models.reference import ReferenceModel
+
+STRIDE = 4
+"""Network pixels a pixel of the heat maps."""
+NORM_EPS = 1e-5
+REGRESSION_DIVISOR = 16
+TRUNKS = ("pfld", "hrnet")
+DECODINGS = ("argmax_quarter", "soft_argmax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandmarksConfig:
+    """Everything that tells one landmark model from another.
+
+    Input: the square of ``crop_margin`` times the longer side of a box, resized to ``image_size``;
+    ``crop_rounding`` "truncate" cuts its corners to whole pixels, "none" takes the exact square.
+    ``stretch_contrast`` spreads the grey levels of each crop over 0..255. ``mean`` and ``std`` are
+    in grey levels, in the order ``channel_order``.
+
+    ``trunk`` decides the way: "pfld" regresses coordinates, "hrnet" makes heat maps. Of these,
+    ``decoding`` takes the highest pixel, moved by a quarter towards its higher neighbour
+    ("argmax_quarter"), or the mean place under the soft-max of ``sharpness`` times the map, of
+    which a square of side ``window`` about the highest pixel counts, or all if 0 ("soft_argmax").
+
+    ``pfld_channels`` are the widths at stride 4 and 8, ``pfld_blocks`` the residual blocks there,
+    ``pfld_scales`` the widths of the three maps that the last layer reads. The fields of HRNet are
+    those of :class:`~edgeseg.models.layers.hrnet.HRNet`.
+    """
+
+    image_size: tuple[int, int] = (256, 256)
+    crop_margin: float = 1.25
+    crop_rounding: str = "truncate"
+    stretch_contrast: bool = False
+    channel_order: str = "rgb"
+    mean: tuple[float, float, float] = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+    std: tuple[float, float, float] = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+
+    num_points: int = 98
+    trunk: str = "hrnet"
+    decoding: str = "argmax_quarter"
+    sharpness: float = 8.0
+    window: int = 7
+
+    pfld_channels: tuple[int, int] = (64, 128)
+    pfld_blocks: tuple[int, int] = (4, 5)
+    pfld_scales: tuple[int, int, int] = (16, 32, 128)
+
+    hrnet_widths: tuple[int, ...] = (18, 36, 72, 144)
+    hrnet_modules: tuple[int, ...] = (1, 4, 3)
+    hrnet_blocks: int = 4
+    hrnet_stem_channels: int = 64
+    hrnet_stem_blocks: int = 4
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("trunk", TRUNKS),
+            ("decoding", DECODINGS),
+            ("crop_rounding", ("truncate", "none")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} found, expected one of {', '.join(choices)}"
+                )
+        if self.num_points < 1:
+            raise ValueError(f"num_points {self.num_points} found, expected at least 1")
+        if self.window and (self.window < 3 or self.window % 2 == 0):
+            raise ValueError(f"window {self.window} found, expected an odd number above 1, or 0")
+        for name in ("crop_margin", "sharpness"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} {getattr(self, name)} found, expected a positive number")
+        height, width = self.image_size
+        divisor = self.size_divisor
+        if height % divisor or width % divisor or min(height, width) < 2 * divisor:
+            raise ValueError(
+                f"image_size {height}x{width} found, expected multiples of {divisor}, two at least: "
+                f"use {_round_up(height, divisor)}x{_round_up(width, divisor)}"
+            )
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether coordinates are regressed rather than read off heat maps."""
+        return self.trunk == "pfld"
+
+    @property
+    def size_divisor(self) -> int:
+        """What the sides of the network's input are multiples of."""
+        return REGRESSION_DIVISOR if self.is_regression else STRIDE << (len(self.hrnet_widths) - 1)
+
+
+class LandmarkRegressor(ReferenceModel):
+    """A light network that gives the coordinates of every point as numbers."""
+
+    outputs = ("points", "scores")
+    size_xy: Tensor
+
+    def __init__(self, name: str, config: LandmarksConfig) -> None:
+        super().__init__()
+        self.name = name
+        self.config = config
+        height, width = config.image_size
+        first, second = config.pfld_channels
+        narrow, scale2, scale3 = config.pfld_scales
+        self.input = NetworkInput(config)
+        self.stem = nn.Sequential(
+            ConvNorm(3, first, stride=2, norm_eps=NORM_EPS),
+            ConvNorm(first, first, norm_eps=NORM_EPS),
+        )
+        self.stages4 = _blocks(first, first, config.pfld_blocks[0], stride=2, expansion=2)
+        self.down8 = _block(first, second, stride=2, expansion=2)
+        self.stages8 = _blocks(second, second, config.pfld_blocks[1], stride=1, expansion=4)
+        self.narrow = _block(second, narrow, expansion=2)
+        self.down16 = ConvNorm(narrow, scale2, stride=2, norm_eps=NORM_EPS)
+        self.whole = nn.Conv2d(
+            scale2, scale3, (height // REGRESSION_DIVISOR, width // REGRESSION_DIVISOR)
+        )
+        self.coordinates = nn.Linear(narrow + scale2 + scale3, 2 * config.num_points)
+        size_xy = torch.tensor([width, height], dtype=torch.float32)
+        self.register_buffer("size_xy", size_xy, persistent=False)
+
+    def stages(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the results of each picture, and before them every intermediate stage.
+
+        The results are points (B, J, 2) x, y in network pixels and scores (B, J), all 1: the model
+        does not tell how sure it is.
+
+        Args:
+            image: (B, H, W, 3) uint8 BGR, the crop around one object.
+
+        Raises:
+            ValueError: ``image`` is not of the size that the model was built for.
+        """
+        stages = {"input": self.input(image)}
+        stages["c4"] = self.stages4(self.stem(stages["input"]))
+        stages["c8"] = self.stages8(self.down8(stages["c4"]))
+        stages["narrow"] = self.narrow(stages["c8"])
+        stages["c16"] = self.down16(stages["narrow"])
+        stages["whole"] = torch.relu(self.whole(stages["c16"]))
+        scales = [stages[name].mean((2, 3)) for name in ("narrow", "c16", "whole")]
+        features_BC1 = torch.cat(scales, dim=1)[:, :, None]
+        coordinates_B2J1 = dense(features_BC1, self.coordinates)
+        stages["coordinates"] = coordinates_B2J1.reshape(-1, self.config.num_points, 2)
+        stages["points"] = stages["coordinates"] * self.size_xy
+        stages["scores"] = torch.ones_like(stages["points"][..., 0])
+        return stages
+
+
+class LandmarkHeatmaps(ReferenceModel):
+    """A network that keeps its resolution and gives one heat map a point."""
+
+    outputs = ("points", "scores")
+
+    def __init__(self, name: str, config: LandmarksConfig) -> None:
+        super().__init__()
+        self.name = name
+        self.config = config
+        self.input = NetworkInput(config)
+        self.trunk = HRNet(
+            config.hrnet_widths,
+            config.hrnet_modules,
+            num_blocks=config.hrnet_blocks,
+            stem_channels=config.hrnet_stem_channels,
+            stem_blocks=config.hrnet_stem_blocks,
+            norm_eps=NORM_EPS,
+        )
+        channels = self.trunk.channels
+        self.head = nn.Sequential(
+            ConvNorm(channels, channels, kernel_size=1, norm_eps=NORM_EPS, bias=True),
+            nn.Conv2d(channels, config.num_points, 1),
+        )
+
+    def stages(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the results of each picture, and before them every intermediate stage.
+
+        The results are points (B, J, 2) x, y in network pixels and scores (B, J), the highest value
+        of each heat map: about 1 where the model is sure, for a model that was trained on maps
+        whose peak is 1.
+
+        Args:
+            image: (B, H, W, 3) uint8 BGR, the crop around one object.
+
+        Raises:
+            ValueError: ``image`` is not of the size that the model was built for.
+        """
+        stages = {"input": self.input(image)}
+        for number, branches in enumerate(self.trunk.stage_outputs(stages["input"]), 1):
+            stages |= {f"stage{number}_{i}": branch for i, branch in enumerate(branches)}
+        stages["features"] = fuse_sizes(branches)
+        stages["heatmaps"] = self.head(stages["features"])
+        stages["points"] = (
+            decode_soft(stages["heatmaps"], self.config.sharpness, self.config.window)
+            if self.config.decoding == "soft_argmax"
+            else decode_quarter(stages["heatmaps"])
+        )
+        stages["scores"] = stages["heatmaps"].amax((2, 3))
+        return stages
+
+
+class NetworkInput(nn.Module):
+    """Turns uint8 BGR crops into the normalised input of the network."""
+
+    def __init__(self, config: LandmarksConfig) -> None:
+        super().__init__()
+        self.image_size = config.image_size
+        self.stretch_contrast = config.stretch_contrast
+        self.normalize = ImageNormalization(config.mean, config.std, order=config.channel_order)
+
+    def forward(self, image_BHW3: Tensor) -> Tensor:
+        """Return (B, 3, H, W) float32."""
+        if tuple(image_BHW3.shape[1:]) != (*self.image_size, 3):
+            height, width = self.image_size
+            raise ValueError(
+                f"image of shape {tuple(image_BHW3.shape)} found, expected (B, {height}, {width}, 3)"
+            )
+        if self.stretch_contrast:
+            image_BHW3 = stretch_contrast(image_BHW3.to(torch.float32))
+        return self.normalize(image_BHW3)
+
+
+def stretch_contrast(image_BHW3: Tensor) -> Tensor:
+    """Return each picture with its darkest value at 0 and its brightest at 255, in whole levels.
+
+    A quirk of the original's (lib/utils/transforms.py): ``scipy.misc.imresize`` scales floating
+    point pictures so. A picture of one colour becomes black.
+    """
+    lowest_B111 = image_BHW3.amin((1, 2, 3), keepdim=True)
+    span_B111 = image_BHW3.amax((1, 2, 3), keepdim=True) - lowest_B111
+    span_B111 = torch.where(span_B111 > 0, span_B111, 1.0)
+    gain_B111 = torch.full_like(span_B111, 255) / span_B111  # 255 / span would round twice
+    return torch.floor((image_BHW3 - lowest_B111) * gain_B111 + 0.5)
+
+
+def decode_quarter(heatmaps_BJHW: Tensor) -> Tensor:
+    """Return x, y (B, J, 2) in network pixels of each map's peak.
+
+    lib/core/evaluation.py of the original: a quarter of a pixel towards the higher neighbour along
+    both axes, unless the peak touches any border; then half a pixel to the centre. A map without a
+    positive value gives the pixel before the first, (-1, -1).
+    """
+    _, _, height, width = heatmaps_BJHW.shape
+    peaks = find_peaks(heatmaps_BJHW)
+    is_inside_BJ = (
+        (peaks.column > 0) & (peaks.column < width - 1) & (peaks.row > 0) & (peaks.row < height - 1)
+    )
+    shift_BJ2 = quarter_shifts(heatmaps_BJHW, peaks, at_tie=0.0, at_border=True)
+    place_BJ2 = torch.stack((peaks.column, peaks.row), dim=-1).to(heatmaps_BJHW.dtype)
+    place_BJ2 = place_BJ2 + torch.where(is_inside_BJ[..., None], shift_BJ2, 0.0)
+    place_BJ2 = torch.where(peaks.value[..., None] > 0, place_BJ2, -1.0)
+    return (place_BJ2 + 0.5) * STRIDE
+
+
+def decode_soft(heatmaps_BJHW: Tensor, sharpness: float, window: int) -> Tensor:
+    """Return x, y (B, J, 2) in network pixels: each map's mean place, see ``soft_argmax``."""
+    return (soft_argmax(heatmaps_BJHW, sharpness=sharpness, window=window) + 0.5) * STRIDE
+
+
+def _block(
+    in_channels: int,
+    out_channels: int,
+    *,
+    stride: int = 1,
+    expansion: int,
+    residual: bool = False,
+) -> InvertedResidual:
+    return InvertedResidual(
+        in_channels,
+        out_channels,
+        stride=stride,
+        expansion=expansion,
+        residual=residual,
+        norm_eps=NORM_EPS,
+    )
+
+
+def _blocks(
+    in_channels: int, out_channels: int, num_residual: int, *, stride: int, expansion: int
+) -> nn.Sequential:
+    """Return a block without a shortcut, even where one would fit, and blocks with one."""
+    first = _block(in_channels, out_channels, stride=stride, expansion=expansion)
+    others = (
+        _block(out_channels, out_channels, expansion=expansion, residual=True)
+        for _ in range(num_residual)
+    )
+    return nn.Sequential(first, *others)
+
+
+def _round_up(size: int, divisor: int) -> int:
+    return max(2 * divisor, -(-size // divisor) * divisor)

@@ -1,0 +1,227 @@
+"""The landmark models: configurations, published figures, manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeseg.models.checkpoint import KeyTable
+    from edgeseg.models.landmarks.model import LandmarksConfig
+    from edgeseg.models.reference import ReferenceModel
+
+PFLD = {
+    "image_size": (112, 112),
+    "crop_margin": 1.2,
+    "channel_order": "bgr",
+    "mean": (0.0, 0.0, 0.0),
+    "std": (255.0, 255.0, 255.0),
+    "trunk": "pfld",
+}
+TINY = {"image_size": (96, 96), "crop_rounding": "none", "num_points": 68}
+PRESETS: dict[str, dict[str, Any]] = {
+    "landmarks_heatmap_hrnet_w18": {"stretch_contrast": True},
+    "landmarks_heatmap_tiny": {
+        **TINY,
+        "decoding": "soft_argmax",
+        "hrnet_widths": (16, 32, 64),
+        "hrnet_modules": (1, 2),
+        "hrnet_blocks": 2,
+        "hrnet_stem_channels": 16,
+        "hrnet_stem_blocks": 1,
+    },
+    "landmarks_regression_pfld": PFLD,
+    "landmarks_regression_tiny": {
+        **TINY,
+        "trunk": "pfld",
+        "pfld_channels": (32, 64),
+        "pfld_blocks": (1, 2),
+        "pfld_scales": (16, 32, 96),
+    },
+}
+"""Model name -> what differs from the defaults of ``LandmarksConfig``."""
+
+_MARKUPS: dict[int, tuple[tuple[str, range, bool], ...]] = {
+    5: (("left_eye", range(1), False), ("right_eye", range(1, 2), False),
+        ("nose", range(2, 3), False), ("left_mouth", range(3, 4), False),
+        ("right_mouth", range(4, 5), False)),
+    68: (("jaw", range(17), False), ("left_brow", range(17, 22), False),
+         ("right_brow", range(22, 27), False), ("nose", range(27, 31), False),
+         ("nostrils", range(31, 36), False), ("left_eye", range(36, 42), True),
+         ("right_eye", range(42, 48), True), ("lips", range(48, 60), True),
+         ("mouth", range(60, 68), True)),
+    98: (("jaw", range(33), False), ("left_brow", range(33, 42), True),
+         ("right_brow", range(42, 51), True), ("nose", range(51, 55), False),
+         ("nostrils", range(55, 60), False), ("left_eye", range(60, 68), True),
+         ("right_eye", range(68, 76), True), ("lips", range(76, 88), True),
+         ("mouth", range(88, 96), True), ("left_pupil", range(96, 97), False),
+         ("right_pupil", range(97, 98), False)),
+}  # fmt: skip
+"""Number of points -> the lines of the markup (68: 300W, 98: WFLW), and which of them are closed.
+
+Left and right as seen in the picture.
+"""
+
+
+def build(
+    name: str,
+    weights: Weights,
+    image_size: tuple[int, int] | None,
+    config: Mapping[str, Any],
+) -> ReferenceModel:
+    """Return the model in evaluation mode.
+
+    Args:
+        name: a key of :data:`PRESETS`.
+        weights: an official checkpoint (path or state dict), "shapes" or None (random).
+        image_size: height and width of the network input; the preset's if None.
+        config: fields of ``LandmarksConfig`` that replace the preset's.
+
+    Raises:
+        ValueError: an unknown or invalid field.
+        CheckpointError: weights that do not fit.
+    """
+    from edgeseg.models.checkpoint import load_weights
+    from edgeseg.models.landmarks.model import LandmarkHeatmaps, LandmarkRegressor, LandmarksConfig
+
+    known = {field.name for field in fields(LandmarksConfig)}
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ValueError(
+            f"options {', '.join(unknown)} found for {name}, expected some of "
+            f"{', '.join(sorted(known))}"
+        )
+    settings = {**PRESETS[name], **config}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    checked = LandmarksConfig(**settings)
+    model = (
+        LandmarkRegressor(name, checked)
+        if checked.is_regression
+        else LandmarkHeatmaps(name, checked)
+    )
+    if weights is not None:
+        is_shapes = isinstance(weights, str) and weights == "shapes"
+        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
+    return model.eval()
+
+
+def key_table(name: str) -> KeyTable:
+    """Return the parameter names of the official checkpoint of a variant."""
+    from edgeseg.models.landmarks import checkpoint
+
+    tables = {
+        "landmarks_heatmap_hrnet_w18": checkpoint.HRNET,
+        "landmarks_regression_pfld": checkpoint.PFLD,
+    }
+    return tables.get(name, checkpoint.OWN)
+
+
+def manifest(model: ReferenceModel) -> Manifest:
+    """Return what a device has to know of ``model``; artifacts are added by the exporter."""
+    config: LandmarksConfig = model.config
+    height, width = config.image_size
+    num_points = config.num_points
+    return Manifest(
+        name=model.name,
+        task="landmarks",
+        precision="fp32",
+        inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
+        outputs=(
+            TensorSpec(name="points", dtype="float32", shape=(1, num_points, 2)),
+            TensorSpec(name="scores", dtype="float32", shape=(1, num_points)),
+        ),
+        preprocess=Preprocess(
+            height=height,
+            width=width,
+            resize="square_crop",
+            rounding=config.crop_rounding,
+            crop_margin=config.crop_margin,
+        ),
+        keypoint_names=point_names(num_points),
+        skeleton=skeleton(num_points),
+        artifacts={},
+        parity={},
+        provenance={},
+    )
+
+
+def point_names(num_points: int) -> tuple[str, ...]:
+    """Return a name for every point: of its line and its place in it, in a known markup."""
+    markup = _MARKUPS.get(num_points, (("point", range(num_points), False),))
+    return tuple(
+        f"{line}_{number}" if len(points) > 1 else line
+        for line, points, _ in markup
+        for number in range(len(points))
+    )
+
+
+def skeleton(num_points: int) -> tuple[tuple[int, int], ...]:
+    """Return the pairs of points that a drawing connects; none for an unknown markup."""
+    pairs: list[tuple[int, int]] = []
+    for _, points, is_closed in _MARKUPS.get(num_points, ()):
+        pairs += pairwise(points)
+        if is_closed:
+            pairs.append((points[-1], points[0]))
+    return tuple(pairs)
+
+
+_ORIGINS = {  # licence of code and weights, source of the figures
+    "pfld": (
+        "MIT (headers of the code); WFLW's terms for weights: research only",
+        "PFLD-pytorch publishes no figures; its checkpoint was trained on WFLW",
+    ),
+    "hrnet": (
+        "MIT",
+        "README of HRNet-Facial-Landmark-Detection; WFLW test, 300W full, COFW test, AFLW full",
+    ),
+    "edgeseg": (
+        "Apache-2.0",
+        "benchmarks/results/landmarks_tiny_bench.md, 200 faces of shapes val",
+    ),
+}
+
+
+def _spec(
+    name: str,
+    origin: str,
+    num_parameters: int,
+    *,
+    gflops: float,
+    accuracy: Mapping[str, float],
+) -> ModelSpec:
+    licence, source = _ORIGINS[origin]
+    return ModelSpec(
+        name=name,
+        task="landmarks",
+        family="landmarks",
+        image_size=PRESETS[name].get("image_size", (256, 256)),
+        num_parameters=num_parameters,
+        build=build,
+        manifest=manifest,
+        gflops=gflops,
+        accuracy=accuracy,
+        licence=licence,
+        source=source,
+        has_shapes_weights=origin == "edgeseg",
+    )
+
+
+SPECS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        _spec("landmarks_regression_pfld", "pfld", 1_264_548, gflops=0.39, accuracy={}),
+        _spec(
+            "landmarks_heatmap_hrnet_w18", "hrnet", 9_662_528, gflops=4.69,
+            accuracy={"WFLW_NME": 0.0460, "300W_NME": 0.0334,
+                      "COFW_NME": 0.0345, "AFLW_NME": 0.0157},
+        ),
+        _spec("landmarks_regression_tiny", "edgeseg", 282_984, gflops=0.051, accuracy={}),
+        _spec("landmarks_heatmap_tiny", "edgeseg", 592_388, gflops=0.073, accuracy={}),
+    )
+}  # fmt: skip
