@@ -21,12 +21,24 @@ Weights: TypeAlias = str | Path | Mapping[str, Any] | None
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 
+_CENTERNET = "edgeseg.models.centernet.spec"
 _HOURGLASS = "edgeseg.models.hourglass.spec"
 _LANDMARKS = "edgeseg.models.landmarks.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
 _RETINAFACE = "edgeseg.models.retinaface.spec"
 _YOLACT = "edgeseg.models.yolact.spec"
 MODELS: dict[str, str] = {
+    "centernet_dla34": _CENTERNET,
+    "centernet_dla34_pascal": _CENTERNET,
+    "centernet_dla34_pose": _CENTERNET,
+    "centernet_dlav0_34": _CENTERNET,
+    "centernet_hourglass104": _CENTERNET,
+    "centernet_hourglass104_pose": _CENTERNET,
+    "centernet_resnet101_dcn": _CENTERNET,
+    "centernet_resnet101_dcn_pascal": _CENTERNET,
+    "centernet_resnet18_dcn": _CENTERNET,
+    "centernet_resnet18_dcn_pascal": _CENTERNET,
+    "centernet_tiny": _CENTERNET,
     "hourglass_stack2": _HOURGLASS,
     "hourglass_stack8": _HOURGLASS,
     "hourglass_tiny": _HOURGLASS,

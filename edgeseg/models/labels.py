@@ -37,6 +37,26 @@ PASCAL_20 = (
 )  # fmt: skip
 """Names of the classes of PASCAL VOC, without the background."""
 
+COCO_KEYPOINTS = (
+    "nose", "left eye", "right eye", "left ear", "right ear", "left shoulder", "right shoulder",
+    "left elbow", "right elbow", "left wrist", "right wrist", "left hip", "right hip", "left knee",
+    "right knee", "left ankle", "right ankle",
+)  # fmt: skip
+"""Names of COCO's 17 key points of a person."""
+
+COCO_SKELETON = (
+    (15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8),
+    (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
+)  # fmt: skip
+"""Pairs of :data:`COCO_KEYPOINTS` that a limb joins."""
+
+PASCAL_20 = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+"""Names of Pascal VOC's 20 classes."""
+
 MPII_KEYPOINTS = (
     "right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle", "pelvis",
     "thorax", "upper neck", "head top", "right wrist", "right elbow", "right shoulder",

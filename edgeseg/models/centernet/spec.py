@@ -1,0 +1,238 @@
+"""The CenterNet variants: configurations, published figures, manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models.labels import (
+    COCO_80,
+    COCO_80_IDS,
+    COCO_KEYPOINTS,
+    COCO_SKELETON,
+    PASCAL_20,
+    SHAPES,
+    names_or_numbers,
+)
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeseg.models.checkpoint import KeyTable
+    from edgeseg.models.reference import ReferenceModel
+
+RESNET18: dict[str, Any] = {"backbone": "resnet18"}
+RESNET101: dict[str, Any] = {"backbone": "resnet101"}
+DLA34: dict[str, Any] = {"backbone": "dla34", "head_channels": 256}
+DLA34_V0: dict[str, Any] = {"backbone": "dlav0_34", "head_channels": 256}
+HOURGLASS: dict[str, Any] = {"backbone": "hourglass104", "head_channels": 256}
+POSE: dict[str, Any] = {"task": "pose", "num_classes": 1}
+PASCAL: dict[str, Any] = {
+    "image_size": (384, 384),
+    "num_classes": 20,
+    # ImageNet's numbers for red, green, blue, which the original puts on blue, green, red.
+    "mean": (0.485 * 255, 0.456 * 255, 0.406 * 255),
+    "std": (0.229 * 255, 0.224 * 255, 0.225 * 255),
+}
+TINY: dict[str, Any] = {
+    "image_size": (256, 256),
+    "num_classes": len(SHAPES) - 1,
+    "labels": SHAPES[1:],
+    "category_ids": tuple(range(1, len(SHAPES))),
+    "backbone": "small",
+    "backbone_channels": (24, 40, 64, 96),
+    "head_channels": 48,
+    "max_detections": 50,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "centernet_dla34": DLA34,
+    "centernet_dla34_pascal": {**DLA34, **PASCAL},
+    "centernet_dla34_pose": {**DLA34, **POSE},
+    "centernet_dlav0_34": DLA34_V0,
+    "centernet_hourglass104": HOURGLASS,
+    "centernet_hourglass104_pose": {**HOURGLASS, **POSE},
+    "centernet_resnet101_dcn": RESNET101,
+    "centernet_resnet101_dcn_pascal": {**RESNET101, **PASCAL},
+    "centernet_resnet18_dcn": RESNET18,
+    "centernet_resnet18_dcn_pascal": {**RESNET18, **PASCAL},
+    "centernet_tiny": TINY,
+}
+"""Model name -> what differs from the defaults of ``CenterNetConfig``."""
+
+
+def build(
+    name: str,
+    weights: Weights,
+    image_size: tuple[int, int] | None,
+    config: Mapping[str, Any],
+) -> ReferenceModel:
+    """Return the model in evaluation mode.
+
+    Args:
+        name: a key of :data:`PRESETS`.
+        weights: an official checkpoint (path or state dict), "shapes" or None (random).
+        image_size: height and width of the network input; the preset's if None.
+        config: fields of ``CenterNetConfig`` that replace the preset's. ``task="pose"`` implies the
+            one class person.
+
+    Raises:
+        ValueError: an unknown or invalid field.
+        CheckpointError: weights that do not fit.
+    """
+    from edgeseg.models.centernet.model import CenterNet, CenterNetConfig
+    from edgeseg.models.checkpoint import load_weights
+
+    known = {field.name for field in fields(CenterNetConfig)}
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ValueError(
+            f"options {', '.join(unknown)} found for {name}, expected some of "
+            f"{', '.join(sorted(known))}"
+        )
+    implied = POSE if config.get("task") == "pose" else {}
+    settings = {**PRESETS[name], **implied, **config}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    model = CenterNet(name, CenterNetConfig(**settings))
+    if weights is not None:
+        is_shapes = isinstance(weights, str) and weights == "shapes"
+        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
+    return model.eval()
+
+
+def key_table(name: str) -> KeyTable:
+    """Return the parameter names of the official checkpoint of a variant."""
+    from edgeseg.models.centernet import checkpoint
+
+    tables = {
+        "dla34": checkpoint.DLA,
+        "dlav0_34": checkpoint.DLA_V0,
+        "hourglass104": checkpoint.HOURGLASS,
+        "resnet18": checkpoint.RESNET,
+        "resnet101": checkpoint.RESNET,
+        "small": checkpoint.OWN,
+    }
+    return tables[PRESETS[name]["backbone"]]
+
+
+def manifest(model: ReferenceModel) -> Manifest:
+    """Return what a device has to know of ``model``; artifacts are added by the exporter."""
+    from edgeseg.models.centernet.model import CenterNet
+
+    assert isinstance(model, CenterNet)
+    config = model.config
+    height, width = config.image_size
+    num_results, num_joints = config.max_detections, config.num_joints
+    is_pose = config.task == "pose"
+    keypoints = TensorSpec(name="keypoints", dtype="float32", shape=(1, num_results, num_joints, 3))
+    has_coco_joints = is_pose and num_joints == len(COCO_KEYPOINTS) and not config.keypoint_names
+    labels, category_ids = _labels(config)
+    return Manifest(
+        name=model.name,
+        task="instances",
+        precision="fp32",
+        inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
+        outputs=(
+            TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
+            TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
+            TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
+            *((keypoints,) if is_pose else ()),
+        ),
+        preprocess=Preprocess(
+            height=height, width=width, resize="center" if config.keep_res else "affine"
+        ),
+        postprocess={
+            "mask_paste": "none",
+            "mask_threshold": 0.5,
+            "drop_empty_boxes": False,
+            "score_threshold": 0.0,
+            "keypoints": "none",
+        },
+        labels=labels,
+        category_ids=category_ids,
+        keypoint_names=COCO_KEYPOINTS if has_coco_joints else config.keypoint_names,
+        skeleton=COCO_SKELETON if has_coco_joints and not config.skeleton else config.skeleton,
+        artifacts={},
+        parity={},
+        provenance={},
+    )
+
+
+def _labels(config: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the name and the category id of every label number."""
+    known = config.labels or {80: COCO_80, 20: PASCAL_20, 1: ("person",)}.get(
+        config.num_classes, ()
+    )
+    labels = names_or_numbers(config.num_classes, known, background_first=False)
+    if config.category_ids:
+        return labels, config.category_ids
+    if labels == COCO_80:
+        return labels, COCO_80_IDS
+    return labels, tuple(range(1, config.num_classes + 1))
+
+
+_COCO = "CenterNet MODEL_ZOO.md, COCO val2017, one scale, no flip"
+_COCO_POSE = "CenterNet MODEL_ZOO.md, COCO val2017, one scale, flip test"
+_PASCAL = "CenterNet MODEL_ZOO.md, Pascal VOC 2007 test, flip test"
+_NO_CHECKPOINT = "the original has no checkpoint of it"
+_OWN = "benchmarks/results/centernet_tiny_bench.md, 200 pictures of shapes val"
+
+
+def _spec(
+    name: str,
+    num_parameters: int,
+    gflops: float,
+    source: str,
+    *,
+    accuracy: Mapping[str, float],
+    licence: str = "MIT",
+) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        task="instances",
+        family="centernet",
+        image_size=PRESETS[name].get("image_size", (512, 512)),
+        num_parameters=num_parameters,
+        build=build,
+        manifest=manifest,
+        gflops=gflops,
+        accuracy=accuracy,
+        licence=licence,
+        source=source,
+        has_shapes_weights=False,
+    )
+
+
+SPECS: dict[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        _spec("centernet_resnet18_dcn", 14_437_349, 13.3, _COCO, accuracy={"box_AP": 0.281}),
+        _spec("centernet_resnet101_dcn", 49_673_189, 45.6, _COCO, accuracy={"box_AP": 0.346}),
+        _spec("centernet_dla34", 19_634_164, 33.0, _COCO, accuracy={"box_AP": 0.374}),
+        _spec("centernet_dlav0_34", 17_919_748, 31.1, _NO_CHECKPOINT, accuracy={}),
+        _spec("centernet_hourglass104", 189_492_180, 263.4, _COCO, accuracy={"box_AP": 0.403}),
+        _spec(
+            "centernet_dla34_pose", 20_070_618, 40.2, _COCO_POSE, accuracy={"keypoint_AP": 0.589}
+        ),
+        _spec(
+            "centernet_hourglass104_pose",
+            191_255_738,
+            292.3,
+            _COCO_POSE,
+            accuracy={"keypoint_AP": 0.640},
+        ),
+        _spec(
+            "centernet_resnet18_dcn_pascal", 14_433_449, 7.5, _PASCAL, accuracy={"box_AP50": 0.726}
+        ),
+        _spec(
+            "centernet_resnet101_dcn_pascal",
+            49_669_289,
+            25.6,
+            _PASCAL,
+            accuracy={"box_AP50": 0.771},
+        ),
+        _spec("centernet_dla34_pascal", 19_618_744, 18.4, _PASCAL, accuracy={"box_AP50": 0.793}),
+        _spec("centernet_tiny", 737_814, 0.6, _OWN, accuracy={}, licence="Apache-2.0"),
+    )
+}
