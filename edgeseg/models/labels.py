@@ -58,9 +58,9 @@ PASCAL_20 = (
 """Names of Pascal VOC's 20 classes."""
 
 MPII_KEYPOINTS = (
-    "right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle", "pelvis",
-    "thorax", "upper neck", "head top", "right wrist", "right elbow", "right shoulder",
-    "left shoulder", "left elbow", "left wrist",
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis",
+    "thorax", "upper_neck", "head_top", "right_wrist", "right_elbow", "right_shoulder",
+    "left_shoulder", "left_elbow", "left_wrist",
 )  # fmt: skip
 """Names of the 16 joints of the MPII human pose data set."""
 
