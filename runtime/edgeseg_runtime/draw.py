@@ -42,7 +42,7 @@ def draw_instances(image: Image, instances: Instances) -> Image:
     for index in order:
         _draw_box(canvas, instances.boxes[index], colours[index], thickness)
         if instances.mesh is not None:
-            _draw_points(canvas, instances.mesh[index, :, :2], colours[index], radius=0)
+            _draw_pixels(canvas, instances.mesh[index, :, :2], colours[index])
         if instances.landmarks is not None:
             _draw_points(canvas, instances.landmarks[index], colours[index], radius=thickness)
         if instances.keypoints is not None:
@@ -128,6 +128,13 @@ def _draw_skeleton(
 def _draw_points(canvas: Image, points: Floats, colour: Colour, *, radius: int) -> None:
     for point in points:
         cv2.circle(canvas, _pixels(point), radius, colour, cv2.FILLED, cv2.LINE_AA)
+
+
+def _draw_pixels(canvas: Image, points: Floats, colour: Colour) -> None:
+    """Paint one pixel for each point (V, 2) inside of the picture: a mesh has very many."""
+    x_V, y_V = np.floor(np.nan_to_num(points, nan=-1.0).astype(np.float64)).T
+    is_inside_V = (x_V >= 0) & (x_V < canvas.shape[1]) & (y_V >= 0) & (y_V < canvas.shape[0])
+    canvas[y_V[is_inside_V].astype(np.intp), x_V[is_inside_V].astype(np.intp)] = colour
 
 
 def _draw_text(canvas: Image, text: str, box: Floats, colour: Colour, thickness: int) -> None:

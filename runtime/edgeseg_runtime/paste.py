@@ -196,8 +196,8 @@ def _aligned_axis(
     covered = max(math.floor(offset), 0), min(math.ceil(offset + ratio * limit), num_cells) - 1
     low, high = int(set_cells[0]), int(set_cells[-1])
     # A border cell has part in all pixels beyond it, another in those less than a cell away.
-    first = 0 if low <= covered[0] else math.floor((low - 0.5 - offset) / ratio - 0.5)
-    end = limit if high >= covered[1] else math.ceil((high + 1.5 - offset) / ratio - 0.5) + 1
+    first = 0 if low <= covered[0] else math.ceil((low - 0.5 - offset) / ratio - 0.5)
+    end = limit if high >= covered[1] else math.ceil((high + 1.5 - offset) / ratio - 0.5)
     visible = _visible(first, end, limit)
     position = (visible + np.float32(0.5)) * np.float32(ratio) + np.float32(offset - 0.5)
     inside = np.clip(position, covered[0], max(covered))

@@ -235,7 +235,7 @@ def test_a_manifest_that_is_none_of_the_task_is_refused(task, changes, message):
 @pytest.mark.parametrize(
     ("task", "outputs", "message"),
     [
-        ("keypoints", {"keypoints": (3, 2)}, r"output keypoints .*; expected \[1, 3, 3\]"),
+        ("keypoints", {"keypoints": (3, 2)}, r"output keypoints .*; expected \[1, J, 3\]"),
         ("landmarks", {"points": (3, 2), "scores": (4,)}, r"output scores .*; expected \[1, 3\]"),
         ("landmarks", {"points": (3, 2)}, "scores among them"),
     ],

@@ -80,12 +80,13 @@ def check_outputs(
     sizes: dict[str, int] = {}
     for name, spec in used.items():
         wanted = axes[name]
+        known = dict(sizes)
         is_right = len(spec.shape) == 1 + len(wanted) and all(
             size == (axis if isinstance(axis, int) else sizes.setdefault(axis, size))
             for size, axis in zip(spec.shape[1:], wanted, strict=True)
         )
         if not is_right:
-            names = ", ".join(str(sizes.get(str(axis), axis)) for axis in wanted)
+            names = ", ".join(str(known.get(str(axis), axis)) for axis in wanted)
             refuse(manifest, f"output {describe(spec)}", f"[1, {names}]")
     return used
 
