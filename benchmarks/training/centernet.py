@@ -136,5 +136,5 @@ if __name__ == "__main__":
         "centernet_tiny",
         sample=make_sample,
         losses=losses,
-        defaults=Defaults(steps=1000, batch_size=8, lr=1.5e-3, warm_up_steps=100),
+        defaults=Defaults(steps=850, batch_size=10, lr=2e-3, warm_up_steps=80),
     )

@@ -36,7 +36,7 @@ PASCAL: dict[str, Any] = {
     "std": (0.229 * 255, 0.224 * 255, 0.225 * 255),
 }
 TINY: dict[str, Any] = {
-    "image_size": (256, 256),
+    "image_size": (224, 224),
     "num_classes": len(SHAPES) - 1,
     "labels": SHAPES[1:],
     "category_ids": tuple(range(1, len(SHAPES))),
