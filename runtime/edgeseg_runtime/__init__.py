@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.pipelines import FacePipeline
 from edgeseg_runtime.predictor import Predictor, StageTimes, load
 from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.sources import Frame, Source
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EdgesegError",
+    "FacePipeline",
     "Frame",
     "Instances",
     "Landmarks",
