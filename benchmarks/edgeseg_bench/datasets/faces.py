@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from edgeseg_bench.datasets import faces_draw, heads, shapes_draw
 from edgeseg_bench.datasets.base import Annotation, Category
-from edgeseg_bench.datasets.faces_draw import Canvas, Looks
+from edgeseg_bench.datasets.faces_draw import Looks
 from edgeseg_bench.datasets.heads import (
     MEAN_SHAPE,
     NUM_VERTICES,
@@ -28,8 +28,10 @@ from edgeseg_bench.datasets.setting import (
     invent_setting,
     photograph,
     random_colour,
+    varied_colour,
 )
 from edgeseg_bench.datasets.shapes_draw import Colour, Paint, Silhouette
+from edgeseg_bench.datasets.sketch import Canvas
 
 __all__ = [
     "CATEGORIES",
@@ -241,9 +243,9 @@ def _invent_looks(rng: np.random.Generator, gender: int) -> Looks:
     """Invent looks that tell the gender in most but not in all cases."""
     is_male = gender == 1
     skin_number = int(rng.integers(0, len(SKINS)))
-    skin = _varied(rng, SKINS[skin_number], 0.08)
+    skin = varied_colour(rng, SKINS[skin_number], 0.08)
     # The darker the skin, the rarer is fair hair.
-    hair = _varied(rng, HAIRS[int(rng.integers(0, 6 if skin_number < 3 else 2))], 0.12)
+    hair = varied_colour(rng, HAIRS[int(rng.integers(0, 6 if skin_number < 3 else 2))], 0.12)
     lengths, shares = (
         ("bald", "short", "long"),
         (0.15, 0.73, 0.12) if is_male else (0.01, 0.24, 0.75),
@@ -271,12 +273,6 @@ def _invent_looks(rng: np.random.Generator, gender: int) -> Looks:
     )
 
 
-def _varied(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
-    factors = 1 + spread * rng.standard_normal(3) * 0.5 + spread * rng.standard_normal()
-    blue, green, red = np.clip(np.array(colour) * factors, 5, 250).tolist()
-    return blue, green, red
-
-
 def _scaled_grey(rng: np.random.Generator) -> Colour:
     grey = float(rng.uniform(10, 120))
     return grey, grey, grey
@@ -285,7 +281,7 @@ def _scaled_grey(rng: np.random.Generator) -> Colour:
 def _invent_decoy(rng: np.random.Generator, setting: Setting) -> tuple[Silhouette, Paint]:
     """Return a figure in the colours of skin or hair that is no face."""
     colours = (SKINS, HAIRS)[int(rng.random() < 0.3)]
-    first = _varied(rng, colours[int(rng.integers(0, len(colours)))], 0.1)
+    first = varied_colour(rng, colours[int(rng.integers(0, len(colours)))], 0.1)
     silhouette = Silhouette(
         kind=str(rng.choice(("disc", "disc", "square", "star", "ring"))),
         centre=(float(rng.uniform(0, setting.width)), float(rng.uniform(0, setting.height))),

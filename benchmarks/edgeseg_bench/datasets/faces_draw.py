@@ -1,26 +1,20 @@
 """Draws heads in their pose: shaded skin, painted features, hair, neck and shoulders.
 
 Every function is a pure function of its arguments. Shape suffixes: R, S = rows and columns of the grid
-on the head, P = corners of a polygon, h, w = a window of the picture; 2 = x, y; 3 = x, y, z or BGR;
-4 = BGR and coverage.
+on the head, P = corners of a polygon, N = points; 2 = x, y; 3 = x, y, z or BGR.
 """
 
 import functools
 from dataclasses import dataclass
-from typing import TypeAlias
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg_bench.datasets import heads
 from edgeseg_bench.datasets.heads import Float, Head
 from edgeseg_bench.datasets.shapes_draw import Colour
+from edgeseg_bench.datasets.sketch import Canvas, Sketch, enlargement_for, scaled
 
-Canvas: TypeAlias = npt.NDArray[np.float32]
-Layer: TypeAlias = npt.NDArray[np.uint8]
-
-SUBPIXEL_BITS = 4
 TEETH: Colour = (215.0, 225.0, 230.0)
 SCLERA: Colour = (225.0, 228.0, 232.0)
 THROAT: Colour = (30.0, 25.0, 60.0)
@@ -73,92 +67,18 @@ class Mark:
     line_width: float | None = None
 
 
-class Sketch:
-    """A window of the picture, enlarged, on which polygons are drawn; later averaged and blended in.
-
-    Points are given in picture coordinates.
-    """
-
-    def __init__(self, canvas_HW3: Canvas, outline_P2: Float, enlargement: int) -> None:
-        height, width = canvas_HW3.shape[:2]
-        low = np.floor(outline_P2.min(axis=0)).astype(int) - 2
-        high = np.ceil(outline_P2.max(axis=0)).astype(int) + 2
-        self.columns = slice(min(max(0, low[0]), width), max(0, min(width, high[0])))
-        self.rows = slice(min(max(0, low[1]), height), max(0, min(height, high[1])))
-        self.enlargement = enlargement
-        self._size = (
-            max(0, self.rows.stop - self.rows.start),
-            max(0, self.columns.stop - self.columns.start),
-        )
-        self.layer_hw4: Layer = np.zeros(
-            (self._size[0] * enlargement, self._size[1] * enlargement, 4), dtype=np.uint8
-        )
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the window lies outside the picture."""
-        return 0 in self._size
-
-    def fill(self, points_P2: Float, colour: Colour) -> None:
-        """Draw a polygon."""
-        self.fill_or_line(self.fixed_point(points_P2), colour, None)
-
-    def fill_or_line(
-        self, points_P2: npt.NDArray[np.int32], colour: Colour, width: float | None
-    ) -> None:
-        """Draw a polygon or, with a width in pixels of the picture, an open line; points as `fixed_point`."""
-        if width is None:
-            cv2.fillPoly(self.layer_hw4, [points_P2], (*colour, 255), shift=SUBPIXEL_BITS)
-            return
-        thickness = max(1, round(width * self.enlargement))
-        cv2.polylines(
-            self.layer_hw4,
-            [points_P2],
-            False,
-            (*colour, 255),
-            thickness,
-            shift=SUBPIXEL_BITS,
-        )
-
-    def facets(self, corners_N42: Float, colours_N3: Float) -> None:
-        """Draw convex quadrilaterals in their order."""
-        corners = self.fixed_point(corners_N42)
-        for corner_42, colour in zip(corners, colours_N3.tolist(), strict=True):
-            cv2.fillConvexPoly(self.layer_hw4, corner_42, (*colour, 255), shift=SUBPIXEL_BITS)
-
-    def soften(self, sigma: float) -> None:
-        """Blur what was drawn so far; sigma is in pixels of the picture."""
-        side = 1 + 2 * round(1.5 * sigma * self.enlargement)  # a box of about this deviation
-        self.layer_hw4 = cv2.blur(self.layer_hw4, (side, side)).astype(np.uint8, copy=False)
-
-    def blend_into(self, canvas_HW3: Canvas) -> None:
-        """Draw the sketch over the canvas, in place, with smooth edges."""
-        mean_hw4 = cv2.resize(self.layer_hw4, self._size[::-1], interpolation=cv2.INTER_AREA)
-        under_hw3 = canvas_HW3[self.rows, self.columns]
-        under_hw3 *= 1 - mean_hw4[:, :, 3:].astype(np.float32) / np.float32(255)
-        under_hw3 += mean_hw4[:, :, :3]
-
-    def fixed_point(self, points_P2: Float) -> npt.NDArray[np.int32]:
-        """Return points of the picture as cv2 wants them."""
-        # cv2 draws pixel i around coordinate i, the picture's pixel i lies between i and i + 1.
-        local_P2 = (points_P2 - (self.columns.start, self.rows.start)) * self.enlargement - 0.5
-        return np.rint(local_P2 * (1 << SUBPIXEL_BITS)).astype(np.int32)
-
-
 def draw_head(canvas_HW3: Canvas, head: Head, looks: Looks, rng: np.random.Generator) -> None:
     """Draw a head with neck and shoulders over the canvas, in place."""
-    face_height = 1.85 * head.scale
-    enlargement = 4 if face_height < 30 else 3 if face_height < 60 else 2
     back = _back_hair(head, looks)
     body = _body(head)
     outline_P2 = np.concatenate([*body, back, _skull_box(head)])
-    sketch = Sketch(canvas_HW3, outline_P2, enlargement)
+    sketch = Sketch(canvas_HW3, outline_P2, enlargement_for(1.85 * head.scale))
     if sketch.is_empty:
         return
     if looks.hair_length == "long":
-        sketch.fill(back, _scaled(looks.hair, 0.7))
+        sketch.fill(back, scaled(looks.hair, 0.7))
     neck, shoulders = body
-    sketch.fill(neck, _scaled(looks.skin, 0.72))
+    sketch.fill(neck, scaled(looks.skin, 0.72))
     sketch.fill(shoulders, looks.clothes)
     _draw_ears(sketch, head, looks, in_front=False)
     _draw_skin(sketch, head, looks, rng)
@@ -175,11 +95,6 @@ def body_outlines(head: Head) -> list[Float]:
 
 def _in_head(head: Head, points: Float) -> Float:
     return heads.projected(head, points)[..., :2]
-
-
-def _scaled(colour: Colour, factor: float) -> Colour:
-    blue, green, red = (min(255.0, c * factor) for c in colour)
-    return blue, green, red
 
 
 def _ellipse(centre: tuple[float, float], radii: tuple[float, float], corners: int = 24) -> Float:
@@ -230,9 +145,9 @@ def _draw_ears(sketch: Sketch, head: Head, looks: Looks, *, in_front: bool) -> N
         ear = np.zeros((16, 3))
         ear[:, 1:] = _ellipse((-0.02, 0.05), (0.24, 0.1), corners=16)
         ear[:, 0] = side * (0.74 + 0.035 * head.shape.width + 0.9 * np.maximum(ear[:, 2], 0))
-        sketch.fill(_in_head(head, ear), _scaled(looks.skin, 0.82))
+        sketch.fill(_in_head(head, ear), scaled(looks.skin, 0.82))
         inside = ear * (1, 0.6, 0.5) + (0, -0.01, 0.02)
-        sketch.fill(_in_head(head, inside), _scaled(looks.skin, 0.62))
+        sketch.fill(_in_head(head, inside), scaled(looks.skin, 0.62))
 
 
 def _draw_skin(sketch: Sketch, head: Head, looks: Looks, rng: np.random.Generator) -> None:
@@ -317,7 +232,7 @@ def _eyes(head: Head, looks: Looks) -> list[Mark]:
             marks.append(Mark(outline=disc, colour=colour))
         upper_lid, crease = outline[:11], outline[1:10] - (0, 0.045)
         marks.append(Mark(outline=upper_lid, colour=PUPIL, line_width=0.03 * looks.lashes))
-        marks.append(Mark(outline=crease, colour=_scaled(looks.skin, 0.7), line_width=0.012))
+        marks.append(Mark(outline=crease, colour=scaled(looks.skin, 0.7), line_width=0.012))
     return marks
 
 
@@ -326,7 +241,7 @@ def _brows(head: Head, looks: Looks) -> list[Mark]:
         heads.brow_coordinates(head.shape, side=side, thickness=looks.brow_thickness)
         for side in (-1, 1)
     )
-    colour = _scaled(looks.hair, 0.75)
+    colour = scaled(looks.hair, 0.75)
     return [Mark(outline=outline, colour=colour) for outline in outlines]
 
 
@@ -334,9 +249,9 @@ def _nose(looks: Looks) -> list[Mark]:
     marks = []
     for side in (-1.0, 1.0):
         nostril = _ellipse((side * 0.05, heads.NOSE_BASE_V - 0.02), (0.025, 0.014), corners=12)
-        marks.append(Mark(outline=nostril, colour=_scaled(looks.skin, 0.35)))
+        marks.append(Mark(outline=nostril, colour=scaled(looks.skin, 0.35)))
         wing = np.array([(0.115, 0.25), (0.135, 0.29), (0.12, 0.33), (0.09, 0.34)]) * (side, 1)
-        marks.append(Mark(outline=wing, colour=_scaled(looks.skin, 0.55), line_width=0.018))
+        marks.append(Mark(outline=wing, colour=scaled(looks.skin, 0.55), line_width=0.018))
     return marks
 
 
@@ -347,7 +262,7 @@ def _mouth(head: Head, looks: Looks) -> list[Mark]:
     marks = [Mark(outline=lips, colour=looks.lips)]
     if head.shape.mouth_opening == 0:
         seam = 0.5 * (upper + lower)
-        return [*marks, Mark(outline=seam, colour=_scaled(looks.lips, 0.45), line_width=0.015)]
+        return [*marks, Mark(outline=seam, colour=scaled(looks.lips, 0.45), line_width=0.015)]
     teeth = np.concatenate([upper, (0.65 * upper + 0.35 * lower)[::-1]])
     return [
         *marks,

@@ -260,12 +260,22 @@ def lip_coordinates(shape: Shape, *, inner: bool) -> Float:
 
 def turned(head: Head, points_N3: Float) -> Float:
     """Return points (..., 3) in head coordinates as the camera sees their directions: yaw, pitch, roll."""
-    return points_N3 @ _rotation(head.yaw, head.pitch, head.roll).T
+    return points_N3 @ rotation(head.yaw, head.pitch, head.roll).T
 
 
 def projected(head: Head, points_N3: Float) -> Float:
     """Return points (..., 3) in head coordinates as picture coordinates, under weak perspective."""
     return turned(head, points_N3) * head.scale + (*head.centre, 0.0)
+
+
+@functools.lru_cache(maxsize=32)
+def rotation(yaw: float, pitch: float, roll: float) -> Float:
+    """Return the 3 x 3 matrix that turns by yaw, then pitch, then roll; see `Head` for their signs."""
+    cos, sin = np.cos((yaw, pitch, roll)), np.sin((yaw, pitch, roll))
+    about_y = np.array([[cos[0], 0, -sin[0]], [0, 1, 0], [sin[0], 0, cos[0]]])
+    about_x = np.array([[1, 0, 0], [0, cos[1], -sin[1]], [0, sin[1], cos[1]]])
+    about_z = np.array([[cos[2], -sin[2], 0], [sin[2], cos[2], 0], [0, 0, 1]])
+    return about_z @ about_x @ about_y
 
 
 def mesh(head: Head) -> Float:
@@ -283,7 +293,7 @@ def landmarks(head: Head) -> Float:
     points_N2 = projected(head, surface(head.shape, u, v))[:, :2]
     u_C, v_C = u[:NUM_CONTOUR], v[:NUM_CONTOUR]
     candidates_KC3 = surface(head.shape, u_C * np.linspace(1, 0.45, 12)[:, None], v_C)
-    upright_KC3 = candidates_KC3 @ _rotation(head.yaw, head.pitch, 0.0).T
+    upright_KC3 = candidates_KC3 @ rotation(head.yaw, head.pitch, 0.0).T
     outermost_C = np.argmax(upright_KC3[..., 0] * np.sign(u_C), axis=0)
     contour_C3 = candidates_KC3[outermost_C, np.arange(NUM_CONTOUR)]
     points_N2[:NUM_CONTOUR] = projected(head, contour_C3)[:, :2]
@@ -346,16 +356,6 @@ def _relief(shape: Shape, u: Float, v: Float) -> Float:
         + (0.06 + 0.02 * shape.lips) * _bump(u, 0, 0.22) * _bump(v, MOUTH_V, 0.1)
         + (0.06 + 0.03 * shape.chin) * _bump(u, 0, 0.2) * _bump(v, 0.88, 0.14)
     )
-
-
-@functools.lru_cache(maxsize=32)
-def _rotation(yaw: float, pitch: float, roll: float) -> Float:
-    """Return the 3 x 3 matrix that turns a head by yaw, then pitch, then roll."""
-    cos, sin = np.cos((yaw, pitch, roll)), np.sin((yaw, pitch, roll))
-    about_y = np.array([[cos[0], 0, -sin[0]], [0, 1, 0], [sin[0], 0, cos[0]]])
-    about_x = np.array([[1, 0, 0], [0, cos[1], -sin[1]], [0, sin[1], cos[1]]])
-    about_z = np.array([[cos[2], -sin[2], 0], [sin[2], cos[2], 0], [0, 0, 1]])
-    return about_z @ about_x @ about_y
 
 
 def _triangles() -> npt.NDArray[np.int64]:

@@ -38,3 +38,11 @@ def mask_from_segmentation(segmentation: Any, *, height: int, width: int) -> npt
         if isinstance(segmentation["counts"], list):
             rle = rle_codec.frPyObjects(segmentation, height, width)
     return rle_codec.decode(rle).astype(np.bool_)
+
+
+def box_xywh(mask_HW: npt.NDArray[np.bool_]) -> list[float]:
+    """Return the box x, y, width, height around the pixels of a mask that is not empty."""
+    rows = np.flatnonzero(mask_HW.any(axis=1))
+    columns = np.flatnonzero(mask_HW.any(axis=0))
+    x, y = int(columns[0]), int(rows[0])
+    return [float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)]

@@ -89,6 +89,13 @@ def random_colour(rng: np.random.Generator) -> Colour:
     return blue, green, red
 
 
+def varied_colour(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
+    """Return a colour near another; spread is the relative deviation."""
+    factors = 1 + spread * rng.standard_normal(3) * 0.5 + spread * rng.standard_normal()
+    blue, green, red = np.clip(np.array(colour) * factors, 5, 250).tolist()
+    return blue, green, red
+
+
 def backdrop_paint(rng: np.random.Generator) -> Paint:
     """Return a faint texture, as a deviation from the colour below it."""
     strength = rng.uniform(0, 22, 3) * rng.choice([-1.0, 1.0], 3)

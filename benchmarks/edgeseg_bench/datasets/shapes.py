@@ -1,9 +1,9 @@
-"""The built-in data set: labelled pictures of geometric figures or faces, drawn on demand.
+"""The built-in data set: labelled pictures of geometric figures, faces or people, drawn on demand.
 
 A picture is a pure function of (seed, split, kind, index): it does not depend on the order of access, on
 the process or on any global state. A `Scene` says what stands where; `render` turns it into a picture and
-the visible mask of every figure; `instance_annotations` describes them the COCO way. `faces` has the same
-three steps for faces.
+the visible mask of every figure; `instance_annotations` describes them the COCO way. `faces` and
+`people` have the same three steps.
 """
 
 import json
@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_bench.datasets import faces, shapes_draw
+from edgeseg_bench.datasets import faces, people, shapes_draw
 from edgeseg_bench.datasets.base import Annotation, Category, Sample, coco_from_parts, coco_image
-from edgeseg_bench.datasets.segmentation import rle_from_mask
+from edgeseg_bench.datasets.segmentation import box_xywh, rle_from_mask
 from edgeseg_bench.datasets.setting import SIDES, backdrop_paint, random_colour
 from edgeseg_bench.datasets.shapes_draw import Colour, Paint, Silhouette
 
@@ -129,7 +129,7 @@ def instance_annotations(
             "id": first_id + number,
             "image_id": image_id,
             "category_id": figure.category_id,
-            "bbox": _box_xywh(mask_HW),
+            "bbox": box_xywh(mask_HW),
             "area": int(mask_HW.sum()),
             "iscrowd": 0,
             "segmentation": rle_from_mask(mask_HW),
@@ -153,6 +153,7 @@ Draw: TypeAlias = Callable[..., tuple[npt.NDArray[np.uint8], tuple[Annotation, .
 KINDS: Mapping[str, tuple[tuple[Category, ...], Draw]] = {
     "instances": (CATEGORIES, draw),
     "faces": (faces.CATEGORIES, faces.draw),
+    "person_keypoints": (people.CATEGORIES, people.draw),
 }
 
 
@@ -335,10 +336,3 @@ def _visible_figures(figures: list[Figure], height: int, width: int) -> tuple[Fi
             kept.append(figure)
             taken_HW[rows, columns] |= inside_hw
     return tuple(reversed(kept))
-
-
-def _box_xywh(mask_HW: npt.NDArray[np.bool_]) -> list[float]:
-    rows = np.flatnonzero(mask_HW.any(axis=1))
-    columns = np.flatnonzero(mask_HW.any(axis=0))
-    x, y = int(columns[0]), int(rows[0])
-    return [float(x), float(y), float(columns[-1] + 1 - x), float(rows[-1] + 1 - y)]
