@@ -23,8 +23,10 @@ class ImageNormalization(nn.Module):
         if order not in ("rgb", "bgr"):
             raise ValueError(f"order {order!r} found, expected 'rgb' or 'bgr'")
         self.order = order
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        for name, levels in (("mean", mean), ("std", std)):
+            values = torch.tensor(levels, dtype=torch.float32).view(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+        self.has_unit_std = all(value == 1 for value in std)
         self.register_buffer("rgb", torch.tensor([2, 1, 0]), persistent=False)
 
     def forward(
@@ -50,7 +52,8 @@ class ImageNormalization(nn.Module):
         if self.order == "rgb":
             x_B3HW = x_B3HW.index_select(1, self.rgb)  # a flip is a slow Slice in ONNX Runtime
         if image_size_B2 is None:
-            return (x_B3HW - self.mean) * (1 / self.std)
+            centred_B3HW = x_B3HW - self.mean
+            return centred_B3HW if self.has_unit_std else centred_B3HW * (1 / self.std)
         # Two products with a row and a column of factors are the cheapest way to divide and to
         # clear the padding: one pass over memory each, and no mask of the picture's size.
         _, _, height, width = x_B3HW.shape
