@@ -1,0 +1,128 @@
+"""The comparison of an exported graph with its model: rows find their counterparts, what is in them counts."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from fake_model import task_manifest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgeseg_export.parity import measure_parity
+
+ROWS = {
+    "boxes": (6, 4),
+    "scores": (6,),
+    "labels": (6,),
+    "keypoints": (6, 4, 3),
+    "landmarks": (6, 5, 2),
+    "gender": (6,),
+    "mesh": (6, 7, 3),
+    "mask_scores": (6,),
+}
+ORDER = [2, 0, 1, 4, 3, 5]  # row 5 is empty
+PICTURES = [np.zeros((30, 40, 3), np.uint8)]
+
+
+class ReferenceOfArrays:
+    """A model whose only stages are its outputs, which are given."""
+
+    def __init__(self, outputs):
+        self.outputs = outputs
+
+    def stages(self, image):
+        return {name: torch.from_numpy(array) for name, array in self.outputs.items()}
+
+
+def rows():
+    rng = np.random.default_rng(0)
+    values = {name: rng.uniform(1, 60, (1, *shape)) for name, shape in ROWS.items()}
+    values["scores"] = np.array([[0.9, 0.8, 0.7, 0.6, 0.5, 0.0]])
+    result = {name: value.astype(np.float32) for name, value in values.items()}
+    return {**result, "labels": np.ones((1, 6), np.int32)}
+
+
+def points(task):
+    rng = np.random.default_rng(0)
+    shapes = {
+        "keypoints": {"keypoints": (16, 3)},
+        "landmarks": {"points": (68, 2), "scores": (68,)},
+    }[task]
+    return {k: rng.uniform(1, 60, (1, *s)).astype(np.float32) for k, s in shapes.items()}
+
+
+def graph_of(outputs):
+    """Return a graph that gives these arrays."""
+    names = [f"{name}_value" for name in outputs]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", [n], [o]) for n, o in zip(names, outputs, strict=True)],
+        "constants",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 64, 64, 3])],
+        [
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+            )
+            for name, array in outputs.items()
+        ],
+        [numpy_helper.from_array(a, n) for a, n in zip(outputs.values(), names, strict=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def compare(task, reference, candidate):
+    shapes = {name: array.shape[1:] for name, array in reference.items()}
+    rounding = {"resize": "stretch", "rounding": "floor"}
+    return measure_parity(
+        ReferenceOfArrays(reference),
+        graph_of(candidate),
+        task_manifest(task, shapes, preprocess=rounding),
+        PICTURES,
+        data="grey",
+        tolerance=1e-3,
+    )
+
+
+def test_rows_in_another_order_are_the_same_rows():
+    reference = rows()
+    candidate = {name: array[:, ORDER] for name, array in reference.items()}
+    parity = compare("instances", reference, candidate)
+    assert parity.is_within_tolerance
+    assert parity.max_abs == dict.fromkeys(ROWS, 0.0)
+    assert (parity.num_detections, parity.num_unmatched) == (5, 0)
+
+
+@pytest.mark.parametrize("name", ["keypoints", "landmarks", "gender", "mesh", "mask_scores"])
+def test_whatever_belongs_to_a_row_is_compared(name):
+    reference = rows()
+    candidate = {key: array[:, ORDER].copy() for key, array in reference.items()}
+    candidate[name][0, 1:3] += 1.0  # rows 0 and 1 of the reference
+    parity = compare("instances", reference, candidate)
+    assert parity.first_stage_outside == name
+    assert parity.max_abs[name] == pytest.approx(1.0, rel=1e-5)
+    assert parity.num_unmatched == 0
+    candidate = {key: array.copy() for key, array in reference.items()}
+    candidate[name][0, 5] = 7e6  # an empty row
+    assert compare("instances", reference, candidate).is_within_tolerance
+
+
+def test_a_row_without_counterpart_is_counted_whatever_else_it_has():
+    reference = rows()
+    candidate = {key: array.copy() for key, array in reference.items()}
+    candidate["boxes"][0, 1] += 30.0
+    parity = compare("instances", reference, candidate)
+    assert parity.num_unmatched == 2
+    assert not parity.is_within_tolerance
+
+
+@pytest.mark.parametrize("task", ["keypoints", "landmarks"])
+def test_a_task_without_rows_is_compared_point_by_point(task):
+    reference = points(task)
+    parity = compare(task, reference, reference)
+    assert parity.is_within_tolerance
+    assert list(parity.max_abs) == list(reference)
+    assert (parity.num_detections, parity.num_unmatched) == (0, 0)
+    name = next(iter(reference))
+    candidate = {key: array.copy() for key, array in reference.items()}
+    candidate[name][0, :4] += 1.0
+    assert compare(task, reference, candidate).first_stage_outside == name
