@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.memory import peak_memory
 from edgeseg_bench.results import BenchReport
 from edgeseg_bench.runner import run_bench
@@ -15,7 +16,6 @@ from edgeseg_runtime import Manifest, Predictor, load
 from edgeseg_runtime.backends import BACKENDS
 
 TORCH = "torch"
-KEYPOINT_OUTPUT = "keypoint_heatmaps"
 
 Progress = Callable[[str, int, int], None]
 
@@ -57,10 +57,7 @@ def benchmark(
             f"--backends {unknown[0]!r} found, expected some of {', '.join([TORCH, *BACKENDS])}"
         )
     manifest = Manifest.load(folder)
-    is_keypoint_model = any(output.name == KEYPOINT_OUTPUT for output in manifest.outputs)
-    dataset = open_dataset(
-        data, limit=limit, kind="person_keypoints" if is_keypoint_model else "instances"
-    )
+    dataset = open_dataset(data, limit=limit, kind=dataset_kind(manifest))
     with contextlib.ExitStack() as stack:
         predictors: dict[str, Predictor[Any]] = {}
         for done, name in enumerate(backends):

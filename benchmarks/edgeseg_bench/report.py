@@ -5,12 +5,13 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from edgeseg_bench.evaluation import METRICS
 from edgeseg_bench.latency import MIN_QUERIES, Ratio
-from edgeseg_bench.metrics.coco import Scores
 from edgeseg_bench.results import BackendReport, BenchReport
 from edgeseg_runtime.files import write_atomic
 
 UNKNOWN = "-"
+AGREEMENT_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "key-point"}
 BUSY_SHARE = 0.1  # of the cores at work for others makes absolute times unreliable
 
 
@@ -117,8 +118,8 @@ def _headings(report: BenchReport) -> list[str]:
     return [
         "backend",
         "precision",
-        *(f"{_ap_name(kind)} AP" for kind in _iou_types(report)),
-        *(f"{_ap_name(kind)} agreement" for kind in _iou_types(report)),
+        *(heading for _, _, heading in _accuracy_columns(report)),
+        *(f"{AGREEMENT_NAMES[kind]} agreement" for kind in _agreement_kinds(report)),
         "model p50",
         "model p90",
         "end-to-end p50",
@@ -134,14 +135,16 @@ def _rows(report: BenchReport) -> list[list[str]]:
 
 
 def _cells(report: BenchReport, backend: BackendReport) -> list[str]:
-    kinds = _iou_types(report)
     agreement = backend.agreement.ap if backend.agreement else {}
     model, whole = backend.latency.model, backend.latency.end_to_end
     return [
         backend.name,
         backend.precision,
-        *(_number(_ap(backend.accuracy.get(kind)), 3) for kind in kinds),
-        *(_number(agreement.get(kind), 3) for kind in kinds),
+        *(
+            _number(backend.accuracy.get(metric, {}).get(score), 3)
+            for metric, score, _ in _accuracy_columns(report)
+        ),
+        *(_number(agreement.get(kind), 3) for kind in _agreement_kinds(report)),
         _number(model.p50_ms, 2),
         _number(model.p90_ms, 2),
         _number(whole.p50_ms, 2),
@@ -208,20 +211,21 @@ def _markdown_table(headings: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (headings, rule, *rows)]
 
 
-def _iou_types(report: BenchReport) -> list[str]:
-    found: dict[str, None] = {}
-    for backend in report.backends:
-        found |= dict.fromkeys(backend.accuracy)
-        found |= dict.fromkeys(backend.agreement.ap if backend.agreement else ())
-    return list(found)
+def _accuracy_columns(report: BenchReport) -> list[tuple[str, str, str]]:
+    """Return metric, score and heading of what any backend was measured on."""
+    measured = {name for backend in report.backends for name in backend.accuracy}
+    return [
+        (metric.name, score, heading)
+        for metric in METRICS
+        if metric.name in measured
+        for score, heading in metric.columns.items()
+    ]
 
 
-def _ap_name(iou_type: str) -> str:
-    return {"bbox": "box", "segm": "mask", "keypoints": "key-point"}[iou_type]
-
-
-def _ap(scores: Scores | None) -> float | None:
-    return scores["AP"] if scores else None
+def _agreement_kinds(report: BenchReport) -> list[str]:
+    """Return the kinds of agreement of any backend, in a fixed order."""
+    measured = {kind for b in report.backends if b.agreement for kind in b.agreement.ap}
+    return [kind for kind in AGREEMENT_NAMES if kind in measured]
 
 
 def _number(value: float | None, digits: int) -> str:

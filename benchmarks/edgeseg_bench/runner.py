@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from edgeseg_bench.datasets.base import Annotation, Dataset, coco_from_parts, coco_image
 from edgeseg_bench.environment import read_environment
+from edgeseg_bench.evaluation import agreement_types, detect, measure_accuracy
 from edgeseg_bench.latency import (
     QUICK,
     THOROUGH,
@@ -23,23 +24,18 @@ from edgeseg_bench.latency import (
     warm_up,
 )
 from edgeseg_bench.metrics.agreement import agreement_ap
-from edgeseg_bench.metrics.coco import GEOMETRY, coco_ap
 from edgeseg_bench.results import BackendReport, BenchReport, StageLatency
-from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
-from edgeseg_runtime.results import Instances
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # stage, done, expected
 Results: TypeAlias = list[dict[str, Any]]
 
 REFERENCE = "torch"
 NUM_LATENCY_PICTURES = 32
-# The graph output that makes a kind of AP possible.
-OUTPUT_OF_IOU_TYPE = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoint_heatmaps"}
 
 
 def run_bench(
-    predictors: Mapping[str, Predictor[Instances]],
+    predictors: Mapping[str, Predictor[Any]],
     dataset: Dataset,
     *,
     limit: int | None = None,
@@ -90,25 +86,25 @@ def run_bench(
     for name, predictor in predictors.items():
         progress("scoring", len(backends), len(predictors))
         is_reference = name == reference
-        kinds = _iou_types(predictor.manifest)
+        kinds = agreement_types(predictor.manifest)
         backends.append(
             BackendReport(
                 name=name,
                 model=predictor.manifest.name,
                 precision=predictor.manifest.precision,
                 manifest_sha256=hashlib.sha256(predictor.manifest.to_json().encode()).hexdigest(),
-                accuracy={
-                    kind: coco_ap(truth, results[name], iou_type=kind)
-                    for kind in kinds
-                    if _is_labelled(truth, kind)
-                },
+                accuracy=measure_accuracy(predictor.manifest, truth, results[name]),
                 agreement=None
                 if is_reference
                 else agreement_ap(
                     results[reference],
                     results[name],
                     images=truth["images"],
-                    iou_types=[k for k in kinds if k in _iou_types(predictors[reference].manifest)],
+                    iou_types=[
+                        kind
+                        for kind in kinds
+                        if kind in agreement_types(predictors[reference].manifest)
+                    ],
                     score_threshold=score_threshold,
                 ),
                 num_detections=len(results[name]),
@@ -146,7 +142,7 @@ class StagedCall:
     """
 
     def __init__(
-        self, predictor: Predictor[Instances], images: Sequence[npt.NDArray[np.uint8]], clock: Clock
+        self, predictor: Predictor[Any], images: Sequence[npt.NDArray[np.uint8]], clock: Clock
     ) -> None:
         self._predictor = predictor
         self._images = images
@@ -163,7 +159,8 @@ class StagedCall:
         outputs = backend.run(inputs)
         ran = clock()
         result = task.postprocess(outputs, geometry)
-        _ = result.masks  # pasted on first access: an application asks for them, so they count
+        # Pasted on first access: an application asks for them, so they count.
+        _ = getattr(result, "masks", None)
         self.ticks_N4.append((start, ready, ran, clock()))
 
     def latency(self) -> StageLatency:
@@ -180,7 +177,7 @@ class StagedCall:
 
 
 def _detect(
-    predictors: Mapping[str, Predictor[Instances]],
+    predictors: Mapping[str, Predictor[Any]],
     dataset: Dataset,
     num_pictures: int,
     progress: Progress,
@@ -200,13 +197,13 @@ def _detect(
         pictures.append(coco_image(sample))
         annotations += sample.annotations
         for name, predictor in predictors.items():
-            results[name] += predictor(sample.image).to_coco(image_id=sample.image_id)
+            results[name] += detect(predictor, sample)
     progress("accuracy", num_pictures, num_pictures)
     return results, coco_from_parts(pictures, annotations, dataset.categories)
 
 
 def _time(
-    predictors: Mapping[str, Predictor[Instances]],
+    predictors: Mapping[str, Predictor[Any]],
     images: Sequence[npt.NDArray[np.uint8]],
     plan: Plan,
     clock: Clock,
@@ -226,16 +223,6 @@ def _time(
 
 def _ratio(candidate: Latency, reference: Latency) -> Ratio:
     return paired_ratio(candidate.samples_ns, reference.samples_ns)
-
-
-def _iou_types(manifest: Manifest) -> list[str]:
-    outputs = {output.name for output in manifest.outputs}
-    return [kind for kind, output in OUTPUT_OF_IOU_TYPE.items() if output in outputs]
-
-
-def _is_labelled(truth: Mapping[str, Any], iou_type: str) -> bool:
-    """Tell whether the labels have this geometry; many data sets have boxes only."""
-    return all(GEOMETRY[iou_type] in annotation for annotation in truth["annotations"])
 
 
 def _no_progress(_stage: str, _done: int, _expected: int) -> None:

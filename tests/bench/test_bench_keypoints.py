@@ -115,10 +115,10 @@ def test_every_joint_of_every_person_counts_alike():
     [
         pytest.param(person(), 20.0, id="given"),
         pytest.param(
-            {**person(), "head_size": 0.0, "head_bbox": [0, 0, 30, 40]}, None, id="no-size"
+            {**person(), "head_size": 0.0, "head_box": [0, 0, 30, 40]}, None, id="no-size"
         ),
         pytest.param(
-            {k: v for k, v in person(head_bbox=[5, 5, 30, 40]).items() if k != "head_size"},
+            {k: v for k, v in person(head_box=[5, 5, 30, 40]).items() if k != "head_size"},
             30.0, id="0.6-of-the-box-s-diagonal",
         ),
         pytest.param(

@@ -74,13 +74,13 @@ def pckh(ground_truth: Entry, results: Sequence[Entry], *, threshold: float = 0.
 def head_size(person: Entry) -> float | None:
     """Return the size of a person's head in pixels, or None if nothing tells it.
 
-    It is the annotation's "head_size" (the published MPII lists have it), else 0.6 of the diagonal of its "head_bbox"
+    It is the annotation's "head_size" (the published MPII lists have it), else 0.6 of the diagonal of its "head_box"
     x, y, width, height, else the distance from upper neck to head top, which that stands for.
     """
     if "head_size" in person:
         size = float(person["head_size"])
-    elif "head_bbox" in person:
-        size = HEAD_BOX_FACTOR * math.hypot(*person["head_bbox"][2:])
+    elif "head_box" in person:
+        size = HEAD_BOX_FACTOR * math.hypot(*person["head_box"][2:])
     else:
         neck, top = _joints(person["keypoints"])[[8, 9]]
         if not (neck[2] > 0 and top[2] > 0):

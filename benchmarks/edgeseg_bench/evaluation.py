@@ -1,0 +1,163 @@
+"""What to measure on which kind of model: how it is asked, and which metrics fit its outputs and the labels.
+
+Whatever a model finds becomes COCO results, with further keys beside those of COCO ("landmarks", "gender", "mesh",
+"points", "annotation_id"), so that one table of metrics serves every task.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edgeseg_bench.datasets.base import Sample
+from edgeseg_bench.metrics.coco import Scores, coco_ap
+from edgeseg_bench.metrics.faces import gender_accuracy, landmark_nme, mesh_nme
+from edgeseg_bench.metrics.keypoints import pckh
+from edgeseg_bench.metrics.wider import wider_ap
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.predictor import Predictor
+from edgeseg_runtime.tasks import RegionTask
+
+Result: TypeAlias = dict[str, Any]
+GroundTruth: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A way to compare results with labels.
+
+    Attributes:
+        name: its key in a report.
+        columns: the scores that a table shows -> their headings.
+        tasks: of the models that it fits.
+        outputs: a model must have one of these outputs.
+        label: key that every annotation must have.
+        score: the function, of ground truth and results.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+    tasks: tuple[str, ...] = ("instances",)
+    outputs: tuple[str, ...]
+    label: str
+    score: Callable[[GroundTruth, Sequence[Result]], Scores]
+
+    def fits(self, manifest: Manifest) -> bool:
+        """Tell whether a model's results can be measured in this way."""
+        names = {spec.name for spec in manifest.outputs}
+        return manifest.task in self.tasks and bool(names & set(self.outputs))
+
+    def is_labelled(self, ground_truth: GroundTruth) -> bool:
+        """Tell whether the labels have what it needs; many data sets have boxes only."""
+        return all(self.label in annotation for annotation in ground_truth["annotations"])
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        name="bbox",
+        columns={"AP": "box AP"},
+        outputs=("boxes",),
+        label="bbox",
+        score=partial(coco_ap, iou_type="bbox"),
+    ),
+    Metric(
+        name="segm",
+        columns={"AP": "mask AP"},
+        outputs=("masks",),
+        label="segmentation",
+        score=partial(coco_ap, iou_type="segm"),
+    ),
+    Metric(
+        name="keypoints",
+        columns={"AP": "key-point AP"},
+        tasks=("instances", "keypoints"),
+        outputs=("keypoints", "keypoint_heatmaps"),
+        label="keypoints",
+        score=partial(coco_ap, iou_type="keypoints"),
+    ),
+    Metric(
+        name="pckh",
+        columns={"PCKh": "PCKh@0.5"},
+        tasks=("keypoints",),
+        outputs=("keypoints",),
+        label="head_box",
+        score=pckh,
+    ),
+    Metric(
+        name="wider",
+        columns={"easy": "easy AP", "medium": "medium AP", "hard": "hard AP"},
+        outputs=("landmarks",),
+        label="bbox",
+        score=wider_ap,
+    ),
+    Metric(
+        name="landmarks",
+        columns={"NME": "landmark NME"},
+        outputs=("landmarks",),
+        label="landmarks",
+        score=landmark_nme,
+    ),
+    Metric(
+        name="gender",
+        columns={"balanced": "gender accuracy"},
+        outputs=("gender",),
+        label="gender",
+        score=gender_accuracy,
+    ),
+    Metric(
+        name="mesh",
+        columns={"NME": "mesh NME"},
+        outputs=("mesh",),
+        label="mesh",
+        score=mesh_nme,
+    ),
+)
+
+
+def dataset_kind(manifest: Manifest) -> str:
+    """Return the kind of labels that a model is measured on: see `datasets.open_dataset`."""
+    outputs = {spec.name for spec in manifest.outputs}
+    if manifest.task == "landmarks" or "landmarks" in outputs:
+        return "faces"
+    if outputs & {"keypoints", "keypoint_heatmaps"}:
+        return "person_keypoints"
+    return "instances"
+
+
+def detect(predictor: Predictor[Any], sample: Sample) -> list[Result]:
+    """Return what a model finds in a picture.
+
+    A model that looks at one box at a time is given the labelled boxes; each of its results names the
+    "annotation_id" it is for.
+    """
+    if not isinstance(predictor.task, RegionTask):
+        return list(predictor(sample.image).to_coco(image_id=sample.image_id))
+    annotations = [a for a in sample.annotations if not a.get("iscrowd")]
+    boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    found = predictor(sample.image, boxes=boxes)
+    return [
+        {**one.to_coco(image_id=sample.image_id)[0], "annotation_id": annotation["id"]}
+        for one, annotation in zip(found, annotations, strict=True)
+    ]
+
+
+def measure_accuracy(
+    manifest: Manifest, ground_truth: GroundTruth, results: Sequence[Result]
+) -> dict[str, Scores]:
+    """Return every metric that fits the model and the labels, by name."""
+    return {
+        metric.name: metric.score(ground_truth, results)
+        for metric in METRICS
+        if metric.fits(manifest) and metric.is_labelled(ground_truth)
+    }
+
+
+def agreement_types(manifest: Manifest) -> list[str]:
+    """Return the kinds of geometry in which two runs of a model can be compared: see `agreement_ap`."""
+    if manifest.task == "landmarks":
+        return ["keypoints"]
+    kinds = ("bbox", "segm", "keypoints")
+    return [metric.name for metric in METRICS if metric.name in kinds and metric.fits(manifest)]
