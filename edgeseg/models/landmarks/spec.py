@@ -23,12 +23,13 @@ PFLD = {
     "std": (255.0, 255.0, 255.0),
     "trunk": "pfld",
 }
-TINY = {"image_size": (96, 96), "crop_rounding": "none", "num_points": 68}
+TINY = {"image_size": (80, 80), "crop_rounding": "none", "num_points": 68}
 PRESETS: dict[str, dict[str, Any]] = {
     "landmarks_heatmap_hrnet_w18": {"stretch_contrast": True},
     "landmarks_heatmap_tiny": {
         **TINY,
         "decoding": "soft_argmax",
+        "sharpness": 12.0,
         "hrnet_widths": (16, 32, 64),
         "hrnet_modules": (1, 2),
         "hrnet_blocks": 2,
@@ -39,9 +40,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "landmarks_regression_tiny": {
         **TINY,
         "trunk": "pfld",
-        "pfld_channels": (32, 64),
+        "pfld_channels": (24, 48),
         "pfld_blocks": (1, 2),
-        "pfld_scales": (16, 32, 96),
+        "pfld_scales": (16, 32, 64),
     },
 }
 """Model name -> what differs from the defaults of ``LandmarksConfig``."""
