@@ -22,6 +22,7 @@ from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.predictor import Predictor
+from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.sources import Frame, Source
 
 PREDICTIONS = "predictions.json"
@@ -72,7 +73,8 @@ def record(
 
     Pictures become `NAME.jpg` with the detections drawn in, videos and cameras `annotated.mp4`;
     `predictions.json` holds COCO results, where `image_id` is the number of the frame and
-    `file_name` where it came from. Whatever ends the run, what was done by then is written.
+    `file_name` where it came from. A model of one object at a time looks at whole frames.
+    Whatever ends the run, what was done by then is written.
 
     Args:
         predictor: the model.
@@ -101,14 +103,14 @@ def record(
         progress("predict", 0, num_expected)
         for frame, found in predictor.stream_frames(source):
             outcome.num_nonfinite += found.num_nonfinite
-            kept = found.filter(score=score)
+            kept = _sure(found, score)
             if results is not None:
                 for entry in kept.to_coco(image_id=frame.index):
                     results.add({**entry, "file_name": frame.name})
             if canvas is not None:
                 canvas.add(frame, kept.draw(frame.image))
             outcome.num_frames += 1
-            outcome.num_detections += len(kept)
+            outcome.num_detections += len(kept) if isinstance(kept, Instances) else 1
             progress("predict", outcome.num_frames, num_expected)
         if canvas is not None:
             outcome.files += canvas.files
@@ -116,6 +118,11 @@ def record(
             outcome.files.append(folder / PREDICTIONS)
     outcome.was_interrupted = stop.is_set()
     return outcome
+
+
+def _sure(found: Instances | Landmarks, score: float) -> Instances | Landmarks:
+    """Return the detections from a score on; landmarks are those of the frame in any case."""
+    return found.filter(score=score) if isinstance(found, Instances) else found
 
 
 @contextlib.contextmanager

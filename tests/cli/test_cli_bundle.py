@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+from constant_bundle import write_constant_bundle
 from tiny_bundle import write_bundle
 
 from edgeseg.tables import sections_from_document, text_from_bytes, text_from_value
@@ -125,6 +127,53 @@ def test_an_interrupted_run_keeps_what_was_done(tiny, tmp_path, number):
     assert len(list(out.glob("*.jpg"))) == summary["num_frames"]
     assert not list(out.glob(".*"))
     assert "interrupted; what was done by then is written" in stderr
+
+
+def constant_outputs(**shapes):
+    arrays = {name: np.full((1, *shape), 0.6, np.float32) for name, shape in shapes.items()}
+    if "labels" in arrays:
+        arrays["labels"] = np.ones((1, 1), np.int32)
+    return arrays
+
+
+FACES = constant_outputs(
+    boxes=(1, 4), scores=(1,), labels=(1,), landmarks=(1, 5, 2), gender=(1,), mesh=(1, 9, 3)
+)
+STRETCH = {"preprocess": {"resize": "stretch", "rounding": "floor"}}
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "changes", "keys"),
+    [
+        pytest.param(
+            "instances", FACES, STRETCH, {"bbox", "landmarks", "gender", "mesh"}, id="faces"
+        ),
+        pytest.param(
+            "keypoints", constant_outputs(keypoints=(16, 3)), {}, {"bbox", "keypoints"}, id="pose"
+        ),
+        pytest.param(
+            "landmarks",
+            constant_outputs(points=(68, 2), scores=(68,)),
+            STRETCH,
+            {"keypoints"},
+            id="landmarks",
+        ),
+    ],
+)
+def test_run_writes_whatever_the_model_finds(
+    command, pictures, tmp_path, task, outputs, changes, keys
+):
+    write_constant_bundle(tmp_path / "bundle", task, outputs, **changes)
+    out = tmp_path / "out"
+    code, summary = command.json("run", tmp_path / "bundle", pictures, "-o", out)
+    assert code == 0
+    assert (summary["num_frames"], summary["num_detections"]) == (2, 2)
+    results = json.loads((out / "predictions.json").read_text())
+    shared = {"image_id", "category_id", "score", "file_name"}
+    assert [set(entry) for entry in results] == [shared | keys] * 2
+    if "keypoints" in keys:
+        assert len(results[0]["keypoints"]) == 3 * next(iter(outputs.values())).shape[1]
+    assert (cv2.imread(str(out / "0.jpg")).std(axis=(0, 1)) > 0).any()
 
 
 # ---------------------------------------------------------------- inspect

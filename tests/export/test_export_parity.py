@@ -1,11 +1,10 @@
 """The comparison of an exported graph with its model: rows find their counterparts, what is in them counts."""
 
 import numpy as np
-import onnx
 import pytest
 import torch
+from constant_bundle import constant_graph
 from fake_model import task_manifest
-from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg_export.parity import measure_parity
 
@@ -50,32 +49,12 @@ def points(task):
     return {k: rng.uniform(1, 60, (1, *s)).astype(np.float32) for k, s in shapes.items()}
 
 
-def graph_of(outputs):
-    """Return a graph that gives these arrays."""
-    names = [f"{name}_value" for name in outputs]
-    graph = helper.make_graph(
-        [helper.make_node("Identity", [n], [o]) for n, o in zip(names, outputs, strict=True)],
-        "constants",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 64, 64, 3])],
-        [
-            helper.make_tensor_value_info(
-                name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
-            )
-            for name, array in outputs.items()
-        ],
-        [numpy_helper.from_array(a, n) for a, n in zip(outputs.values(), names, strict=True)],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model
-
-
 def compare(task, reference, candidate):
     shapes = {name: array.shape[1:] for name, array in reference.items()}
     rounding = {"resize": "stretch", "rounding": "floor"}
     return measure_parity(
         ReferenceOfArrays(reference),
-        graph_of(candidate),
+        constant_graph(candidate),
         task_manifest(task, shapes, preprocess=rounding),
         PICTURES,
         data="grey",
