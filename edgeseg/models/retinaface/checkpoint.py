@@ -52,3 +52,6 @@ RESNET = KeyTable(
         *_SHARED,
     )
 )
+
+OWN = KeyTable(())
+"""For models that have no original: checkpoints carry our own names."""

@@ -18,7 +18,7 @@ from edgeseg.models.layers.boxes import decode_boxes, take_rows
 from edgeseg.models.layers.conv import ConvNorm
 from edgeseg.models.layers.image import ImageNormalization
 from edgeseg.models.layers.mobilenet import MobileNetV1
-from edgeseg.models.layers.resnet import ResNet
+from edgeseg.models.layers.resnet import ResNet, SmallResNet
 from edgeseg.models.layers.roi_heads import dense
 from edgeseg.models.reference import ReferenceModel
 from edgeseg.ops import nms
@@ -27,6 +27,7 @@ STRIDES = (8, 16, 32)
 NORM_EPS = 1e-5
 NUM_LANDMARKS = 5
 BRANCHES = ("box", "landmarks", "gender", "mesh")
+BACKBONES = ("mobilenet025", "resnet50", "small")
 RESIZES = ("original", "letterbox")
 MAX_TOP_K = 3840
 """TensorRT sorts no more."""
@@ -39,6 +40,9 @@ class RetinaFaceConfig:
     Input: ``image_size`` is height and width of the network input, of any size. With ``resize``
     "original" a picture keeps its scale, as in the original, and is shrunk only if it does not fit;
     with "letterbox" it fills the input. ``mean`` is B, G, R in grey levels and also the padding.
+
+    Network: the ``backbone``, "small" with ``backbone_channels`` at strides 4, 8, 16, 32, and a neck of
+    ``fpn_channels``.
 
     Anchors: ``min_sizes`` holds the sides of the square anchors of each level in pixels, ``steps``
     the distance of their centres. ``variance`` scales predicted shifts and log sizes.
@@ -55,6 +59,7 @@ class RetinaFaceConfig:
     mean: tuple[int, int, int] = (104, 117, 123)
 
     backbone: str = "mobilenet025"
+    backbone_channels: tuple[int, ...] = ()
     fpn_channels: int = 64
     min_sizes: tuple[tuple[float, ...], ...] = ((16, 32), (64, 128), (256, 512))
     steps: tuple[int, ...] = STRIDES
@@ -76,9 +81,14 @@ class RetinaFaceConfig:
                 f"image_size {height}x{width} found, expected at least {STRIDES[-1]}x{STRIDES[-1]}"
             )
         _check_choice("resize", self.resize, RESIZES)
-        _check_choice("backbone", self.backbone, ("mobilenet025", "resnet50"))
+        _check_choice("backbone", self.backbone, BACKBONES)
         if self.fpn_channels <= 0 or self.fpn_channels % 4:
             raise ValueError(f"fpn_channels {self.fpn_channels} found, expected a multiple of 4")
+        if (self.backbone == "small") != (len(self.backbone_channels) == 4):
+            raise ValueError(
+                f"backbone_channels {self.backbone_channels} found, expected four numbers for the "
+                "backbone 'small', none for the others"
+            )
         self._check_anchors()
         self._check_branches()
         self._check_selection()
@@ -164,7 +174,7 @@ class RetinaFace(ReferenceModel):
         self.name = name
         self.config = config
         self.normalize = ImageNormalization(config.mean, (1.0, 1.0, 1.0), order="bgr")
-        self.backbone: ResNet | MobileNetV1 = _backbone(config)
+        self.backbone: ResNet | SmallResNet | MobileNetV1 = _backbone(config)
         channels, slope = config.fpn_channels, config.negative_slope
         self.pyramid = Pyramid(
             self.backbone.channels[-len(STRIDES) :], channels, negative_slope=slope
@@ -211,6 +221,21 @@ class RetinaFace(ReferenceModel):
         Raises:
             ValueError: ``image`` is not of the size that the model was built for.
         """
+        stages = self.head_stages(image)
+        return stages | self._select(stages)
+
+    def head_stages(self, image: Tensor) -> dict[str, Tensor]:
+        """Return the stages up to what the heads say of each anchor, before any decoding.
+
+        The last ones are box_deltas (B, N, 4); class_logits (B, N, 2), background first; and of the
+        branches landmark_deltas (B, N, 10), gender_logits (B, N, 1), mesh_coefficients (B, N, M).
+
+        Args:
+            image: (B, H, W, 3) uint8 BGR, the picture at the top left.
+
+        Raises:
+            ValueError: ``image`` is not of the size that the model was built for.
+        """
         if tuple(image.shape[1:]) != (*self.config.image_size, 3):
             height, width = self.config.image_size
             raise ValueError(
@@ -223,15 +248,6 @@ class RetinaFace(ReferenceModel):
         stages |= {f"p{level}": feature for level, feature in enumerate(pyramid, 3)}
         contexts = [module(p) for module, p in zip(self.context, pyramid, strict=True)]
         stages |= {f"context_p{level}": context for level, context in enumerate(contexts, 3)}
-        stages |= self.predict(contexts)
-        return stages | self._select(stages)
-
-    def predict(self, contexts: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return what the heads say of each anchor, before any decoding.
-
-        box_deltas (B, N, 4); class_logits (B, N, 2), background first; and of the branches
-        landmark_deltas (B, N, 10), gender_logits (B, N, 1), mesh_coefficients (B, N, M).
-        """
         heads = {
             "box_deltas": self.box_heads,
             "class_logits": self.class_heads,
@@ -239,7 +255,7 @@ class RetinaFace(ReferenceModel):
             "gender_logits": self.gender_heads,
             "mesh_coefficients": self.mesh_heads,
         }
-        return {
+        return stages | {
             name: self._per_anchor(levels, contexts)
             for name, levels in heads.items()
             if levels is not None
@@ -305,7 +321,7 @@ class RetinaFace(ReferenceModel):
         if self.has("mesh"):
             coefficients_BKM = take_rows(heads["mesh_coefficients"], anchor_BK)
             shifts_BKV3 = self.mesh_shifts(coefficients_BKM)
-            found["mesh"] = decode_points(shifts_BKV3, anchors_BK4, variance=shift)
+            found["mesh"] = decode_points(shifts_BKV3, anchors_BK4)
         return {name: _clear(rows, is_kept_BK) for name, rows in found.items()}
 
 
@@ -373,7 +389,7 @@ class ContextModule(nn.Module):
         return torch.relu(together)  # never leaky, as in the original
 
 
-def decode_points(shifts: Tensor, anchors: Tensor, *, variance: float) -> Tensor:
+def decode_points(shifts: Tensor, anchors: Tensor, *, variance: float = 1.0) -> Tensor:
     """Return the points (..., P, D) that ``shifts`` (..., P, D) make of ``anchors`` (..., 4).
 
     Shifts count from the anchor's centre in anchor sizes, times ``variance``. A third coordinate is
@@ -383,7 +399,7 @@ def decode_points(shifts: Tensor, anchors: Tensor, *, variance: float) -> Tensor
     return origins + shifts * variance * units
 
 
-def encode_points(points: Tensor, anchors: Tensor, *, variance: float) -> Tensor:
+def encode_points(points: Tensor, anchors: Tensor, *, variance: float = 1.0) -> Tensor:
     """Return the shifts (..., P, D) with which :func:`decode_points` gives ``points`` back."""
     origins, units = _point_frame(anchors, points.shape[-1])
     return (points - origins) / units / variance
@@ -427,9 +443,11 @@ def _clear(rows: Tensor, is_kept_BK: Tensor) -> Tensor:
     return torch.where(is_kept_BK.reshape(shape), rows, 0)
 
 
-def _backbone(config: RetinaFaceConfig) -> ResNet | MobileNetV1:
+def _backbone(config: RetinaFaceConfig) -> ResNet | SmallResNet | MobileNetV1:
     if config.backbone == "mobilenet025":
         return MobileNetV1(width=0.25, norm_eps=NORM_EPS, negative_slope=0.1)
+    if config.backbone == "small":
+        return SmallResNet(config.backbone_channels, norm_eps=NORM_EPS)
     return ResNet(50, stride_in_1x1=False, norm_eps=NORM_EPS)
 
 

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 RESNET50 = {"image_size": (840, 840), "backbone": "resnet50", "fpn_channels": 256}
 TINY = {
-    "image_size": (256, 256),
+    "image_size": (192, 192),
     "resize": "letterbox",
-    "min_sizes": ((16, 24), (36, 54), (80, 120)),
+    "backbone": "small",
+    "backbone_channels": (16, 32, 56, 80),
+    "fpn_channels": 48,
+    "min_sizes": ((12, 18), (27, 40), (60, 90)),
     "branches": ("box", "landmarks", "gender", "mesh"),
     "num_vertices": 169,
     "mesh_coefficients": 32,
@@ -78,7 +81,8 @@ def key_table(backbone: str) -> KeyTable:
     """Return the parameter names of the official checkpoint with a backbone."""
     from edgeseg.models.retinaface import checkpoint
 
-    return checkpoint.RESNET if backbone == "resnet50" else checkpoint.MOBILENET
+    tables = {"mobilenet025": checkpoint.MOBILENET, "resnet50": checkpoint.RESNET}
+    return tables.get(backbone, checkpoint.OWN)
 
 
 def manifest(model: ReferenceModel) -> Manifest:
