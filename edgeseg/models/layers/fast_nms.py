@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from edgeseg.models.layers.boxes import take_rows
 from edgeseg.ops import nms
 
+BLOCK = 50
+"""Boxes that are compared with all earlier ones at a time: half of a whole square would be in vain."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -129,14 +132,25 @@ def _has_better(boxes: Tensor, iou_threshold: float) -> Tensor:
 
     A box that is not a number overlaps none.
     """
-    x1, y1, x2, y2 = boxes.unsqueeze(-2).unbind(-1)  # the later box, (..., T, 1)
-    u1, v1, u2, v2 = boxes.unsqueeze(-3).unbind(-1)  # the earlier one, (..., 1, T)
+    num_boxes = boxes.shape[-2]
+    return torch.cat(
+        [
+            _overlaps_earlier(boxes, start, min(start + BLOCK, num_boxes), iou_threshold)
+            for start in range(0, num_boxes, BLOCK)
+        ],
+        dim=-1,
+    )
+
+
+def _overlaps_earlier(boxes: Tensor, start: int, end: int, iou_threshold: float) -> Tensor:
+    """Return (..., end - start) bool: of :func:`_has_better`, what belongs to a block of boxes."""
+    x1, y1, x2, y2 = boxes[..., start:end, None, :].unbind(-1)  # the later box
+    u1, v1, u2, v2 = boxes[..., None, :end, :].unbind(-1)  # the earlier one
     width = torch.minimum(x2, u2) - torch.maximum(x1, u1)
     height = torch.minimum(y2, v2) - torch.maximum(y1, v1)
     # One bound is enough: a negative intersection is not above the threshold.
     inter = F.relu(width) * height
     union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - inter
-    count = boxes.shape[-2]
-    earlier_TT = torch.ones(count, count, dtype=boxes.dtype, device=boxes.device).tril(-1)
-    overlaps = torch.where(inter / union > iou_threshold, earlier_TT, 0.0)
+    is_earlier = torch.ones(end - start, end, dtype=boxes.dtype, device=boxes.device).tril(start - 1)
+    overlaps = torch.where(inter / union > iou_threshold, is_earlier, 0.0)
     return overlaps.amax(dim=-1) > 0

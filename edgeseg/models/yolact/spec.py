@@ -29,7 +29,7 @@ TINY = {
     "head_channels": 64,
     "proto_channels": 48,
     "mask_dim": 16,
-    "pred_scales": (16, 32, 64, 112, 176),
+    "pred_scales": (12, 24, 48, 96, 176),
     "nms_top_k": 50,
     "max_num_detections": 30,
 }
