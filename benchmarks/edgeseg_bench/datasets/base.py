@@ -7,8 +7,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg_runtime.errors import InputError
+
 Annotation: TypeAlias = dict[str, Any]
 Category: TypeAlias = dict[str, Any]
+
+
+class DatasetError(InputError):
+    """A data set on disk that is missing, incomplete or contradicts itself."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

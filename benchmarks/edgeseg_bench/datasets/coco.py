@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgeseg_bench.datasets.base import Annotation, Category, Sample, coco_from_parts
-from edgeseg_runtime.errors import InputError
+from edgeseg_bench.datasets.base import (
+    Annotation,
+    Category,
+    DatasetError,
+    Sample,
+    coco_from_parts,
+)
 from edgeseg_runtime.image import read_image
 
 PREFERRED_SPLITS = ("val2017", "val")
-
-
-class DatasetError(InputError):
-    """A data set on disk that is missing, incomplete or contradicts itself."""
 
 
 class CocoDataset:
