@@ -29,13 +29,7 @@ BACKBONES = ("resnet18", "resnet34", "resnet101", "dla34", "dlav0_34", "hourglas
 
 COCO_MEAN = (0.40789654 * 255, 0.44719302 * 255, 0.47026115 * 255)
 COCO_STD = (0.28863828 * 255, 0.27408164 * 255, 0.27809835 * 255)
-"""Blue, green, red grey levels of the original's COCO evaluation and training."""
-DEMO_MEAN = (0.408 * 255, 0.447 * 255, 0.470 * 255)
-DEMO_STD = (0.289 * 255, 0.274 * 255, 0.278 * 255)
-"""The same, rounded, as the original's demonstration uses them."""
-PASCAL_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-PASCAL_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-"""ImageNet's numbers for red, green, blue, which the original puts on blue, green, red: a quirk of the Pascal models."""
+"""Grey levels of blue, green, red in the training and evaluation on COCO."""
 
 JOINT_SCORE_THRESHOLD = 0.1
 JOINT_REACH = 0.3  # of the longer side of a person's box

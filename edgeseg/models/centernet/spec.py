@@ -35,6 +35,11 @@ PASCAL: dict[str, Any] = {
     "mean": (0.485 * 255, 0.456 * 255, 0.406 * 255),
     "std": (0.229 * 255, 0.224 * 255, 0.225 * 255),
 }
+DEMO: dict[str, Any] = {
+    "mean": (0.408 * 255, 0.447 * 255, 0.470 * 255),
+    "std": (0.289 * 255, 0.274 * 255, 0.278 * 255),
+}
+"""The rounded constants of the original's demonstration, an option of every COCO model."""
 TINY: dict[str, Any] = {
     "image_size": (224, 224),
     "num_classes": len(SHAPES) - 1,
@@ -200,7 +205,7 @@ def _spec(
         accuracy=accuracy,
         licence=licence,
         source=source,
-        has_shapes_weights=False,
+        has_shapes_weights=name == "centernet_tiny",
     )
 
 
