@@ -43,6 +43,7 @@ MODELS: dict[str, str] = {
     "hourglass_stack8": _HOURGLASS,
     "hourglass_tiny": _HOURGLASS,
     "keypointrcnn_resnet50_fpn": _MASKRCNN,
+    "landmarks_heatmap_hourglass": _LANDMARKS,
     "landmarks_heatmap_hrnet_w18": _LANDMARKS,
     "landmarks_heatmap_tiny": _LANDMARKS,
     "landmarks_regression_pfld": _LANDMARKS,

@@ -161,7 +161,7 @@ def test_hrnet_s_files_load_with_and_without_the_prefix_of_dataparallel():
         "landmarks_heatmap_hrnet_w18", weights={"state_dict": state}, num_points=68
     )
     expected = golden.weights()["head.3.bias"]
-    np.testing.assert_array_equal(model.head[1].bias.detach().numpy(), expected)
+    np.testing.assert_array_equal(model.trunk.head[1].bias.detach().numpy(), expected)
     with pytest.raises(CheckpointError, match=r"head.3.bias: \(68,\) found, \(98,\) expected"):
         edgeseg.create_model("landmarks_heatmap_hrnet_w18", weights=state)
 
@@ -255,8 +255,8 @@ def test_the_lines_of_the_known_markups_join_neighbours():
 
 def test_a_picture_of_another_size_is_refused():
     model = edgeseg.create_model("landmarks_regression_tiny")
-    with pytest.raises(ValueError, match=r"\(1, 32, 96, 3\) found, expected \(B, 96, 96, 3\)"):
-        model(torch.zeros(1, 32, 96, 3, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"\(1, 32, 80, 3\) found, expected \(B, 80, 80, 3\)"):
+        model(torch.zeros(1, 32, 80, 3, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,16 @@ class StackedHourglass(ReferenceModel):
                 f"image of shape {tuple(image.shape)} found, expected (B, {height}, {width}, 3)"
             )
         stages = {"input": self.normalize(image, None, image_fraction)}
-        x_BCHW = stages["stem"] = self.stem(self._with_mirror_image(stages["input"]))
+        stages |= self.stack_stages(self._with_mirror_image(stages["input"]))
+        last = self.config.num_stacks - 1
+        stages["heatmaps"] = self._without_mirror_image(stages[f"heatmaps{last}"]).clamp(max=1)
+        stages["keypoints"] = decode(stages["heatmaps"])
+        return stages
+
+    def stack_stages(self, x_B3HW: Tensor) -> dict[str, Tensor]:
+        """Return the stem of a normalised picture, then hourglass, features and heat maps of every stack."""
+        stages = {"stem": self.stem(x_B3HW)}
+        x_BCHW = stages["stem"]
         last = self.config.num_stacks - 1
         for stack in range(self.config.num_stacks):
             stages[f"hourglass{stack}"] = self.hourglasses[stack](x_BCHW)
@@ -241,8 +250,6 @@ class StackedHourglass(ReferenceModel):
                     + self.merge_heatmaps[stack](heatmaps)
                     + self.merge_features[stack](features)
                 )
-        stages["heatmaps"] = self._without_mirror_image(stages[f"heatmaps{last}"]).clamp(max=1)
-        stages["keypoints"] = decode(stages["heatmaps"])
         return stages
 
     def _with_mirror_image(self, x_B3HW: Tensor) -> Tensor:

@@ -36,40 +36,46 @@ PFLD = KeyTable(
 
 HRNET = KeyTable(
     (
-        ("conv{i+1}.{p}", "trunk.stem.{i}.conv.{p}"),
-        ("bn{i+1}.{p}", "trunk.stem.{i}.norm.{p}"),
-        ("layer1.{n}.conv{k}.{p}", "trunk.bottlenecks.{n}.conv{k}.conv.{p}"),
-        ("layer1.{n}.bn{k}.{p}", "trunk.bottlenecks.{n}.conv{k}.norm.{p}"),
-        ("layer1.{n}.downsample.0.{p}", "trunk.bottlenecks.{n}.shortcut.conv.{p}"),
-        ("layer1.{n}.downsample.1.{p}", "trunk.bottlenecks.{n}.shortcut.norm.{p}"),
-        ("transition1.0.0.{p}", "trunk.narrow.conv.{p}"),
-        ("transition1.0.1.{p}", "trunk.narrow.norm.{p}"),
+        ("conv{i+1}.{p}", "trunk.hrnet.stem.{i}.conv.{p}"),
+        ("bn{i+1}.{p}", "trunk.hrnet.stem.{i}.norm.{p}"),
+        ("layer1.{n}.conv{k}.{p}", "trunk.hrnet.bottlenecks.{n}.conv{k}.conv.{p}"),
+        ("layer1.{n}.bn{k}.{p}", "trunk.hrnet.bottlenecks.{n}.conv{k}.norm.{p}"),
+        ("layer1.{n}.downsample.0.{p}", "trunk.hrnet.bottlenecks.{n}.shortcut.conv.{p}"),
+        ("layer1.{n}.downsample.1.{p}", "trunk.hrnet.bottlenecks.{n}.shortcut.norm.{p}"),
+        ("transition1.0.0.{p}", "trunk.hrnet.narrow.conv.{p}"),
+        ("transition1.0.1.{p}", "trunk.hrnet.narrow.norm.{p}"),
         *(
-            (f"transition{s}.{s}.0.{index}.{{p}}", f"trunk.spawn.{s - 1}.{part}.{{p}}")
+            (f"transition{s}.{s}.0.{index}.{{p}}", f"trunk.hrnet.spawn.{s - 1}.{part}.{{p}}")
             for s in (1, 2, 3)
             for index, part in enumerate(("conv", "norm"))
         ),
         (
             "stage{s+2}.{m}.branches.{b}.{n}.conv{k}.{p}",
-            "trunk.stages.{s}.{m}.branches.{b}.{n}.conv{k}.conv.{p}",
+            "trunk.hrnet.stages.{s}.{m}.branches.{b}.{n}.conv{k}.conv.{p}",
         ),
         (
             "stage{s+2}.{m}.branches.{b}.{n}.bn{k}.{p}",
-            "trunk.stages.{s}.{m}.branches.{b}.{n}.conv{k}.norm.{p}",
+            "trunk.hrnet.stages.{s}.{m}.branches.{b}.{n}.conv{k}.norm.{p}",
         ),
-        ("stage{s+2}.{m}.fuse_layers.{i}.{j}.0.{p}", "trunk.stages.{s}.{m}.fuse.{i}.{j}.conv.{p}"),
-        ("stage{s+2}.{m}.fuse_layers.{i}.{j}.1.{p}", "trunk.stages.{s}.{m}.fuse.{i}.{j}.norm.{p}"),
+        (
+            "stage{s+2}.{m}.fuse_layers.{i}.{j}.0.{p}",
+            "trunk.hrnet.stages.{s}.{m}.fuse.{i}.{j}.conv.{p}",
+        ),
+        (
+            "stage{s+2}.{m}.fuse_layers.{i}.{j}.1.{p}",
+            "trunk.hrnet.stages.{s}.{m}.fuse.{i}.{j}.norm.{p}",
+        ),
         (
             "stage{s+2}.{m}.fuse_layers.{i}.{j}.{k}.0.{p}",
-            "trunk.stages.{s}.{m}.fuse.{i}.{j}.{k}.conv.{p}",
+            "trunk.hrnet.stages.{s}.{m}.fuse.{i}.{j}.{k}.conv.{p}",
         ),
         (
             "stage{s+2}.{m}.fuse_layers.{i}.{j}.{k}.1.{p}",
-            "trunk.stages.{s}.{m}.fuse.{i}.{j}.{k}.norm.{p}",
+            "trunk.hrnet.stages.{s}.{m}.fuse.{i}.{j}.{k}.norm.{p}",
         ),
-        ("head.0.{p}", "head.0.conv.{p}"),
-        ("head.1.{p}", "head.0.norm.{p}"),
-        ("head.3.{p}", "head.1.{p}"),
+        ("head.0.{p}", "trunk.head.0.conv.{p}"),
+        ("head.1.{p}", "trunk.head.0.norm.{p}"),
+        ("head.3.{p}", "trunk.head.1.{p}"),
     )
 )
 

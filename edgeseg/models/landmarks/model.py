@@ -1,7 +1,8 @@
 """Landmarks of one object, by both ways of the literature: regressed coordinates, and heat maps.
 
 Regression as polarisZhao/PFLD-pytorch runs PFLD (Guo et al., 2019, arXiv 1902.10859); heat maps as
-HRNet/HRNet-Facial-Landmark-Detection runs HRNetV2 (Sun et al., 2019, arXiv 1904.04514).
+HRNet/HRNet-Facial-Landmark-Detection runs HRNetV2 (Sun et al., 2019, arXiv 1904.04514), or on a
+Stacked Hourglass.
 
 Shape suffixes: B pictures, C channels, J points, H W a feature map.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from edgeseg.models.hourglass.model import HourglassConfig, StackedHourglass
 from edgeseg.models.layers.conv import ConvNorm
 from edgeseg.models.layers.heatmaps import find_peaks, quarter_shifts, soft_argmax
 from edgeseg.models.layers.hrnet import HRNet, fuse_sizes
@@ -25,7 +27,7 @@ STRIDE = 4
 """Network pixels a pixel of the heat maps."""
 NORM_EPS = 1e-5
 REGRESSION_DIVISOR = 16
-TRUNKS = ("pfld", "hrnet")
+TRUNKS = ("pfld", "hrnet", "hourglass")
 DECODINGS = ("argmax_quarter", "soft_argmax")
 
 
@@ -38,14 +40,16 @@ class LandmarksConfig:
     ``stretch_contrast`` spreads the grey levels of each crop over 0..255. ``mean`` and ``std`` are
     in grey levels, in the order ``channel_order``.
 
-    ``trunk`` decides the way: "pfld" regresses coordinates, "hrnet" makes heat maps. Of these,
+    ``trunk`` decides the way: "pfld" regresses coordinates, "hrnet" and "hourglass" make heat maps.
+    Of these,
     ``decoding`` takes the highest pixel, moved by a quarter towards its higher neighbour
     ("argmax_quarter"), or the mean place under the soft-max of ``sharpness`` times the map, of
     which a square of side ``window`` about the highest pixel counts, or all if 0 ("soft_argmax").
 
     ``pfld_channels`` are the widths at stride 4 and 8, ``pfld_blocks`` the residual blocks there,
     ``pfld_scales`` the widths of the three maps that the last layer reads. The fields of HRNet are
-    those of :class:`~edgeseg.models.layers.hrnet.HRNet`.
+    those of :class:`~edgeseg.models.layers.hrnet.HRNet`, ``hourglass_stacks`` and
+    ``hourglass_channels`` those of ``HourglassConfig``.
     """
 
     image_size: tuple[int, int] = (256, 256)
@@ -71,6 +75,9 @@ class LandmarksConfig:
     hrnet_blocks: int = 4
     hrnet_stem_channels: int = 64
     hrnet_stem_blocks: int = 4
+
+    hourglass_stacks: int = 2
+    hourglass_channels: int = 256
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -105,7 +112,11 @@ class LandmarksConfig:
     @property
     def size_divisor(self) -> int:
         """What the sides of the network's input are multiples of."""
-        return REGRESSION_DIVISOR if self.is_regression else STRIDE << (len(self.hrnet_widths) - 1)
+        if self.is_regression:
+            return REGRESSION_DIVISOR
+        if self.trunk == "hourglass":
+            return STRIDE << HourglassConfig.depth
+        return STRIDE << (len(self.hrnet_widths) - 1)
 
 
 class LandmarkRegressor(ReferenceModel):
@@ -161,12 +172,13 @@ class LandmarkRegressor(ReferenceModel):
         coordinates_B2J1 = dense(features_BC1, self.coordinates)
         stages["coordinates"] = coordinates_B2J1.reshape(-1, self.config.num_points, 2)
         stages["points"] = stages["coordinates"] * self.size_xy
-        stages["scores"] = torch.ones_like(stages["points"][..., 0])
+        # Computed, because not every engine takes a constant as an output; NaN stays NaN.
+        stages["scores"] = stages["points"].sum(-1) * 0 + 1
         return stages
 
 
 class LandmarkHeatmaps(ReferenceModel):
-    """A network that keeps its resolution and gives one heat map a point."""
+    """A network that gives one heat map a point, at a quarter of the picture's size."""
 
     outputs = ("points", "scores")
 
@@ -175,18 +187,8 @@ class LandmarkHeatmaps(ReferenceModel):
         self.name = name
         self.config = config
         self.input = NetworkInput(config)
-        self.trunk = HRNet(
-            config.hrnet_widths,
-            config.hrnet_modules,
-            num_blocks=config.hrnet_blocks,
-            stem_channels=config.hrnet_stem_channels,
-            stem_blocks=config.hrnet_stem_blocks,
-            norm_eps=NORM_EPS,
-        )
-        channels = self.trunk.channels
-        self.head = nn.Sequential(
-            ConvNorm(channels, channels, kernel_size=1, norm_eps=NORM_EPS, bias=True),
-            nn.Conv2d(channels, config.num_points, 1),
+        self.trunk: HRNetHeatmaps | HourglassHeatmaps = (
+            HourglassHeatmaps(config) if config.trunk == "hourglass" else HRNetHeatmaps(config)
         )
 
     def stages(self, image: Tensor) -> dict[str, Tensor]:
@@ -202,17 +204,68 @@ class LandmarkHeatmaps(ReferenceModel):
         Raises:
             ValueError: ``image`` is not of the size that the model was built for.
         """
+        config = self.config
         stages = {"input": self.input(image)}
-        for number, branches in enumerate(self.trunk.stage_outputs(stages["input"]), 1):
-            stages |= {f"stage{number}_{i}": branch for i, branch in enumerate(branches)}
-        stages["features"] = fuse_sizes(branches)
-        stages["heatmaps"] = self.head(stages["features"])
+        stages |= self.trunk(stages["input"])
         stages["points"] = (
-            decode_soft(stages["heatmaps"], self.config.sharpness, self.config.window)
-            if self.config.decoding == "soft_argmax"
+            decode_soft(stages["heatmaps"], config.sharpness, config.window)
+            if config.decoding == "soft_argmax"
             else decode_quarter(stages["heatmaps"])
         )
         stages["scores"] = stages["heatmaps"].amax((2, 3))
+        return stages
+
+
+class HRNetHeatmaps(nn.Module):
+    """Heat maps from all branches of HRNetV2, brought to the finest one's size."""
+
+    def __init__(self, config: LandmarksConfig) -> None:
+        super().__init__()
+        self.hrnet = HRNet(
+            config.hrnet_widths,
+            config.hrnet_modules,
+            num_blocks=config.hrnet_blocks,
+            stem_channels=config.hrnet_stem_channels,
+            stem_blocks=config.hrnet_stem_blocks,
+            norm_eps=NORM_EPS,
+        )
+        channels = self.hrnet.channels
+        self.head = nn.Sequential(
+            ConvNorm(channels, channels, kernel_size=1, norm_eps=NORM_EPS, bias=True),
+            nn.Conv2d(channels, config.num_points, 1),
+        )
+
+    def forward(self, x_B3HW: Tensor) -> dict[str, Tensor]:
+        """Return every stage up to "heatmaps" (B, J, H / 4, W / 4)."""
+        stages: dict[str, Tensor] = {}
+        branches: list[Tensor] = []
+        for number, branches in enumerate(self.hrnet.stage_outputs(x_B3HW), 1):
+            stages |= {f"stage{number}_{i}": branch for i, branch in enumerate(branches)}
+        stages["features"] = fuse_sizes(branches)
+        stages["heatmaps"] = self.head(stages["features"])
+        return stages
+
+
+class HourglassHeatmaps(nn.Module):
+    """Heat maps of the last stack of a Stacked Hourglass."""
+
+    def __init__(self, config: LandmarksConfig) -> None:
+        super().__init__()
+        self.hourglass = StackedHourglass(
+            "landmarks",
+            HourglassConfig(
+                image_size=config.image_size,
+                num_keypoints=config.num_points,
+                num_stacks=config.hourglass_stacks,
+                channels=config.hourglass_channels,
+                flip_test=False,
+            ),
+        )
+
+    def forward(self, x_B3HW: Tensor) -> dict[str, Tensor]:
+        """Return every stage up to "heatmaps" (B, J, H / 4, W / 4)."""
+        stages = self.hourglass.stack_stages(x_B3HW)
+        stages["heatmaps"] = stages.pop(f"heatmaps{self.hourglass.config.num_stacks - 1}")
         return stages
 
 

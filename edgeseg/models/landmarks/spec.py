@@ -25,11 +25,17 @@ PFLD = {
 }
 TINY = {"image_size": (80, 80), "crop_rounding": "none", "num_points": 68}
 PRESETS: dict[str, dict[str, Any]] = {
+    "landmarks_heatmap_hourglass": {
+        "mean": (0.0, 0.0, 0.0),
+        "std": (255.0, 255.0, 255.0),
+        "trunk": "hourglass",
+    },
     "landmarks_heatmap_hrnet_w18": {"stretch_contrast": True},
     "landmarks_heatmap_tiny": {
         **TINY,
         "decoding": "soft_argmax",
         "sharpness": 12.0,
+        "window": 0,
         "hrnet_widths": (16, 32, 64),
         "hrnet_modules": (1, 2),
         "hrnet_blocks": 2,
@@ -181,6 +187,7 @@ _ORIGINS = {  # licence of code and weights, source of the figures
         "MIT",
         "README of HRNet-Facial-Landmark-Detection; WFLW test, 300W full, COFW test, AFLW full",
     ),
+    "untrained": ("Apache-2.0", "a structure without published weights, to be trained"),
     "edgeseg": (
         "Apache-2.0",
         "benchmarks/results/landmarks_tiny_bench.md, 200 faces of shapes val",
@@ -222,7 +229,8 @@ SPECS: dict[str, ModelSpec] = {
             accuracy={"WFLW_NME": 0.0460, "300W_NME": 0.0334,
                       "COFW_NME": 0.0345, "AFLW_NME": 0.0157},
         ),
-        _spec("landmarks_regression_tiny", "edgeseg", 282_984, gflops=0.051, accuracy={}),
-        _spec("landmarks_heatmap_tiny", "edgeseg", 592_388, gflops=0.073, accuracy={}),
+        _spec("landmarks_heatmap_hourglass", "untrained", 6_633_540, gflops=8.59, accuracy={}),
+        _spec("landmarks_regression_tiny", "edgeseg", 157_856, gflops=0.0206, accuracy={}),
+        _spec("landmarks_heatmap_tiny", "edgeseg", 592_388, gflops=0.0505, accuracy={}),
     )
 }  # fmt: skip
