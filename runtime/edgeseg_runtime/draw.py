@@ -44,10 +44,11 @@ def draw_instances(image: Image, instances: Instances) -> Image:
         if instances.mesh is not None:
             _draw_pixels(canvas, instances.mesh[index, :, :2], colours[index])
         if instances.landmarks is not None:
-            _draw_points(canvas, instances.landmarks[index], colours[index], radius=thickness)
+            bones = instances.skeleton if instances.keypoints is None else ()
+            _draw_points(canvas, instances.landmarks[index], bones, colours[index], thickness)
         if instances.keypoints is not None:
-            points, scores = np.split(instances.keypoints[index], [2], axis=1)
-            _draw_skeleton(canvas, points, scores[:, 0], instances.skeleton, colours[index])
+            points = _placed(instances.keypoints[index, :, :2], instances.keypoints[index, :, 2])
+            _draw_points(canvas, points, instances.skeleton, colours[index], 2 * thickness)
     for index in order:
         text = _caption(instances, index)
         _draw_text(canvas, text, instances.boxes[index], colours[index], thickness)
@@ -60,7 +61,8 @@ def draw_landmarks(image: Image, landmarks: Landmarks) -> Image:
     colour = colour_from_number(1)
     if landmarks.box is not None:
         _draw_box(canvas, landmarks.box, colour, _thickness(canvas))
-    _draw_skeleton(canvas, landmarks.points, landmarks.scores, landmarks.skeleton, colour)
+    points = _placed(landmarks.points, landmarks.scores)
+    _draw_points(canvas, points, landmarks.skeleton, colour, _thickness(canvas))
     return canvas
 
 
@@ -108,25 +110,26 @@ def _draw_box(canvas: Image, box: Floats, colour: Colour, thickness: int) -> Non
     cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness)
 
 
-def _draw_skeleton(
+def _placed(points: Floats, scores: Floats) -> Floats:
+    """Return points (J, 2) with NaN for those without a score: they are not drawn."""
+    is_placed = np.isfinite(scores) & (scores > 0)
+    return np.where(is_placed[:, None], points, np.float32(np.nan))
+
+
+def _draw_points(
     canvas: Image,
     points: Floats,
-    scores: Floats,
     skeleton: Sequence[tuple[int, int]],
     colour: Colour,
+    radius: int,
 ) -> None:
-    """Draw the points that have a score, and the bones between two such points."""
-    is_there = np.isfinite(scores) & (scores > 0)
-    thickness = _thickness(canvas)
+    """Draw the points (J, 2) that are there, and the bones between two such points."""
+    is_there = np.isfinite(points[:, 0] + points[:, 1])
     for start, end in skeleton:
         if is_there[start] and is_there[end]:
             ends = _pixels(points[start]), _pixels(points[end])
-            cv2.line(canvas, *ends, colour, thickness, cv2.LINE_AA)
-    _draw_points(canvas, points[is_there], colour, radius=2 * thickness)
-
-
-def _draw_points(canvas: Image, points: Floats, colour: Colour, *, radius: int) -> None:
-    for point in points:
+            cv2.line(canvas, *ends, colour, _thickness(canvas), cv2.LINE_AA)
+    for point in points[is_there]:
         cv2.circle(canvas, _pixels(point), radius, colour, cv2.FILLED, cv2.LINE_AA)
 
 

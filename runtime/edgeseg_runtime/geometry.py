@@ -20,6 +20,7 @@ from edgeseg_runtime.manifest import SAMPLED_RESIZES, Preprocess
 from edgeseg_runtime.sampling import image_from_fine, levels_from_fine, sample_fine, taps_at
 
 __all__ = [
+    "FAR",
     "Box",
     "Geometry",
     "clip_boxes",
@@ -37,6 +38,9 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Box = tuple[float, float, float, float]
 FineImage = npt.NDArray[np.uint16]
+
+FAR = 2.0**30
+"""Pixels beyond which a position counts as infinite: outside of every picture, within float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

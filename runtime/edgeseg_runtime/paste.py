@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.blas import matmul_serial
-from edgeseg_runtime.geometry import Geometry
+from edgeseg_runtime.geometry import FAR, Geometry
 
 __all__ = [
     "PASTE_RULES",
@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float32]
-_FAR = 2.0**30  # beyond every picture, and within int64 and float32
 
 
 class MaskCrop(NamedTuple):
@@ -62,7 +61,7 @@ def paste_expanded_box(
         threshold: a pixel is set where the interpolated value is at least this.
     """
     expanded = _expand_box(box, np.float32((mask.shape[0] + 2) / mask.shape[0]))
-    left, top, right, bottom = np.clip(expanded, -_FAR, _FAR).astype(np.int64).tolist()
+    left, top, right, bottom = np.clip(expanded, -FAR, FAR).astype(np.int64).tolist()
     return _paste(
         np.pad(mask, 1),
         _Axis(top, max(bottom - top + 1, 1), size[0]).stretched(mask.shape[0] + 2),
@@ -209,7 +208,7 @@ def _aligned_axis(
 
 
 def _whole(value: np.floating) -> int:
-    return int(min(max(float(value), -_FAR), _FAR))
+    return int(min(max(float(value), -FAR), FAR))
 
 
 def _visible(first: int, end: int, limit: int) -> Floats:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Backend, CheckedBackend, open_backend
-from edgeseg_runtime.geometry import Box
+from edgeseg_runtime.geometry import FAR, Box
 from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.results import Instances
@@ -26,8 +26,6 @@ __all__ = ["Boxes", "Predictor", "StageTimes", "load"]
 
 Boxes = npt.ArrayLike | Instances
 """(N, 4) x1 y1 x2 y2 in source pixels, or Instances that have such boxes."""
-
-_MAX_COORDINATE = 2.0**30
 
 Result = TypeVar("Result")
 
@@ -231,7 +229,7 @@ def _checked_boxes(boxes: Boxes) -> list[Box]:
             "x1 y1 x2 y2 in pixels of the picture"
         )
     boxes_N4 = array.astype(np.float64)
-    is_usable = (np.abs(boxes_N4) < _MAX_COORDINATE).all(axis=1)
+    is_usable = (np.abs(boxes_N4) < FAR).all(axis=1)
     is_usable &= (boxes_N4[:, 2] > boxes_N4[:, 0]) & (boxes_N4[:, 3] > boxes_N4[:, 1])
     if not is_usable.all():
         row = int(np.flatnonzero(~is_usable)[0])

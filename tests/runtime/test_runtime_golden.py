@@ -1,13 +1,17 @@
-"""The instance task gives the originals' results from the originals' network outputs."""
+"""The tasks give the originals' inputs, and their results from the originals' network outputs."""
 
 import importlib.util
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from fake_model import instance_manifest, instance_outputs
+from fake_model import instance_manifest, instance_outputs, task_manifest
+from golden import load_case as load_golden
 
+from edgeseg_runtime.geometry import fit_image, geometry_of, scale_boxes_to_source
+from edgeseg_runtime.manifest import Preprocess, TensorSpec
 from edgeseg_runtime.tasks import create_task
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -105,3 +109,77 @@ def test_instances_are_those_of_the_original(system, options):
     assert (low & ~expected).sum() + (expected & ~high).sum() <= 5
     assert low.sum() > 50_000, "many pixels must be decided by stored cells"
     assert (~high).sum() > 10 * low.sum()
+
+
+# ---------------------------------------------------------------- Stacked Hourglass
+
+
+def test_stacked_hourglass_sees_the_same_crop_and_places_the_same_joints():
+    golden = load_golden("hourglass", "dev")
+    config, arrays = golden.description["config"], golden.arrays
+    x, y = config["center_xy"]
+    half = config["scale"] * config["pixels_per_scale"] / 1.25 / 2
+    image = TensorSpec(name="image", dtype="uint8", shape=(1, 256, 256, 3))
+    fraction = TensorSpec(name="image_fraction", dtype="uint8", shape=(1, 256, 256, 3))
+    manifest = task_manifest(
+        "keypoints",
+        {"keypoints": (16, 3)},
+        size=(256, 256),
+        inputs=(image, fraction),
+        preprocess={"rounding": "truncate"},
+        postprocess={"point_rounding": "truncate"},
+    )
+    pose = create_task(manifest)
+    box = (x - half, y - half, x + half, y + half)
+    inputs, geometry = pose.preprocess(golden.image, box)
+    crop = inputs["image"][0] + inputs["image_fraction"][0] / 256
+    found, expected = sampled(np.ascontiguousarray(crop[..., ::-1]), arrays, "crop_image")
+    assert np.abs(found - expected).max() <= 1 / 256
+    result = pose.postprocess({"keypoints": arrays["crop_joints"]}, geometry)
+    np.testing.assert_array_equal(result.keypoints[..., :2], arrays["joints"])
+    np.testing.assert_array_equal(result.keypoints[..., 2], arrays["scores"])
+
+
+# ---------------------------------------------------------------- CenterNet
+
+
+@pytest.mark.parametrize("case", ["dev", "dev_dla34", "dev_dlav0", "dev_multi_pose"])
+def test_centernet_sees_the_same_picture_and_places_the_same_boxes(case):
+    golden = load_golden("centernet_points", case)
+    config, arrays = golden.description["config"], golden.arrays
+    preprocess = Preprocess(
+        height=config["input_h"],
+        width=config["input_w"],
+        resize="center" if config["keep_res"] else "affine",
+    )
+    geometry = geometry_of(golden.image.shape[:2], preprocess)
+    canvas = fit_image(golden.image, geometry, preprocess)[0]
+    tensor = (canvas / 255 - config["mean"]) / config["std"]
+    found, expected = sampled(tensor.transpose(2, 0, 1).copy(), arrays, "input")
+    is_exact = config["keep_res"] or cv2.__version__.startswith("5")
+    # Older versions of OpenCV round positions to 1/32 of a pixel: up to 3 grey levels.
+    assert np.abs(found - expected).max() <= (1e-5 if is_exact else 3.5 / 255 / 0.27)
+    boxes = scale_boxes_to_source(arrays["decoded"][:, :4] * np.float32(4), geometry)
+    order = [np.lexsort(array[:, :4].round(2).T) for array in (boxes, arrays["final"])]
+    np.testing.assert_allclose(boxes[order[0]], arrays["final"][order[1], :4], atol=1e-3)
+
+
+# ---------------------------------------------------------------- YOLACT
+
+
+@pytest.mark.parametrize("case", ["dev", "dev_plus", "dev_darknet53"])
+def test_yolact_gets_the_same_whole_pixels(case):
+    golden = load_golden("yolact", case)
+    manifest = task_manifest(
+        "instances",
+        {"boxes": (100, 4), "scores": (100,), "labels": (100,)},
+        size=(550, 550),
+        preprocess={"resize": "stretch", "rounding": "floor"},
+        postprocess={"box_rounding": "truncate"},
+    )
+    yolact = create_task(manifest)
+    _, geometry = yolact.preprocess(golden.image)
+    boxes, scores, labels = (golden.arrays[f"det_{name}"] for name in ("box", "score", "class"))
+    outputs = instance_outputs(boxes=boxes * 550, scores=scores, labels=labels)
+    result = yolact.postprocess(outputs, geometry)
+    np.testing.assert_array_equal(result.boxes, golden.arrays["final_box"])

@@ -247,7 +247,7 @@ def is_touched(drawn, x, y):
 def test_bones_connect_the_points_that_are_there():
     bones = ((0, 1), (1, 2))
     drawn = landmarks(skeleton=bones, box=np.array([5, 5, 60, 60])).draw(PICTURE)
-    assert is_painted(drawn, 10, 10)
+    assert is_touched(drawn, 10, 10)
     assert is_touched(drawn, 25, 10), "bone"
     assert not is_touched(drawn, 40, 20), "no bone to a point without a score"
     assert is_painted(drawn, 5, 40), "box"
@@ -261,7 +261,9 @@ def test_landmarks_mesh_and_gender_are_drawn():
     box = [[100, 60, 110, 70]]
     plain = Instances(box, [0.5], [1])
     points = np.float32([[[10, 10], [40, 30]]])
-    assert is_painted(plain.replace(landmarks=points).draw(PICTURE), 40, 30)
+    assert is_touched(plain.replace(landmarks=points).draw(PICTURE), 40, 30)
+    connected = plain.replace(landmarks=points, skeleton=((0, 1),)).draw(PICTURE)
+    assert is_touched(connected, 25, 20)
     mesh = np.concatenate([points, np.ones((1, 2, 1), np.float32)], axis=2)
     drawn = plain.replace(mesh=mesh).draw(PICTURE)
     assert is_painted(drawn, 40, 30)

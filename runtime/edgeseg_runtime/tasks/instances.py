@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.geometry import (
+    FAR,
     Geometry,
     clip_boxes,
     scale_boxes_to_source,
@@ -43,12 +44,9 @@ from edgeseg_runtime.tasks.contract import (
 )
 from edgeseg_runtime.tasks.inputs import PictureInput
 
-__all__ = ["FAR", "InstanceTask", "Options"]
+__all__ = ["InstanceTask", "Options"]
 
 Floats = npt.NDArray[np.float32]
-
-FAR = 2.0**30
-"""Network pixels beyond which a position counts as infinite."""
 
 _OUTPUT_AXES: dict[str, tuple[str | int, ...]] = {
     "boxes": ("K", 4),

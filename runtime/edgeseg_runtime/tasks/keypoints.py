@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import Box, Geometry, scale_points_to_source
+from edgeseg_runtime.geometry import FAR, Box, Geometry, scale_points_to_source
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.results import Instances
@@ -22,9 +24,10 @@ from edgeseg_runtime.tasks.contract import (
     options_from_manifest,
 )
 from edgeseg_runtime.tasks.inputs import PictureInput
-from edgeseg_runtime.tasks.instances import FAR
 
 __all__ = ["KeypointTask", "Options"]
+
+Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +105,8 @@ class KeypointTask:
 
     def _instances(
         self,
-        boxes_N4: np.ndarray[tuple[int, ...], np.dtype[np.floating]],
-        points_NJ3: np.ndarray[tuple[int, ...], np.dtype[np.floating]],
+        boxes_N4: Floats,
+        points_NJ3: Floats,
         size: tuple[int, int],
         *,
         num_nonfinite: int,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import Box, Geometry, scale_points_to_source
+from edgeseg_runtime.geometry import FAR, Box, Geometry, scale_points_to_source
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.results import Landmarks
@@ -21,7 +21,6 @@ from edgeseg_runtime.tasks.contract import (
     options_from_manifest,
 )
 from edgeseg_runtime.tasks.inputs import PictureInput
-from edgeseg_runtime.tasks.instances import FAR
 
 __all__ = ["LandmarkTask", "Options"]
 
