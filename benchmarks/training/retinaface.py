@@ -97,10 +97,10 @@ def _mirrored(faces: Arrays, width: int) -> Arrays:
 
 
 def losses(model: RetinaFace, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the paper's multi-task loss (its section 3.1), with gender as one task more.
+    """Return the paper's multi-task loss (arXiv 1905.00641, equation 1), with gender as one task more.
 
-    Scores with hard negatives, boxes and landmarks as the original. The mesh is an L1 of the vertices
-    (equation 2, without the length of the edges: the basis holds the surface together).
+    Scores with hard negatives, boxes and landmarks as the original. The mesh is the paper's L1 of the
+    vertices, without that of the edges: the basis holds the surface together.
     """
     heads = model.head_stages(batch["image"])
     face_BN, is_face_BN = match_anchors(model.anchors, batch["boxes"])

@@ -265,8 +265,8 @@ class RetinaFace(ReferenceModel):
         """Return the vertices (B, K, V, 3) that the coefficients stand for, in anchor sizes.
 
         Regressing the vertices as the camera sees them is what the paper does (RetinaFace, CVPR 2020,
-        section 3.2, "3D vertices regression"). As a linear basis of M shapes times coefficients, a
-        head has V * 3 / M times fewer outputs per anchor, and only faces that are kept are decoded.
+        "3D vertices regression"). With a linear basis of M shapes, a head has V * 3 / M times fewer
+        outputs per anchor, and only faces that are kept are decoded.
         Twelve shapes hold all poses of a rigid head under weak perspective, whose vertices are linear
         in the entries of scaled rotation and shift; the others are for persons and expressions.
         """

@@ -1,0 +1,137 @@
+"""RetinaFace bundles: the original's faces in ONNX Runtime, any number of them, TensorRT-RTX."""
+
+import numpy as np
+import pytest
+from golden import load_case
+
+import edgeseg
+import edgeseg_runtime
+from edgeseg_bench.datasets import open_dataset
+from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.manifest import Manifest
+
+TARGETS = ["sm75", "sm86", "sm89", "sm120"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return edgeseg.create_model("retinaface_tiny", weights="shapes")
+
+
+@pytest.fixture(scope="module")
+def bundle(model, tmp_path_factory):
+    """The bundle of retinaface_tiny with its shipped weights."""
+    return edgeseg.export_bundle(model, tmp_path_factory.mktemp("retinaface") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return [sample.image for sample in open_dataset("shapes", kind="faces", limit=3)]
+
+
+def faces_of(folder, *images):
+    with edgeseg_runtime.load(folder, backend="onnxruntime", threads=1) as predictor:
+        return [predictor(image) for image in images]
+
+
+def test_a_bundle_gives_the_original_s_faces(tmp_path):
+    """Twice: nothing is left over from the picture before."""
+    golden = load_case("retinaface", "dev")
+    model = edgeseg.create_model(
+        "retinaface_mobilenet025", weights=golden.weights(), image_size=golden.input_size
+    )
+    folder = edgeseg.export_bundle(model, tmp_path / "bundle", images=[golden.image])
+    parity = Manifest.load(folder).parity
+    assert (parity["num_detections"], parity["num_unmatched"]) == (41, 0)
+    expected = golden.arrays["dets"]
+    for result in faces_of(folder, golden.image, golden.image):
+        assert len(result) == len(expected)
+        np.testing.assert_allclose(result.boxes, expected[:, :4], atol=1e-3)
+        np.testing.assert_allclose(result.scores, expected[:, 4], atol=1e-5)
+        np.testing.assert_allclose(result.landmarks.reshape(-1, 10), expected[:, 5:], atol=1e-3)
+
+
+def test_a_smaller_picture_keeps_its_scale_and_a_larger_one_is_shrunk(tmp_path):
+    """At the original's own size and scale: a face is found where it lies, whatever is beside it."""
+    model = edgeseg.create_model(
+        "retinaface_tiny", weights="shapes", image_size=(203, 260), resize="original"
+    )
+    folder = edgeseg.export_bundle(model, tmp_path / "bundle", num_images=1)
+    (sample,) = open_dataset("shapes", kind="faces", limit=1)
+    small = sample.image[:190, :180]
+    large = np.repeat(np.repeat(small, 2, axis=0), 2, axis=1)
+    alone, enlarged = faces_of(folder, small, large)
+    assert len(alone) > 0
+    geometry = edgeseg_runtime.load(folder, backend="onnxruntime").task.preprocess(small)[1]
+    assert geometry.resized == small.shape[:2]
+    assert geometry.network == (203, 260)
+    sure = alone.boxes[alone.scores > 0.9]
+    assert len(sure) == 0 or len(enlarged) > 0
+
+
+def test_the_bundle_finds_what_the_model_finds(model, bundle, pictures):
+    predictor = edgeseg.torch_predictor(model)
+    for found, image in zip(faces_of(bundle, *pictures), pictures, strict=True):
+        expected = predictor(image)
+        assert len(found) == len(expected) > 0
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+        np.testing.assert_allclose(found.landmarks, expected.landmarks, atol=0.01)
+        np.testing.assert_allclose(found.gender, expected.gender, atol=1e-4)
+        np.testing.assert_allclose(found.mesh, expected.mesh, atol=0.01)
+        assert found.mesh.shape == (len(found), 169, 3)
+
+
+def test_the_bundle_says_what_it_holds(bundle):
+    manifest = Manifest.load(bundle)
+    assert [(s.name, s.dtype, s.shape) for s in manifest.outputs] == [
+        ("boxes", "float32", (1, 20, 4)),
+        ("scores", "float32", (1, 20)),
+        ("labels", "int32", (1, 20)),
+        ("landmarks", "float32", (1, 20, 5, 2)),
+        ("gender", "float32", (1, 20)),
+        ("mesh", "float32", (1, 20, 169, 3)),
+    ]
+    assert manifest.labels == ("__background__", "face")
+    assert manifest.keypoint_names[2] == "nose"
+    assert manifest.preprocess.pad_value == (104, 117, 123)
+    assert manifest.parity["is_within_tolerance"] is True
+    assert 0 < manifest.parity["stages"]["mesh"] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("bias", "options", "count"),
+    [(-50.0, {}, 0), (0.0, {"keep_top_k": 1}, 1), (50.0, {"nms_threshold": 1.0}, 20)],
+    ids=["none", "one", "maximum"],
+)
+def test_no_face_one_and_the_maximum_twice_in_a_row(tmp_path, pictures, bias, options, count):
+    model = edgeseg.create_model("retinaface_tiny", weights="shapes", **options)
+    for head in model.class_heads:
+        head.bias.data.view(-1, 2)[:, 1] += bias
+    folder = edgeseg.export_bundle(model, tmp_path / "bundle", num_images=1)
+    for result in faces_of(folder, pictures[0], pictures[0]):
+        assert len(result) == count
+        assert result.landmarks.shape == (count, 5, 2)
+        assert result.gender.shape == (count,)
+        assert result.mesh.shape == (count, 169, 3)
+
+
+def test_the_tiny_model_compiles_for_every_target(bundle, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    engines = build_bundle(bundle, flavour="tensorrt_rtx", targets=TARGETS, out=tmp_path)
+    assert sorted(target for engine in engines for target in engine.key.targets) == sorted(TARGETS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [("retinaface_mobilenet025", 640), ("retinaface_resnet50", 840),
+     ("retinaface_resnet50", (300, 236))],
+    ids=["mobilenet025", "resnet50", "resnet50-odd-maps"],
+)  # fmt: skip
+def test_the_reference_models_compile(tmp_path, name, image_size):
+    pytest.importorskip("tensorrt_rtx")
+    model = edgeseg.create_model(name, image_size=image_size)
+    folder = edgeseg.export_bundle(model, tmp_path / name, num_images=1)
+    del model
+    (engine,) = build_bundle(folder, flavour="tensorrt_rtx", targets=["sm86"], out=tmp_path)
+    assert engine.path.stat().st_size > 100_000
