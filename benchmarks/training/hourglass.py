@@ -109,5 +109,5 @@ if __name__ == "__main__":
         "hourglass_tiny",
         sample=make_sample,
         losses=losses,
-        defaults=Defaults(steps=1400, batch_size=16, lr=3e-3),
+        defaults=Defaults(steps=1400, batch_size=16, lr=3e-3, warm_up_steps=60),
     )
