@@ -13,13 +13,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeseg.terminal import Terminal, close_broken_pipe
+
+if TYPE_CHECKING:
+    from edgeseg.models.reference import ReferenceModel
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -132,7 +135,20 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the bundle; NAME-HxW if left out.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Arithmetic of the network.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16, int8, or mixed: int8 and fp16.")
+    ] = "fp32",
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|DATA",
+            help="Pictures that int8 values are fitted to: a folder, shapes or coco:DIR.",
+        ),
+    ] = None,
+    num_calibration: Annotated[int, typer.Option(min=1, help="How many of them to take.")] = 100,
+    calibration_method: Annotated[
+        str, typer.Option(help="minmax, entropy or percentile.")
+    ] = "minmax",
     backends: Annotated[
         str, typer.Option(help="Engines the bundle is for; TensorRT's are compiled right away.")
     ] = "onnxruntime",
@@ -186,10 +202,14 @@ def export(
         height, width = model.config.image_size
         if weights is None:
             terminal.note(f"the weights of {name} are random: give --weights CHECKPOINT")
+        if calibrate:
+            progress("read pictures for calibration", 0, 1)
         folder = export_bundle(
             model,
             out or Path(f"{name}-{height}x{width}"),
             precision=precision,
+            calibration=_calibration(calibrate, num_calibration, model) if calibrate else None,
+            calibration_method=calibration_method,
             backends=engines,
             targets=targets,
             dynamic_batch=dynamic_batch,
@@ -456,6 +476,19 @@ def _pictures(source: Path, count: int) -> list[Any]:
     return [frame.image for frame in itertools.islice(Source(source), count)]
 
 
+def _calibration(source: str, count: int, model: ReferenceModel) -> list[Any]:
+    """Return pictures of a folder, or of the training split of a data set."""
+    from edgeseg.models import model_manifest
+    from edgeseg_bench.datasets import open_dataset
+    from edgeseg_bench.evaluation import dataset_kind
+
+    if source != "shapes" and (":" not in source or Path(source).exists()):
+        return _pictures(Path(source), count)
+    split = "train" if source == "shapes" else None  # never what accuracy is measured on
+    kind = dataset_kind(model_manifest(model))
+    return [sample.image for sample in open_dataset(source, split=split, kind=kind, limit=count)]
+
+
 def _finish_export(terminal: Terminal, folder: Path, seconds: float) -> None:
     from edgeseg.tables import table_of_rows, text_from_bytes
     from edgeseg_runtime import Manifest
@@ -470,8 +503,11 @@ def _finish_export(terminal: Terminal, folder: Path, seconds: float) -> None:
         table_of_rows(f"Parity with {parity['reference']}", rows),
         f"{parity['num_images']} pictures of {parity['data']}, {parity['num_detections']} "
         f"detections, {parity['num_unmatched']} unmatched; tolerance {parity['tolerance']:g}",
+        *_precision_lines(parity.get("precision")),
         f"{onnx.file} {text_from_bytes(onnx.size_bytes)}, {seconds:.1f} s",
     )
+    if manifest.precision == "fp16":
+        terminal.note("float16 is for GPUs: x86 processors compute it in float32, no faster")
     if not parity["is_within_tolerance"]:
         terminal.note("the bundle differs from the PyTorch model more than the tolerance allows")
     document = {
@@ -483,6 +519,19 @@ def _finish_export(terminal: Terminal, folder: Path, seconds: float) -> None:
         "parity": dict(parity),
     }
     terminal.finish(document, last_line=folder)
+
+
+def _precision_lines(lowered: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield what a precision below fp32 changed and cost."""
+    if lowered is None:
+        return
+    nodes = ", ".join(f"{count} in {name}" for name, count in lowered["num_nodes"].items())
+    agreement = lowered["agreement_with_fp32"]
+    ap = ", ".join(f"{kind} {value:.3f}" for kind, value in agreement["ap"].items())
+    yield (
+        f"nodes: {nodes} ({lowered['calibration']} over {lowered['num_calibration']} pictures); "
+        f"agreement AP with fp32 on {agreement['num_pictures']} pictures: {ap}"
+    )
 
 
 def option_names() -> list[str]:

@@ -67,13 +67,32 @@ MODELS: dict[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrecisionRecipe:
+    """Which modules of a family may compute with fewer bits; all others stay float32.
+
+    Names are those of modules ("backbone", "fpn.output") and stand for everything inside them; the
+    longest one that fits counts. Coordinates, decoding, soft-max, suppression and sampling grids
+    are never named.
+
+    Attributes:
+        int8: modules whose convolutions lose little in int8.
+        half: further modules that may compute in float16; those of ``int8`` may, too.
+        float32: exceptions from both.
+    """
+
+    int8: tuple[str, ...] = ()
+    half: tuple[str, ...] = ()
+    float32: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What is known of a model before it is built.
 
     ``build(name, weights, image_size, config)`` returns the module; ``manifest(model)`` describes
     it to a device, without artifacts. ``num_parameters`` and ``gflops`` (multiply-adds, one picture
     of the default size) are the original's own figures where it gives them; ``accuracy`` holds
-    published metrics, from ``source``.
+    published metrics, from ``source``. ``precision`` is used by exports below float32.
     """
 
     name: str
@@ -86,6 +105,7 @@ class ModelSpec:
     source: str
     accuracy: Mapping[str, float] = field(default_factory=dict)
     has_shapes_weights: bool = False
+    precision: PrecisionRecipe = PrecisionRecipe()
     build: Callable[[str, Weights, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
     manifest: Callable[[ReferenceModel], Manifest]
 

@@ -10,6 +10,7 @@ import platform
 import secrets
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +20,19 @@ import numpy as np
 import onnx
 import torch
 
-from edgeseg.models import model_manifest
+from edgeseg.models import PrecisionRecipe, get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
+from edgeseg_export.agreement import measure_agreement
+from edgeseg_export.calibration import METHODS, calibrate
 from edgeseg_export.functions import add_functions
 from edgeseg_export.parity import Image, Parity, measure_parity
 from edgeseg_export.passes import apply
 from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.passes.fold_constants import fold_constants
+from edgeseg_export.passes.fold_norms import fold_norms
 from edgeseg_export.passes.name_operators import name_operators
 from edgeseg_export.passes.strip_metadata import strip_metadata
+from edgeseg_export.precision import PRECISIONS, assign, convert, values_needed
 from edgeseg_export.trace import ExportError, stage_names, trace
 from edgeseg_runtime import __version__
 from edgeseg_runtime.files import write_atomic
@@ -40,8 +45,9 @@ GRAPH_PASSES = (
     name_operators,
     strip_metadata,
     fold_constants,
-    add_functions,
+    fold_norms,
 )
+"""What every graph goes through; edgeseg's operators get their bodies last, see `complete_graph`."""
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
 
 Progress = Callable[[str, int, int], None]
@@ -53,7 +59,8 @@ def export_bundle(
     folder: str | os.PathLike[str],
     *,
     precision: str = "fp32",
-    calibration: None = None,
+    calibration: Sequence[Image] | None = None,
+    calibration_method: str = "minmax",
     backends: Sequence[str] = ("onnxruntime",),
     targets: Sequence[str] = (),
     dynamic_batch: bool = False,
@@ -73,8 +80,11 @@ def export_bundle(
     Args:
         model: made by ``edgeseg.create_model``.
         folder: must not exist, or be empty, unless ``overwrite``.
-        precision: "fp32".
-        calibration: must be None: fp32 needs no calibration.
+        precision: "fp32", "fp16", "int8" or "mixed" (int8 and fp16); see `precision.py`. Below
+            fp32, the manifest also tells how far the results agree with those of the fp32 graph.
+        calibration: pictures like those of the application, (H, W, 3) uint8 BGR, on which the
+            ranges of int8 values are found; "int8" and "mixed" need them, 100 are usual.
+        calibration_method: "minmax", "entropy" or "percentile"; see `calibration.py`.
         backends: engines that the bundle is for. All of them read the same ONNX file; "tensorrt"
             and "tensorrt_rtx" are compiled right away as ``edgeseg build`` would.
         targets: GPU architectures for "tensorrt_rtx", such as "sm86"; all from Ampere on if empty.
@@ -100,14 +110,15 @@ def export_bundle(
         ParityError: the graph differs from the model; nothing is written.
     """
     folder = Path(folder)
-    _check_options(precision, calibration, backends)
+    _check_options(precision, calibration, calibration_method, backends)
     _check_folder(folder, overwrite=overwrite)
     was_training = model.training
     model.eval()
     try:
         progress("trace", 0, 1)
         manifest = model_manifest(model)
-        tapped = build_graph(model, manifest, dynamic_batch=dynamic_batch)
+        plain = trace_graph(model, manifest, dynamic_batch=dynamic_batch)
+        tapped = complete_graph(plain)
         pictures, data = _pictures(images, num_images, manifest)
         progress("parity", 0, len(pictures))
         parity = _measure(model, tapped, manifest, pictures, data, tolerance, progress)
@@ -117,7 +128,22 @@ def export_bundle(
         model.train(was_training)
     if dynamic_batch:
         manifest = _with_free_batch(manifest)
-    graph = drop_outputs(tapped, [spec.name for spec in manifest.outputs])
+    outputs = [spec.name for spec in manifest.outputs]
+    graph = drop_outputs(tapped, outputs)
+    loss: dict[str, Any] = {}
+    if precision != "fp32":
+        reference = graph
+        graph, loss = _lower(
+            drop_outputs(plain, outputs),
+            reference,
+            manifest,
+            recipe=get_spec(manifest.name).precision,
+            precision=precision,
+            calibration=calibration if calibration is not None else pictures,
+            method=calibration_method,
+            pictures=pictures,
+            progress=progress,
+        )
     progress("write", 0, 1)
     with _new_folder(folder, overwrite=overwrite) as partial_folder:
         artifact = _write_graph(graph, partial_folder)
@@ -125,7 +151,7 @@ def export_bundle(
             manifest,
             precision=precision,
             artifacts={"onnx": artifact},
-            parity=parity.to_json(),
+            parity=parity.to_json() | loss,
             provenance=_provenance(model, command, weights_source),
         ).save(partial_folder)
         _compile(partial_folder, backends, targets, progress)
@@ -133,19 +159,87 @@ def export_bundle(
     return folder
 
 
-def build_graph(
+def trace_graph(
     model: ReferenceModel, manifest: Manifest, *, dynamic_batch: bool = False
 ) -> onnx.ModelProto:
-    """Return the model's complete graph with every intermediate stage as a further output."""
-    tapped = trace(model, manifest, taps=stage_names(model, manifest), dynamic_batch=dynamic_batch)
-    tapped = apply(tapped, GRAPH_PASSES)
-    tapped.producer_name = "edgeseg"
-    tapped.producer_version = __version__
+    """Return the model's graph with every intermediate stage as a further output.
+
+    edgeseg's operators have no bodies yet: see :func:`complete_graph`.
+    """
+    plain = trace(model, manifest, taps=stage_names(model, manifest), dynamic_batch=dynamic_batch)
+    plain = apply(plain, GRAPH_PASSES)
+    plain.producer_name = "edgeseg"
+    plain.producer_version = __version__
+    return plain
+
+
+def complete_graph(plain: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of a graph in which edgeseg's operators have bodies, so that any engine runs it.
+
+    Raises:
+        ExportError: the result is not valid ONNX.
+    """
+    complete = onnx.ModelProto()
+    complete.CopyFrom(plain)
+    complete = apply(complete, (add_functions,))
     try:
-        onnx.checker.check_model(tapped)
+        onnx.checker.check_model(complete)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"the graph of {manifest.name} is not valid ONNX: {error}") from error
-    return tapped
+        raise ExportError(f"the graph is not valid ONNX: {error}") from error
+    return complete
+
+
+def _lower(
+    plain: onnx.ModelProto,
+    reference: onnx.ModelProto,
+    manifest: Manifest,
+    *,
+    recipe: PrecisionRecipe,
+    precision: str,
+    calibration: Sequence[Image],
+    method: str,
+    pictures: Sequence[Image],
+    progress: Progress,
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """Return the graph in a lower precision, and what that cost, for the manifest.
+
+    Args:
+        plain: the float32 graph, edgeseg's operators without bodies.
+        reference: the same, complete.
+        manifest: of the model.
+        recipe: which modules may compute in which precision.
+        precision: see :func:`export_bundle`.
+        calibration: pictures to find the ranges of values on.
+        method: of calibration.
+        pictures: to compare the results on.
+        progress: called as progress(stage, done, total).
+    """
+    assignment = assign(plain, recipe, precision)
+    magnitudes = calibrate(
+        reference,
+        manifest,
+        calibration,
+        values_needed(plain, assignment),
+        method=method,
+        on_picture=functools.partial(progress, "calibrate"),
+    )
+    graph = complete_graph(convert(plain, assignment, magnitudes))
+    agreement = measure_agreement(
+        reference,
+        graph,
+        manifest,
+        pictures,
+        on_picture=functools.partial(progress, "agreement with fp32"),
+    )
+    counts = Counter(assignment.values())
+    return graph, {
+        "precision": {
+            "num_nodes": dict(sorted(counts.items())),
+            "calibration": method,
+            "num_calibration": len(calibration),
+            "agreement_with_fp32": agreement,
+        }
+    }
 
 
 def weights_sha256(model: ReferenceModel) -> str:
@@ -157,11 +251,22 @@ def weights_sha256(model: ReferenceModel) -> str:
     return digest.hexdigest()
 
 
-def _check_options(precision: str, calibration: None, backends: Sequence[str]) -> None:
-    if precision != "fp32":
-        raise ValueError(f"precision {precision!r} found, expected 'fp32'")
-    if calibration is not None:
+def _check_options(
+    precision: str, calibration: Sequence[Image] | None, method: str, backends: Sequence[str]
+) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} found, expected one of {', '.join(PRECISIONS)}")
+    if precision in {"int8", "mixed"} and not calibration:
+        raise ValueError(
+            f"precision {precision!r} found without pictures to calibrate on; give some like those "
+            "of the application (--calibrate), 100 are usual"
+        )
+    if precision == "fp32" and calibration is not None:
         raise ValueError("calibration found, expected None: fp32 needs no calibration")
+    if method not in METHODS:
+        raise ValueError(
+            f"calibration method {method!r} found, expected one of {', '.join(METHODS)}"
+        )
     unknown = sorted(set(backends) - set(ENGINES))
     if unknown or not backends:
         raise ValueError(f"backends {list(backends)} found, expected some of {', '.join(ENGINES)}")

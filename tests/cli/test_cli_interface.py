@@ -17,7 +17,7 @@ COMMANDS = {
     "export": {
         "NAME", "--weights", "--image-size", "--out", "--precision", "--backends", "--target",
         "--dynamic-batch", "--num-classes", "--set", "--images", "--num-images", "--tolerance",
-        "--allow-mismatch", "--overwrite",
+        "--allow-mismatch", "--overwrite", "--calibrate", "--num-calibration", "--calibration-method",
     },
     "build": {
         "BUNDLE", "--target", "--engine", "--out", "--force", "--batch", "--workspace", "--level",

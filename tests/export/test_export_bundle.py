@@ -12,7 +12,7 @@ import edgeseg
 import edgeseg_runtime
 from edgeseg.models import model_manifest
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_export.bundle import build_graph
+from edgeseg_export.bundle import complete_graph, trace_graph
 from edgeseg_export.parity import ParityError, measure_parity
 from edgeseg_runtime.manifest import Manifest
 
@@ -26,7 +26,7 @@ def graph(tiny_bundle):
 
 @pytest.fixture(scope="module")
 def tapped(tiny_model):
-    return build_graph(tiny_model, model_manifest(tiny_model))
+    return complete_graph(trace_graph(tiny_model, model_manifest(tiny_model)))
 
 
 def test_a_bundle_is_two_files(tiny_bundle):
@@ -257,7 +257,9 @@ def test_progress_names_every_stage(tiny_model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "fp8"}, "precision 'fp8' found, expected 'fp32'"),
+        ({"precision": "fp8"}, "precision 'fp8' found, expected one of fp32, fp16"),
+        ({"precision": "int8"}, "without pictures to calibrate on"),
+        ({"precision": "fp16", "calibration_method": "mean"}, "method 'mean' found"),
         ({"backends": ("tflite",)}, "backends .'tflite'. found"),
         ({"backends": ()}, "expected some of onnxruntime"),
         ({"images": []}, "images is empty"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
 from edgeseg.models.labels import (
     BACKGROUND,
     COCO_80,
@@ -80,6 +80,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "maskrcnn_tiny": TINY,
 }
 """Model name -> what differs from the defaults of ``MaskRCNNConfig``."""
+
+PRECISION = PrecisionRecipe(
+    int8=("backbone", "fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head"),
+    half=("PyramidRoiAlign",),
+    # The last layers put out logits and offsets: cheap, and an eighth of a logit is too coarse.
+    float32=("mask_head.predictor", "keypoint_head.predictor"),
+)
 
 PERSON = (BACKGROUND, "person")
 OFFICIAL_SIZES = {(800, 1344): (800, 1333)}
@@ -243,6 +250,7 @@ def _spec(
         licence=licence,
         source=source,
         has_shapes_weights=origin == "edgeseg",
+        precision=PRECISION,
     )
 
 

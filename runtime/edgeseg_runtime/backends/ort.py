@@ -22,6 +22,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.manifest import Manifest, read_artifact
 from edgeseg_runtime.onnx_check import check_self_contained
+from edgeseg_runtime.quantized import bytes_for_cpu
 
 __all__ = ["OrtBackend", "node_times"]
 
@@ -94,6 +95,8 @@ class OrtBackend:
         has_assignment = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
         if has_assignment:
             session_options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
+        if chosen[0] == CPU:
+            onnx = bytes_for_cpu(onnx)
         with _translated_load(artifact.file, onnxruntime.__version__):
             session = onnxruntime.InferenceSession(
                 onnx, sess_options=session_options, providers=list(chosen)

@@ -1,0 +1,139 @@
+"""Makes chosen nodes compute in float16; all others, and the graph's outputs, stay float32.
+
+Must run before edgeseg's operators get their bodies: a body is written for the types of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+HALF_INPUTS: dict[str, tuple[int, ...] | None] = {
+    "Add": None,
+    "AveragePool": (0,),
+    "Clip": None,
+    "Concat": None,
+    "Conv": None,
+    "ConvTranspose": None,
+    "Flatten": (0,),
+    "GlobalAveragePool": (0,),
+    "LeakyRelu": (0,),
+    "MaxPool": (0,),
+    "Mul": None,
+    "PRelu": None,
+    "PyramidRoiAlign": None,
+    "Relu": (0,),
+    "Reshape": (0,),
+    "Resize": (0,),
+    "Sigmoid": (0,),
+    "Slice": (0,),
+    "Sub": None,
+    "Tanh": (0,),
+    "Transpose": (0,),
+}
+"""Operators that may compute in float16 -> their inputs that then are float16; None for all."""
+LARGEST = 1e4
+"""Magnitude from which an activation stays in float32; float16 ends at 65504."""
+
+_FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+def half_nodes(model: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
+    """Return the names of the nodes among ``chosen`` that can compute in float16, in the graph's order."""
+    floats = _float_values(model.graph)
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name in chosen
+        and node.op_type in HALF_INPUTS
+        and all(name in floats for name in node.output)
+        and all(node.input[i] in floats for i in _half_inputs(node))
+    ]
+
+
+def to_half(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
+    """Return the model with ``nodes`` in float16 and casts where the precision changes.
+
+    Args:
+        model: changed in place.
+        nodes: from :func:`half_nodes`.
+    """
+    graph = model.graph
+    infos = {info.name: info for info in (*graph.value_info, *graph.input)}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    made: set[str] = set()  # values that exist in float16
+    kept: list[NodeProto] = []
+    read_in_float = {output.name for output in graph.output}
+    for node in graph.node:
+        is_half = node.name in nodes
+        half_inputs = _half_inputs(node) if is_half else ()
+        read_in_float |= {name for i, name in enumerate(node.input) if i not in half_inputs}
+    for node in graph.node:
+        if node.name not in nodes:
+            kept.append(node)
+            continue
+        for index in _half_inputs(node):
+            name = node.input[index]
+            node.input[index] = half = f"{name}_half"
+            if half in made:
+                continue
+            made.add(half)
+            if name in weights:
+                values = numpy_helper.to_array(weights[name]).astype(np.float16)
+                graph.initializer.append(numpy_helper.from_array(values, half))
+                continue
+            kept.append(helper.make_node("Cast", [name], [half], name=f"{half}/Cast", to=_HALF))
+            _note_half(graph, infos.get(name), half)
+        kept.append(node)
+        for index, name in enumerate(node.output):
+            node.output[index] = half = f"{name}_half"
+            made.add(half)
+            _note_half(graph, infos.get(name), half)
+            if name in read_in_float:
+                kept.append(
+                    helper.make_node("Cast", [half], [name], name=f"{name}/Cast", to=_FLOAT)
+                )
+    del graph.node[:]
+    graph.node.extend(kept)
+    used = {name for node in graph.node for name in node.input}
+    weights_kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(weights_kept)
+    known = used | {name for node in graph.node for name in node.output}
+    infos_kept = [info for info in graph.value_info if info.name in known]
+    del graph.value_info[:]
+    graph.value_info.extend(infos_kept)
+    return model
+
+
+def _half_inputs(node: NodeProto) -> tuple[int, ...]:
+    """Return which inputs of a node are float16 if it computes so; absent ones are none."""
+    if node.op_type == "PyramidRoiAlign":  # the last input are the boxes
+        return tuple(range(len(node.input) - 1))
+    indices = HALF_INPUTS[node.op_type]
+    if indices is None:
+        indices = tuple(range(len(node.input)))
+    return tuple(i for i in indices if node.input[i])
+
+
+def _float_values(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of all values that are known to be float32."""
+    values = {tensor.name for tensor in graph.initializer if tensor.data_type == _FLOAT}
+    for info in (*graph.value_info, *graph.input, *graph.output):
+        if info.type.tensor_type.elem_type == _FLOAT:
+            values.add(info.name)
+    return values
+
+
+def _note_half(graph: onnx.GraphProto, info: onnx.ValueInfoProto | None, name: str) -> None:
+    """Describe a value as its float32 counterpart, in float16."""
+    if info is None:
+        return
+    note = onnx.ValueInfoProto()
+    note.CopyFrom(info)
+    note.name = name
+    note.type.tensor_type.elem_type = _HALF
+    graph.value_info.append(note)

@@ -1,0 +1,223 @@
+"""Makes chosen nodes compute in int8: QuantizeLinear and DequantizeLinear around them, one file for every engine.
+
+Everything is symmetric: zero point 0, int8 from -127 to 127, one scale for an activation and one for each output
+channel of a weight. Biases stay float32: ONNX Runtime quantises them when it loads the graph, and TensorRT knows no
+int32 DequantizeLinear.
+
+ONNX Runtime computes a convolution in int8 only if QuantizeLinear follows it at once. So a ReLU does not come between
+them: it follows as a node of its own on the same scale, where negative values saturate before it clears them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edgeseg_runtime.quantized import ZERO_POINT
+
+LEVELS = 127
+WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1}
+"""Operators with weights -> the axis of the output channels."""
+ON_SCALE_OF_INPUT = frozenset({"Relu", "MaxPool", "Resize"})
+"""Operators whose output needs no scale of its own."""
+JOINING = frozenset({"Add", "Concat", "LeakyRelu"})
+INT8_OPERATORS = frozenset(WEIGHT_AXES) | ON_SCALE_OF_INPUT | JOINING
+
+
+def int8_nodes(model: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
+    """Return the names of the nodes among ``chosen`` that can compute in int8, in the graph's order.
+
+    Those with weights always can; the others only between them, where their inputs are int8 already.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    found: list[str] = []
+    is_int8_value: set[str] = set()
+    for node in model.graph.node:
+        if node.name not in chosen or node.domain or node.op_type not in INT8_OPERATORS:
+            continue
+        if node.op_type in WEIGHT_AXES:
+            can = node.input[1] in weights
+        else:
+            can = all(name in is_int8_value for name in _activations(node)) and _is_nearest(node)
+        if can:
+            found.append(node.name)
+            is_int8_value.add(node.output[0])
+    return found
+
+
+def values_to_calibrate(model: onnx.ModelProto, nodes: Collection[str]) -> list[str]:
+    """Return the activations whose range :func:`quantize` must know, in the graph's order."""
+    values: dict[str, None] = {}
+    for node in model.graph.node:
+        if node.name in nodes:
+            values |= dict.fromkeys((*_activations(node), node.output[0]))
+    return list(values)
+
+
+def quantize(
+    model: onnx.ModelProto, nodes: Collection[str], largest: Mapping[str, float]
+) -> onnx.ModelProto:
+    """Return the model with ``nodes`` in int8.
+
+    Args:
+        model: changed in place.
+        nodes: from :func:`int8_nodes`.
+        largest: magnitude that a value is clipped at, for all of :func:`values_to_calibrate`.
+
+    Raises:
+        ValueError: a range that is missing or no positive number.
+    """
+    graph = model.graph
+    infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
+    scales = _scales(graph, nodes, largest)
+    weights = _Weights(graph)
+    kept = [_quantizer(value.name) for value in graph.input if value.name in scales]
+    is_int8_only: set[str] = set()  # values that a fused kernel never has in float
+    for node in graph.node:
+        is_int8 = node.name in nodes
+        for index, name in enumerate(node.input):
+            if name in scales and (is_int8 or name in is_int8_only):
+                # One for each reader: ONNX Runtime fuses none that is shared.
+                kept.append(_dequantizer(name, reader=f"{node.name}.{index}"))
+                node.input[index] = kept[-1].output[0]
+                if name in infos:
+                    graph.value_info.append(_renamed(infos[name], node.input[index]))
+        if is_int8 and node.op_type in WEIGHT_AXES:
+            kept.append(weights.quantize(node))
+        kept.append(node)
+        for name in node.output:
+            if name in scales:
+                kept.append(_quantizer(name))
+                if is_int8:
+                    is_int8_only.add(name)
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), ZERO_POINT))
+    for name, scale in scales.items():
+        tensor = numpy_helper.from_array(np.array(scale, np.float32), f"{name}_scale")
+        graph.initializer.append(tensor)
+    weights.finish()
+    return model
+
+
+class _Weights:
+    """The weights of a graph; each becomes int8 once, whoever shares it."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self.quantized: set[str] = set()
+
+    def quantize(self, node: NodeProto) -> NodeProto:
+        """Make a node read its weight from int8; return the node that turns it into floats."""
+        name, axis = node.input[1], WEIGHT_AXES[node.op_type]
+        if name not in self.quantized:
+            self.quantized.add(name)
+            self.graph.initializer.extend(_int8_weight(self.tensors[name], axis))
+        node.input[1] = f"{node.name}.weight"
+        return helper.make_node(
+            "DequantizeLinear",
+            [f"{name}_quantized", f"{name}_scale", f"{name}_zero"],
+            [node.input[1]],
+            name=f"{node.input[1]}/DequantizeLinear",
+            axis=axis,
+        )
+
+    def finish(self) -> None:
+        """Drop the float weights that nobody reads any more."""
+        used = {name for node in self.graph.node for name in node.input}
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+
+
+def _scales(
+    graph: onnx.GraphProto, nodes: Collection[str], largest: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the scale of every activation that becomes int8."""
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    magnitudes: dict[str, float] = {}
+    for node in graph.node:
+        if node.name not in nodes:
+            continue
+        for name in _activations(node):
+            magnitudes.setdefault(name, _magnitude(name, largest))
+        value = node.output[0]
+        if node.op_type in ON_SCALE_OF_INPUT:
+            magnitudes[value] = magnitudes[node.input[0]]
+            continue
+        # What a ReLU clears needs no levels.
+        following = readers[value]
+        is_cleared = len(following) == 1 and following[0].op_type == "Relu"
+        if is_cleared and following[0].name in nodes:
+            value_read = following[0].output[0]
+        else:
+            value_read = value
+        magnitudes[value] = _magnitude(value_read, largest)
+    return {name: magnitude / LEVELS for name, magnitude in magnitudes.items()}
+
+
+def _magnitude(name: str, largest: Mapping[str, float]) -> float:
+    magnitude = largest.get(name)
+    if magnitude is None or not np.isfinite(magnitude) or magnitude < 0:
+        raise ValueError(f"the range of {name} is {magnitude}, expected a finite number")
+    return magnitude or 1.0  # a value that was never other than 0
+
+
+def _activations(node: NodeProto) -> list[str]:
+    """Return the inputs that are no weights, shapes or sizes."""
+    return list(node.input) if node.op_type in {"Add", "Concat"} else [node.input[0]]
+
+
+def _is_nearest(node: NodeProto) -> bool:
+    """Tell whether a node leaves the values of its input as they are; only a resizing one may not."""
+    modes = [attribute.s for attribute in node.attribute if attribute.name == "mode"]
+    return node.op_type != "Resize" or modes == [b"nearest"]
+
+
+def _quantizer(name: str) -> NodeProto:
+    return helper.make_node(
+        "QuantizeLinear",
+        [name, f"{name}_scale", ZERO_POINT],
+        [f"{name}_quantized"],
+        name=f"{name}/QuantizeLinear",
+    )
+
+
+def _dequantizer(name: str, *, reader: str) -> NodeProto:
+    return helper.make_node(
+        "DequantizeLinear",
+        [f"{name}_quantized", f"{name}_scale", ZERO_POINT],
+        [reader],
+        name=f"{reader}/DequantizeLinear",
+    )
+
+
+def _renamed(info: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
+    """Return type and shape of a value for another one; edgeseg's operators must know them."""
+    copy = onnx.ValueInfoProto()
+    copy.CopyFrom(info)
+    copy.name = name
+    return copy
+
+
+def _int8_weight(tensor: TensorProto, axis: int) -> tuple[TensorProto, TensorProto, TensorProto]:
+    """Return levels, scales and zero points of a weight, one scale for each index of the axis."""
+    weight = numpy_helper.to_array(tensor).astype(np.float32)
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    magnitudes = np.abs(weight).max(axis=others)
+    scales = np.where(magnitudes > 0, magnitudes, 1).astype(np.float32) / np.float32(LEVELS)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    levels = np.clip(np.rint(weight / scales.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
+    return (
+        numpy_helper.from_array(levels, f"{tensor.name}_quantized"),
+        numpy_helper.from_array(scales, f"{tensor.name}_scale"),
+        numpy_helper.from_array(np.zeros(len(scales), np.int8), f"{tensor.name}_zero"),
+    )

@@ -1,0 +1,109 @@
+"""Decides which node of a graph computes in which precision, and rewrites the graph accordingly.
+
+fp32    nothing changes
+fp16    the modules of the family's recipe in float16; coordinates, decoding and suppression in float32
+int8    the recipe's int8 modules in int8, all else in float32
+mixed   the recipe's int8 modules in int8, its other modules in float16
+auto    see `search.py`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import onnx
+
+from edgeseg.models import PrecisionRecipe
+from edgeseg_export.passes.half import LARGEST, half_nodes, to_half
+from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
+
+PRECISIONS = ("fp32", "fp16", "int8", "mixed")
+
+Assignment = Mapping[str, str]
+"""Node name -> "int8" or "fp16"; nodes that are not in it stay float32."""
+Calibrate = Callable[[Sequence[str]], Mapping[str, float]]
+"""Called with names of values, returns the magnitudes at which they are clipped."""
+
+
+def assign(model: onnx.ModelProto, recipe: PrecisionRecipe, precision: str) -> dict[str, str]:
+    """Return the precision of every node that leaves float32.
+
+    Raises:
+        ValueError: an unknown precision, or one that the recipe has no modules for.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} found, expected one of {', '.join(PRECISIONS)}")
+    chosen = {node.name: _wished(node, recipe, precision) for node in model.graph.node}
+    in_int8 = int8_nodes(model, {name for name, wish in chosen.items() if wish == "int8"})
+    left = {
+        name for name, wish in chosen.items() if wish == "fp16" or (precision == "mixed" and wish)
+    }
+    in_half = half_nodes(model, left - set(in_int8))
+    assignment = {**dict.fromkeys(in_half, "fp16"), **dict.fromkeys(in_int8, "int8")}
+    if precision != "fp32" and not assignment:
+        raise ValueError(
+            f"precision {precision!r} found, but the recipe of this model names no module for it: "
+            "export with precision 'fp32'"
+        )
+    return assignment
+
+
+def values_needed(model: onnx.ModelProto, assignment: Assignment) -> list[str]:
+    """Return the values whose magnitude :func:`convert` must know."""
+    in_int8 = _nodes(assignment, "int8")
+    in_half = set(_nodes(assignment, "fp16"))
+    outputs = [node.output[0] for node in model.graph.node if node.name in in_half]
+    return list(dict.fromkeys((*values_to_calibrate(model, in_int8), *outputs)))
+
+
+def convert(
+    model: onnx.ModelProto, assignment: Assignment, magnitudes: Mapping[str, float]
+) -> onnx.ModelProto:
+    """Return a copy of ``model`` in which the nodes compute as assigned.
+
+    Nodes whose results exceed what float16 holds safely stay float32, see `passes.half.LARGEST`.
+
+    Args:
+        model: a graph whose edgeseg operators have no bodies yet.
+        assignment: from :func:`assign`.
+        magnitudes: of all :func:`values_needed`.
+    """
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
+    in_int8 = _nodes(assignment, "int8")
+    if in_int8:
+        quantize(converted, in_int8, magnitudes)
+    in_half = [
+        node.name
+        for node in model.graph.node
+        if assignment.get(node.name) == "fp16" and magnitudes.get(node.output[0], 0.0) <= LARGEST
+    ]
+    return to_half(converted, half_nodes(converted, in_half)) if in_half else converted
+
+
+def _wished(node: onnx.NodeProto, recipe: PrecisionRecipe, precision: str) -> str | None:
+    """Return what the recipe says of a node's module: "int8", "fp16" or None for float32."""
+    module, slash, _ = node.name.partition("/")
+    if not slash:
+        module = node.op_type  # of no module: edgeseg's operators
+    kinds = {"int8": recipe.int8, "half": recipe.half, "float32": recipe.float32}
+    fitting = [
+        (len(name), kind)
+        for kind, names in kinds.items()
+        for name in names
+        if module == name or module.startswith(f"{name}.")
+    ]
+    return _WISHES[precision].get(max(fitting)[1]) if fitting else None
+
+
+_WISHES: dict[str, dict[str, str]] = {
+    "fp32": {},
+    "fp16": {"int8": "fp16", "half": "fp16"},
+    "int8": {"int8": "int8"},
+    "mixed": {"int8": "int8", "half": "fp16"},
+}
+"""Precision of the export -> kind of module in the recipe -> precision of its nodes."""
+
+
+def _nodes(assignment: Assignment, precision: str) -> Collection[str]:
+    return [name for name, chosen in assignment.items() if chosen == precision]
