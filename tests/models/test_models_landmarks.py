@@ -227,9 +227,18 @@ def test_contrast_is_stretched_to_whole_grey_levels():
 @pytest.mark.parametrize("num_points", [5, 19, 29, 68, 98])
 @pytest.mark.parametrize("name", ["landmarks_regression_tiny", "landmarks_heatmap_tiny"])
 def test_any_number_of_points_of_a_batch(name, num_points):
+    _check_batch(name, num_points, image_size=(64, 96))
+
+
+def test_the_hourglass_s_heat_maps_of_a_batch():
+    options = {"hourglass_stacks": 2, "hourglass_channels": 32, "decoding": "soft_argmax"}
+    _check_batch("landmarks_heatmap_hourglass", 5, image_size=(128, 128), **options)
+
+
+def _check_batch(name, num_points, *, image_size, **options):
     torch.manual_seed(0)
-    model = edgeseg.create_model(name, num_points=num_points, image_size=(64, 96))
-    image = torch.randint(0, 256, (3, 64, 96, 3), dtype=torch.uint8)
+    model = edgeseg.create_model(name, num_points=num_points, image_size=image_size, **options)
+    image = torch.randint(0, 256, (3, *image_size, 3), dtype=torch.uint8)
     with torch.inference_mode():
         together = model(image)
         alone = torch.cat([model(image[row : row + 1])["points"] for row in range(3)])
@@ -277,6 +286,13 @@ def test_a_picture_of_another_size_is_refused():
 def test_options_that_make_no_sense_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         edgeseg.create_model(f"landmarks_regression_{name}", **options)
+
+
+def test_an_hourglass_takes_squares_that_it_can_halve():
+    with pytest.raises(ValueError, match=r"image_size 128x100 found, .* use 128x128"):
+        edgeseg.create_model("landmarks_heatmap_hourglass", image_size=(128, 100))
+    with pytest.raises(ValueError, match="image_size 128x192 found, expected a square"):
+        edgeseg.create_model("landmarks_heatmap_hourglass", image_size=(128, 192))
 
 
 def test_branches_and_stages_of_hrnet_must_agree():
