@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from edgeseg.models.layers.deform import ModulatedDeformConv2d
 from edgeseg.ops import deform_conv2d
 from edgeseg_export.functions import add_functions
+from edgeseg_export.functions.deform_conv2d import MAX_SAMPLES
 
 SETTINGS = [
     pytest.param({"padding": 1}, id="3x3"),
@@ -108,6 +109,26 @@ def test_onnx_agrees_with_pytorch(setting, seed, run_onnx):
     inputs, settings = draw(seed, **setting)
     (result,) = run_onnx("DeformConv2d", list(inputs.values()), **node_attributes(inputs, settings))
     np.testing.assert_allclose(result, in_pytorch(inputs, **settings), rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_a_large_map_is_computed_strip_by_strip(modulated, run_onnx):
+    rng = np.random.default_rng(0)
+    height, width = 64, 192
+    assert 8 * 9 * height * width > MAX_SAMPLES
+    inputs = {
+        "x": rng.normal(size=(2, 8, height, width)),
+        "offset": rng.normal(size=(2, 36, height, width)),
+        "weight": rng.normal(size=(3, 8, 3, 3)),
+        "bias": rng.normal(size=3),
+        "mask": rng.random((2, 18, height, width)) if modulated else None,
+    }
+    inputs = {
+        name: None if value is None else value.astype(np.float32) for name, value in inputs.items()
+    }
+    settings = {"stride": 1, "padding": 1, "dilation": 1}
+    (result,) = run_onnx("DeformConv2d", list(inputs.values()), **node_attributes(inputs, settings))
+    np.testing.assert_allclose(result, in_pytorch(inputs, **settings), rtol=0, atol=1e-3)
 
 
 def test_without_offsets_it_is_a_convolution():
