@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -156,13 +155,13 @@ def main() -> None:
     """Train the model that the first argument names; the others are those of `loop.py`."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("way", choices=DEFAULTS)
-    chosen, sys.argv[1:] = parser.parse_known_args()
-    way = chosen.way
+    chosen, others = parser.parse_known_args()
     train(
-        f"landmarks_{way}_tiny",
+        f"landmarks_{chosen.way}_tiny",
         sample=make_sample,
-        losses=LOSSES[way],
-        defaults=DEFAULTS[way],
+        losses=LOSSES[chosen.way],
+        defaults=DEFAULTS[chosen.way],
+        arguments=others,
     )
 
 

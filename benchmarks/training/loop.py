@@ -16,7 +16,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -59,7 +59,14 @@ class Defaults:
     warm_up_steps: int = 200
 
 
-def train(name: str, *, sample: MakeSample, losses: MakeLosses, defaults: Defaults) -> None:
+def train(
+    name: str,
+    *,
+    sample: MakeSample,
+    losses: MakeLosses,
+    defaults: Defaults,
+    arguments: Sequence[str] | None = None,
+) -> None:
     """Train a small model as the command line says, and write weights and log.
 
     Args:
@@ -67,8 +74,9 @@ def train(name: str, *, sample: MakeSample, losses: MakeLosses, defaults: Defaul
         sample: see `MakeSample`.
         losses: see `MakeLosses`.
         defaults: of the command line's options.
+        arguments: of the command line; all that the program was given if None.
     """
-    options = _options(name, defaults)
+    options = _options(name, defaults, arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     model = edgeseg.create_model(name)
@@ -118,7 +126,7 @@ class _Samples(torch.utils.data.Dataset[Arrays]):
         return self.sample(self.manifest, self.first + index)
 
 
-def _options(name: str, defaults: Defaults) -> argparse.Namespace:
+def _options(name: str, defaults: Defaults, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=f"Trains {name} on the shapes data.")
     parser.add_argument("--out", type=Path, required=True, help="folder of weights and log")
     parser.add_argument("--steps", type=int, default=defaults.steps, help="optimiser steps")
@@ -128,7 +136,7 @@ def _options(name: str, defaults: Defaults) -> argparse.Namespace:
     parser.add_argument("--warm-up-steps", type=int, default=defaults.warm_up_steps)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _progress(console: Console) -> Progress:
