@@ -15,6 +15,7 @@ from edgeseg_bench.datasets.base import Sample
 from edgeseg_bench.metrics.coco import Scores, coco_ap
 from edgeseg_bench.metrics.faces import gender_accuracy, landmark_nme, mesh_nme
 from edgeseg_bench.metrics.keypoints import pckh
+from edgeseg_bench.metrics.landmarks import OUTER_EYE_CORNERS, landmark_scores
 from edgeseg_bench.metrics.wider import wider_ap
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
@@ -22,6 +23,9 @@ from edgeseg_runtime.tasks import RegionTask
 
 Result: TypeAlias = dict[str, Any]
 GroundTruth: TypeAlias = Mapping[str, Any]
+
+POINT_LABELS = {5: "landmarks"}
+"""Number of points -> the annotation's key, where it is not points_NUMBER."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,28 @@ class Metric:
     def is_labelled(self, ground_truth: GroundTruth) -> bool:
         """Tell whether the labels have what it needs; many data sets have boxes only."""
         return all(self.label in annotation for annotation in ground_truth["annotations"])
+
+
+def _localisation(ground_truth: GroundTruth, results: Sequence[Result]) -> Scores:
+    """Return the errors of a landmark model, against the labels with as many points as it places."""
+    found_of = {result["annotation_id"]: result["keypoints"] for result in results}
+    if not found_of:
+        return {"NME": None}
+    points = {key: np.reshape(flat, (-1, 3))[:, :2] for key, flat in found_of.items()}
+    num_points = len(next(iter(points.values())))
+    label = POINT_LABELS.get(num_points, f"points_{num_points}")
+    faces = [face for face in ground_truth["annotations"] if face.get(label) is not None]
+    if not faces:
+        raise ValueError(
+            f"The model places {num_points} points, the data set has no labels {label!r}: "
+            "use a model or a data set of the same markup."
+        )
+    missing = np.full((num_points, 2), np.nan)
+    return landmark_scores(
+        np.array([points.get(face["id"], missing) for face in faces]),
+        np.array([face[label] for face in faces]),
+        normalization="inter_ocular" if num_points in OUTER_EYE_CORNERS else "inter_pupil",
+    )
 
 
 METRICS: tuple[Metric, ...] = (
@@ -91,6 +117,14 @@ METRICS: tuple[Metric, ...] = (
         outputs=("landmarks",),
         label="bbox",
         score=wider_ap,
+    ),
+    Metric(
+        name="points",
+        columns={"NME": "NME", "AUC@0.10": "AUC@0.10", "failures@0.10": "failures"},
+        tasks=("landmarks",),
+        outputs=("points",),
+        label="landmarks",
+        score=_localisation,
     ),
     Metric(
         name="landmarks",
