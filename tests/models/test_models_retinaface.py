@@ -17,6 +17,7 @@ from edgeseg.models.retinaface.model import (
     nms_plus_one,
 )
 from edgeseg.models.retinaface.spec import PRESETS, SPECS, key_table
+from edgeseg_bench.datasets import open_dataset
 
 # float32 against float64 moves the original's boxes by 2e-4 pixels and its scores by 3e-6.
 TOLERANCE = 1e-5
@@ -151,6 +152,28 @@ def test_any_size_has_an_anchor_for_every_place_of_its_maps(size, maps):
         stages = model.stages(torch.zeros(1, *size, 3, dtype=torch.uint8))
     assert [tuple(stages[f"p{level}"].shape[-2:]) for level in (3, 4, 5)] == maps
     assert len(model.anchors) == stages["box_deltas"].shape[1] == 2 * sum(h * w for h, w in maps)
+
+
+def sure_faces(picture, image_size):
+    """Boxes with a score above 0.8, from left to right, of a network that keeps the picture's size."""
+    model = edgeseg.create_model(
+        "retinaface_tiny", weights="shapes", image_size=image_size, resize="original"
+    )
+    result = edgeseg.torch_predictor(model)(picture)
+    boxes = result.boxes[result.scores > 0.8]
+    return boxes[boxes[:, 0].argsort()]
+
+
+def test_a_smaller_picture_keeps_its_scale_and_a_larger_one_is_shrunk():
+    """What lies beside the picture is the mean, which is as good as nothing."""
+    picture = open_dataset("shapes", kind="faces")[0].image
+    height, width = picture.shape[:2]
+    expected = sure_faces(picture, (height, width))
+    assert len(expected) > 0
+    padded = sure_faces(picture, (height + 45, width + 70))
+    np.testing.assert_allclose(padded, expected, atol=3)
+    twice = np.repeat(np.repeat(picture, 2, axis=0), 2, axis=1)
+    np.testing.assert_allclose(sure_faces(twice, (height, width)) / 2, expected, atol=3)
 
 
 def test_other_anchor_sizes_change_heads_and_anchors():
