@@ -236,6 +236,15 @@ def test_twelve_coefficients_hold_every_pose_of_a_rigid_head():
         np.testing.assert_allclose(found, head @ pose.T + shift, atol=1e-5)
 
 
+def test_an_untrained_model_finds_no_face():
+    model = edgeseg.create_model("retinaface_mobilenet025", image_size=64)
+    with torch.inference_mode():
+        stages = model.stages(torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8))
+    scores = stages["class_logits"].softmax(-1)[..., 1]
+    assert 0.002 < scores.mean() < 0.02
+    assert not stages["scores"].any()
+
+
 def test_scores_that_are_no_number_are_no_faces():
     model = edgeseg.create_model("retinaface_tiny", image_size=64)
     with torch.no_grad():
@@ -353,6 +362,7 @@ def test_a_picture_of_another_size_is_refused():
         ({"branches": ("box", "age")}, r"branches \('box', 'age'\) found"),
         ({"num_vertices": 0}, "num_vertices 0 found, expected at least 1"),
         ({"nms_threshold": 1.1}, "nms_threshold 1.1 found, expected 0 to 1"),
+        ({"initial_score": 0}, "initial_score 0 found, expected between 0 and 1"),
         ({"keep_top_k": 0}, "keep_top_k 0 found, expected at least 1"),
         ({"image_size": 640, "top_k": 5000}, "top_k 5000 found, .* Use top_k=3840, which differs"),
     ],

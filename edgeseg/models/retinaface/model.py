@@ -5,6 +5,7 @@ Shape suffixes: B pictures, N anchors, T candidates, K results, C channels, M me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,9 @@ class RetinaFaceConfig:
     ``branches`` are some of :data:`BRANCHES`; "box" is always there. The mesh has ``num_vertices``
     vertices, decoded from ``mesh_coefficients`` numbers per anchor.
 
+    ``initial_score`` is what an untrained model gives every anchor: a rare object is learned best from
+    a low one (RetinaNet: Lin et al., 2017, section 4.1).
+
     Selection: scores above ``confidence_threshold``, the best ``top_k`` of them, suppression at
     ``nms_threshold``, the best ``keep_top_k`` of the rest.
     """
@@ -68,6 +72,7 @@ class RetinaFaceConfig:
     branches: tuple[str, ...] = ("box", "landmarks")
     num_vertices: int = 1103
     mesh_coefficients: int = 64
+    initial_score: float = 0.01
 
     confidence_threshold: float = 0.02
     top_k: int = MAX_TOP_K
@@ -121,6 +126,8 @@ class RetinaFaceConfig:
         for name in ("confidence_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)} found, expected 0 to 1")
+        if not 0 < self.initial_score < 1:
+            raise ValueError(f"initial_score {self.initial_score} found, expected between 0 and 1")
         for name in ("top_k", "keep_top_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} found, expected at least 1")
@@ -181,6 +188,11 @@ class RetinaFace(ReferenceModel):
         )
         self.context = nn.ModuleList(ContextModule(channels, negative_slope=slope) for _ in STRIDES)
         self.class_heads = self._heads(2)
+        for head in self.class_heads:
+            assert isinstance(head, nn.Conv2d)
+            assert head.bias is not None
+            with torch.no_grad():
+                head.bias[1::2] += math.log(config.initial_score / (1 - config.initial_score))
         self.box_heads = self._heads(4)
         self.landmark_heads = self._heads(2 * NUM_LANDMARKS) if self.has("landmarks") else None
         self.gender_heads = self._heads(1) if self.has("gender") else None

@@ -25,6 +25,7 @@ TINY = {
     "branches": ("box", "landmarks", "gender", "mesh"),
     "num_vertices": 169,
     "mesh_coefficients": 32,
+    "initial_score": 0.5,
     "keep_top_k": 20,
     "top_k": 400,
 }
