@@ -11,9 +11,7 @@ import json
 import math
 import os
 import re
-import statistics
 import tempfile
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,10 +29,10 @@ from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.environment import read_environment
 from edgeseg_bench.latency import Plan, Ratio, measure_interleaved, paired_ratio, warm_up
-from edgeseg_runtime.backends.ort import OrtBackend
+from edgeseg_bench.nodes import PRODUCTS, NodeTimes, operator_times, product_share, profile_nodes
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.tasks import create_task
 
-PRODUCTS = frozenset({"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul"})
 PICTURE_SIZE = 1080, 1920
 GAINS = (
     (r"conv3\.norm\.weight", 0.4),
@@ -48,9 +46,6 @@ GAINS = (
     (r"mask_head\.predictor", 12.0),
 )
 """Factors that make random weights behave like trained ones: boxes of many sizes, sure scores, masks with an outline."""
-
-Times = dict[tuple[str, str], float]
-"""(operator type, node) -> milliseconds a run."""
 
 
 def main() -> None:
@@ -66,7 +61,7 @@ def main() -> None:
                 model = make_model(arguments.model, arguments.size)
                 edgeseg.export_bundle(model, folder, images=[picture])
         with console.status("Profiling"):
-            times = profile(folder, picture, arguments, Path(scratch))
+            times = profile(folder, picture, arguments)
         with console.status("Timing pictures"):
             num_detections, samples_ns = time_pictures(folder, picture, arguments)
     ratio = paired_ratio(samples_ns["picture to masks"], samples_ns["session"])
@@ -134,47 +129,11 @@ def make_picture() -> npt.NDArray[np.uint8]:
 
 
 def profile(
-    folder: Path, picture: npt.NDArray[np.uint8], arguments: argparse.Namespace, scratch: Path
-) -> Times:
+    folder: Path, picture: npt.NDArray[np.uint8], arguments: argparse.Namespace
+) -> NodeTimes:
     """The time of every node, the median over the profiled runs."""
-    manifest = Manifest.load(folder)
-    with edgeseg_runtime.load(folder, backend="onnxruntime", threads=arguments.threads) as reader:
-        inputs, _ = reader.task.preprocess(picture)
-    backend = OrtBackend(
-        folder, manifest, threads=arguments.threads, profile=scratch / "onnxruntime"
-    )
-    for _ in range(arguments.runs + 1):  # the first allocates
-        backend.run(inputs)
-    return node_times(json.loads(backend.end_profiling().read_text(encoding="utf-8")))
-
-
-def node_times(events: list[dict[str, Any]]) -> Times:
-    """The own time of every node of a profile: without that of the nodes in its body (Loop).
-
-    ONNX Runtime runs node after node, so a node within another's interval belongs to its body. Nodes that did
-    not run in every run count 0 there; the first run is left out.
-    """
-    runs = sorted(event["ts"] for event in events if event["name"] == "model_run")[1:]
-    kernels = [
-        event
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
-    ]
-    kernels.sort(key=lambda event: (event["ts"], -event["dur"]))
-    samples: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * len(runs))
-    open_nodes: list[tuple[tuple[str, str], float]] = []
-    for event in kernels:
-        run = sum(event["ts"] >= start for start in runs) - 1
-        if run < 0:
-            continue
-        while open_nodes and event["ts"] >= open_nodes[-1][1]:
-            open_nodes.pop()
-        key = (event["args"]["op_name"], event["name"].removesuffix("_kernel_time"))
-        samples[key][run] += event["dur"] / 1e3
-        if open_nodes:
-            samples[open_nodes[-1][0]][run] -= event["dur"] / 1e3
-        open_nodes.append((key, event["ts"] + event["dur"]))
-    return {key: statistics.median(values) for key, values in samples.items()}
+    inputs, _ = create_task(Manifest.load(folder)).preprocess(picture)
+    return profile_nodes(folder, inputs, threads=arguments.threads, runs=arguments.runs)
 
 
 def time_pictures(
@@ -206,21 +165,7 @@ def time_pictures(
     return num_detections, {name: latency.samples_ns for name, latency in latencies.items()}
 
 
-def operator_times(times: Times) -> dict[str, float]:
-    """Milliseconds of each operator type, longest first."""
-    totals: dict[str, float] = defaultdict(float)
-    for (op_type, _), time_ms in times.items():
-        totals[op_type] += time_ms
-    return dict(sorted(totals.items(), key=lambda item: -item[1]))
-
-
-def product_share(times: Times) -> float:
-    """Share of the convolutions and matrix products in the time of all nodes."""
-    totals = operator_times(times)
-    return sum(totals.get(op_type, 0) for op_type in PRODUCTS) / sum(totals.values())
-
-
-def operator_table(times: Times, *, smallest_share: float = 5e-4) -> Table:
+def operator_table(times: NodeTimes, *, smallest_share: float = 5e-4) -> Table:
     """The operator types that matter."""
     totals = operator_times(times)
     table = Table("operator", "ms", "share", title="Time of each operator type")
@@ -234,7 +179,7 @@ def operator_table(times: Times, *, smallest_share: float = 5e-4) -> Table:
     return table
 
 
-def node_table(times: Times, count: int) -> Table:
+def node_table(times: NodeTimes, count: int) -> Table:
     """The longest nodes that are no convolution or matrix product."""
     table = Table("node", "operator", "ms", title="Longest nodes beside the products")
     others = {key: time_ms for key, time_ms in times.items() if key[0] not in PRODUCTS}
@@ -245,7 +190,7 @@ def node_table(times: Times, count: int) -> Table:
 
 def make_record(
     arguments: argparse.Namespace,
-    times: Times,
+    times: NodeTimes,
     num_detections: int,
     samples_ns: Mapping[str, tuple[int, ...]],
     ratio: Ratio,
