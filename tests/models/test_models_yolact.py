@@ -14,8 +14,8 @@ from edgeseg.models.checkpoint import load_weights
 from edgeseg.models.yolact.model import Yolact, YolactConfig
 from edgeseg.models.yolact.spec import PRESETS, SPECS, key_table
 
-# Between the noise of float32 (a float64 run of the original: 4e-6) and the smallest mistake that
-# was tried (another eps in the norms: 3e-5 in the logits).
+# Between the noise of float32 (found: 4e-6) and the smallest mistake that was tried (no eps in the
+# norms: 4e-5 in the logits).
 TOLERANCE = 1e-5
 OFFICIAL = sorted(set(PRESETS) - {"yolact_tiny"})
 
@@ -91,7 +91,8 @@ def test_detections_in_the_network_s_frame_are_the_original_s(run, nms):
 def test_instances_of_the_picture_are_the_original_s(run):
     golden, model, _ = run
     result = edgeseg.torch_predictor(model)(golden.image)
-    rows = match_detections(result, golden, box_px=0, score=1e-4)
+    rows = match_detections(result, golden, box_px=1, score=1e-4)
+    assert (result.boxes[rows] != golden.arrays["boxes"]).sum() <= 2
     different = result.masks[rows] != golden.masks()
     assert different.sum() <= 50, f"{different.sum()} of {different.size} pixels"
     if model.mask_scorer is not None:
@@ -257,6 +258,16 @@ def test_a_batch_gives_what_its_pictures_give_alone():
         for row in range(3):
             for name, alone in model(images[row : row + 1]).items():
                 torch.testing.assert_close(together[name][row], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_not_a_number_is_no_detection():
+    model = edgeseg.create_model("yolact_tiny", image_size=64, nms_conf_thresh=0.0)
+    with torch.no_grad():
+        model.head.classes.bias[:7] = torch.nan  # the first prior of each cell
+    with torch.inference_mode():
+        results = model(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    assert (results["scores"] > 0).all()
+    assert all(x.isfinite().all() for x in results.values())
 
 
 def test_a_mask_of_exactly_one_half_is_not_set():
