@@ -25,7 +25,7 @@ from loop import Arrays, Defaults, mirrored, train
 
 MAX_OBJECTS = 10
 MIN_OVERLAP = 0.7
-SIZE_WEIGHT = 0.2  # the paper has 0.1 (section 3) for pictures of 512 pixels, where sizes are larger
+SIZE_WEIGHT = 0.2  # the paper has 0.1 (section 3), for larger pictures and so larger sizes
 
 
 def make_sample(manifest: Manifest, number: int) -> Arrays:

@@ -95,7 +95,7 @@ def build(
             f"options {', '.join(unknown)} found for {name}, expected some of "
             f"{', '.join(sorted(known))}"
         )
-    implied = POSE if config.get("task") == "pose" else {}
+    implied = {**POSE, "labels": (), "category_ids": ()} if config.get("task") == "pose" else {}
     settings = {**PRESETS[name], **implied, **config}
     if image_size is not None:
         settings["image_size"] = image_size
