@@ -44,6 +44,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(PIP) "$(TORCH)"
 	@$(PIP) --editable ".[dev]"
+	@$(PIP) --editable ".[openvino]" || echo "OpenVINO could not be installed: its tests are skipped."
 	@$(if $(HAS_RTX),$(PIP) --editable ".[tensorrt-rtx]" || \
 	  echo "TensorRT-RTX could not be installed: what needs it is skipped.")
 	@touch $@

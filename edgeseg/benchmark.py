@@ -16,6 +16,7 @@ from edgeseg_runtime import Manifest, Predictor, load
 from edgeseg_runtime.backends import BACKENDS
 
 TORCH = "torch"
+TENSORRT = "tensorrt"  # and tensorrt_rtx
 
 Progress = Callable[[str, int, int], None]
 
@@ -73,7 +74,7 @@ def benchmark(
         engines = [name for name in backends if name != TORCH]
         for done, name in enumerate(engines):
             progress("memory", done, len(engines))
-            if engines_folder is None or name == "onnxruntime":
+            if engines_folder is None or not name.startswith(TENSORRT):
                 memory[name] = peak_memory(folder, backend=name, threads=threads).peak_bytes
         return run_bench(
             predictors,
@@ -102,6 +103,6 @@ def _torch_predictor(
 
 def _options(name: str, engines_folder: Path | None) -> dict[str, Any]:
     """Return the options of a backend; a folder of engines concerns TensorRT only."""
-    if engines_folder is None or name == "onnxruntime":
+    if engines_folder is None or not name.startswith(TENSORRT):
         return {}
     return {"engines_folder": engines_folder}

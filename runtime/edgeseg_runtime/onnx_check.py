@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from edgeseg_runtime.errors import BundleError, CorruptArtifact
 
-__all__ = ["check_self_contained"]
+__all__ = ["check_self_contained", "read_varint"]
 
 # Message -> field number -> message of that field, as far as tensors can lie below it.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -72,16 +72,16 @@ def _has_external_data(onnx: bytes) -> bool:
         message, position, end = pending.pop()
         children = _CHILDREN[message]
         while position < end:
-            tag, position = _varint(onnx, position, end)
+            tag, position = read_varint(onnx, position, end)
             field, wire_type = tag >> 3, tag & 7
             if message == "tensor" and field == _TENSOR_EXTERNAL_DATA:
                 return True
             if wire_type == _VARINT:
-                value, position = _varint(onnx, position, end)
+                value, position = read_varint(onnx, position, end)
                 if message == "tensor" and field == _TENSOR_DATA_LOCATION and value:
                     return True
             elif wire_type == _LENGTH_DELIMITED:
-                size, position = _varint(onnx, position, end)
+                size, position = read_varint(onnx, position, end)
                 if field in children:
                     pending.append((children[field], position, position + size))
                     has_graph = has_graph or children[field] == "graph"
@@ -97,8 +97,12 @@ def _has_external_data(onnx: bytes) -> bool:
     return False
 
 
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return a variable-length integer and the position after it."""
+def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    """Return a variable-length integer and the position after it.
+
+    Raises:
+        ValueError: if it goes beyond `end`, or has more than 70 bits.
+    """
     value = shift = 0
     while position < end and shift < 70:
         byte = data[position]

@@ -38,6 +38,7 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "edgeseg_runtime.backends.ort:OrtBackend",
+    "openvino": "edgeseg_runtime.backends.openvino:OpenVinoBackend",
     "tensorrt": "edgeseg_runtime.backends.trt:TrtBackend",
     "tensorrt_rtx": "edgeseg_runtime.backends.trt:TrtRtxBackend",
 }
@@ -45,11 +46,13 @@ BACKENDS: dict[str, str] = {
 # Never "pip install edgeseg-runtime[...]": on a Jetson that would replace JetPack's own build.
 INSTALL_HINTS: dict[str, str] = {
     "onnxruntime": "pip install onnxruntime  (or onnxruntime-gpu; on a Jetson the wheel of its JetPack)",
+    "openvino": "pip install openvino",
     "tensorrt": "pip install tensorrt  (on a Jetson: sudo apt install python3-libnvinfer)",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
 }
 
-_AUTO_ORDER = ("tensorrt", "tensorrt_rtx")  # tried before onnxruntime, which runs everywhere
+_AUTO_ORDER = ("tensorrt", "tensorrt_rtx")  # tried before those that run on every CPU
+_AUTO_CPU = ("onnxruntime", "openvino")
 
 _log = logging.getLogger(__name__)
 
@@ -97,8 +100,9 @@ def open_backend(
 
     Args:
         name: a key of `BACKENDS`, or "auto": TensorRT if the device has it together with an
-            engine for this bundle or the means to build one, else onnxruntime. The choice is
-            logged and stands in the `name` of what is returned.
+            engine for this bundle or the means to build one, else onnxruntime, or openvino
+            where that alone is installed. The choice is logged and stands in the `name` of what
+            is returned.
         folder: the bundle.
         manifest: its manifest.
         threads: threads of the engine on the CPU, or None for the engine's own choice.
@@ -181,8 +185,10 @@ def _open_auto(
         if backend is not None:
             _log.info("backend auto: %s", name)
             return backend
-    _log.info("backend auto: onnxruntime")
-    return _open("onnxruntime", folder, manifest, threads, verify, options)
+    usable = [name for name in _AUTO_CPU if _obstacle(name, folder, manifest) is None]
+    chosen = (usable or _AUTO_CPU)[0]  # the first one's error says what to install
+    _log.info("backend auto: %s", chosen)
+    return _open(chosen, folder, manifest, threads, verify, options)
 
 
 def _obstacle(name: str, folder: Path, manifest: Manifest) -> str | None:

@@ -1,0 +1,190 @@
+"""OpenVinoBackend: ONNX Runtime's numbers, from the same verified bytes."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from fake_model import task_manifest
+from onnx import helper
+from tiny_bundle import feed, tiny_model, write_bundle
+
+import edgeseg
+from edgeseg_runtime import load
+from edgeseg_runtime.backends import open_backend
+from edgeseg_runtime.errors import (
+    BackendUnavailable,
+    CorruptArtifact,
+    EngineBuildError,
+    InputContractError,
+    MissingArtifact,
+)
+
+pytest.importorskip("openvino")
+pytest.importorskip("onnxruntime")
+
+from edgeseg_runtime.backends.openvino import OpenVinoBackend
+
+WEIGHTS = Path(edgeseg.__file__).with_name("weights")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    return folder, write_bundle(folder)
+
+
+@pytest.fixture(scope="module")
+def backend(bundle):
+    backend = OpenVinoBackend(*bundle, threads=1)
+    yield backend
+    backend.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_outputs_are_those_of_onnxruntime(bundle, backend, seed):
+    expected = open_backend("onnxruntime", *bundle).run(feed(seed))
+    outputs = backend.run(feed(seed))
+    assert list(outputs) == list(expected)
+    for name, array in expected.items():
+        assert outputs[name].dtype == array.dtype
+        np.testing.assert_allclose(outputs[name], array, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_outputs_belong_to_the_caller(backend):
+    first = backend.run(feed(1))
+    kept = {name: array.copy() for name, array in first.items()}
+    backend.run(feed(2))
+    for name, array in kept.items():
+        np.testing.assert_array_equal(first[name], array)
+        assert first[name].flags.writeable
+
+
+def test_four_threads_share_a_model_and_agree_with_one(backend):
+    expected = [backend.run(feed(seed))["masks"] for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda index: backend.run(feed(index % 4))["masks"], range(32)))
+    for index, masks in enumerate(found):
+        np.testing.assert_array_equal(masks, expected[index % 4])
+
+
+def test_describe_proves_device_threads_and_precision(backend):
+    description = backend.describe()
+    assert description["engine"] == "openvino"
+    assert description["provider"] == "CPU"
+    assert description["threads"] == 1
+    assert description["num_nodes"]["f32"] > 1
+    assert not {"bf16", "f16"} & set(description["num_nodes"])
+    json.dumps(description)
+
+
+def test_a_device_that_is_not_there_is_an_error_and_no_silent_run_on_the_cpu(bundle):
+    with pytest.raises(BackendUnavailable, match=r"no device 'NPU9', only .*CPU") as info:
+        OpenVinoBackend(*bundle, device="NPU9")
+    assert info.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": np.zeros((1, 48, 64, 3), np.float32)},
+        {"image": np.zeros((1, 48, 65, 3), np.uint8)},
+        {"image": np.zeros((48, 64, 3), np.uint8)},
+        {"picture": np.zeros(1, np.uint8)},
+    ],
+    ids=["dtype", "shape", "rank", "name"],
+)
+def test_wrong_inputs_are_refused_and_the_model_lives_on(backend, change):
+    with pytest.raises(InputContractError, match="input") as info:
+        backend.run({**feed(), **change})
+    assert info.value.exit_code == 2
+    backend.run(feed())
+
+
+def test_an_operator_that_openvino_does_not_know_is_named(tmp_path):
+    model = tiny_model()
+    model.opset_import.append(helper.make_opsetid("nowhere", 1))
+    next(item for item in model.graph.node if item.name == "sigmoid").output[0] = "raw"
+    model.graph.node.append(helper.make_node("Nope", ["raw"], ["masks"], domain="nowhere"))
+    with pytest.raises(EngineBuildError, match=r"OpenVINO cannot run model\.onnx: .*Nope") as info:
+        OpenVinoBackend(tmp_path, write_bundle(tmp_path, model))
+    assert info.value.exit_code == 4
+
+
+def test_what_is_no_model_or_damaged_never_reaches_openvino(tmp_path, bundle):
+    with pytest.raises(CorruptArtifact, match="expected an ONNX model"):
+        OpenVinoBackend(tmp_path, write_bundle(tmp_path, b"garbage" * 100))
+    manifest = write_bundle(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"other")
+    with pytest.raises(CorruptArtifact, match=r"model\.onnx is damaged"):
+        OpenVinoBackend(tmp_path, manifest)
+    empty = task_manifest("instances", {"boxes": (3, 4)})
+    with pytest.raises(MissingArtifact, match="lists no artifact 'onnx'"):
+        OpenVinoBackend(tmp_path, empty)
+    assert OpenVinoBackend.obstacle(tmp_path, empty) == f"{tmp_path} holds no ONNX model"
+    assert OpenVinoBackend.obstacle(*bundle) is None
+
+
+def test_a_closed_backend_says_so(bundle):
+    backend = OpenVinoBackend(*bundle)
+    backend.close()
+    backend.close()
+    with pytest.raises(ValueError, match="closed"):
+        backend.run(feed())
+
+
+CHOICE = """
+import sys
+for name in sys.argv[2:]: sys.modules[name] = None
+from edgeseg_runtime.backends import open_backend
+from edgeseg_runtime.manifest import Manifest
+try: print(open_backend("auto", sys.argv[1], Manifest.load(sys.argv[1])).name)
+except Exception as error: print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ([], "onnxruntime"),
+        (["onnxruntime"], "openvino"),
+        (["onnxruntime", "openvino"], "pip install onnxruntime"),
+        (["openvino"], "onnxruntime"),
+    ],
+    ids=lambda value: " and ".join(value) or "none" if isinstance(value, list) else None,
+)
+def test_auto_takes_openvino_where_it_alone_is_installed(bundle, missing, words):
+    command = [sys.executable, "-c", CHOICE, str(bundle[0]), "tensorrt", "tensorrt_rtx", *missing]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert words in found.stdout
+
+
+def shipped():
+    """Return the small models whose weights are in the package."""
+    return sorted(file.stem for file in WEIGHTS.glob("*_tiny.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped())
+def test_a_shipped_model_gives_what_onnxruntime_gives(name, tmp_path):
+    from edgeseg_bench.datasets import open_dataset
+    from edgeseg_bench.evaluation import dataset_kind
+
+    model = edgeseg.create_model(name, weights="shapes")
+    folder = edgeseg.export_bundle(model, tmp_path / name, num_images=1)
+    assert onnx.load(folder / "model.onnx").functions or "landmarks" in name
+    with (
+        load(folder, backend="onnxruntime", threads=1) as reference,
+        load(folder, backend="openvino", threads=1) as predictor,
+    ):
+        for sample in open_dataset("shapes", limit=2, kind=dataset_kind(reference.manifest)):
+            inputs, _ = reference.task.preprocess(sample.image)
+            expected, outputs = reference.backend.run(inputs), predictor.backend.run(inputs)
+            for key, array in expected.items():
+                scale = max(1.0, float(np.abs(array).max()))
+                error = float(np.abs(outputs[key].astype(np.float64) - array).max())
+                assert error <= 2e-3 * scale, f"{key} differs by {error} of {scale}"
