@@ -99,6 +99,22 @@ def test_no_face_and_the_maximum_in_turn_twice(tmp_path, pictures, options, most
         assert result.mesh.shape == (len(result), 169, 3)
 
 
+@pytest.mark.slow
+def test_a_free_batch_axis_gives_each_picture_its_own_faces(model, pictures, tmp_path):
+    import onnxruntime
+
+    folder = edgeseg.export_bundle(model, tmp_path / "free", dynamic_batch=True, num_images=1)
+    session = onnxruntime.InferenceSession(
+        (folder / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"]
+    )
+    task = edgeseg.torch_predictor(model).task
+    inputs = [task.preprocess(image)[0]["image"] for image in pictures]
+    together = session.run(None, {"image": np.concatenate(inputs)})
+    for row, image in enumerate(inputs):
+        for batch, alone in zip(together, session.run(None, {"image": image}), strict=True):
+            np.testing.assert_allclose(batch[row], alone[0], atol=1e-3)
+
+
 def test_the_tiny_model_compiles_for_every_target(bundle, tmp_path):
     pytest.importorskip("tensorrt_rtx")
     engines = build_bundle(bundle, flavour="tensorrt_rtx", targets=TARGETS, out=tmp_path)

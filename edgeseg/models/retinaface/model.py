@@ -292,8 +292,9 @@ class RetinaFace(ReferenceModel):
         maps = []
         for head, context, sizes in zip(heads, contexts, self.config.min_sizes, strict=True):
             values_BHWC = head(context).permute(0, 2, 3, 1)
-            num_values = values_BHWC.shape[-1] // len(sizes)
-            maps.append(values_BHWC.reshape(len(context), -1, num_values))
+            _, height, width, channels = values_BHWC.shape
+            num_rows = height * width * len(sizes)
+            maps.append(values_BHWC.reshape(-1, num_rows, channels // len(sizes)))
         return torch.cat(maps, dim=1)
 
     def _select(self, heads: dict[str, Tensor]) -> dict[str, Tensor]:
