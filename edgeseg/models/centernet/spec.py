@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
 from edgeseg.models.labels import (
     COCO_80,
     COCO_80_IDS,
@@ -64,6 +64,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "centernet_tiny": TINY,
 }
 """Model name -> what differs from the defaults of ``CenterNetConfig``."""
+
+PRECISION = PrecisionRecipe(
+    int8=("backbone", "neck", "heads"),
+    # Scores, sizes and offsets are read from the last layers as they are.
+    float32=tuple(
+        f"heads.{name}.predictor"
+        for name in ("heatmap", "size", "offset", "joints", "joint_heatmap", "joint_offset")
+    ),
+)
 
 
 def build(
@@ -206,6 +215,7 @@ def _spec(
         licence=licence,
         source=source,
         has_shapes_weights=name == "centernet_tiny",
+        precision=PRECISION,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
 from edgeseg.models.labels import BACKGROUND, MPII_KEYPOINTS, MPII_SKELETON
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -33,6 +33,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Model name -> what differs from the defaults of ``HourglassConfig``."""
 
 PERSON = (BACKGROUND, "person")
+
+PRECISION = PrecisionRecipe(
+    int8=("stem", "hourglasses", "features", "merge_features", "merge_heatmaps"),
+    float32=("heads",),  # a quarter pixel is decided by two neighbours of the peak
+)
 
 
 def build(
@@ -156,6 +161,7 @@ def _spec(
         licence=licence,
         source=source,
         has_shapes_weights=origin == "edgeseg",
+        precision=PRECISION,
     )
 
 

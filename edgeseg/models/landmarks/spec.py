@@ -7,7 +7,7 @@ from dataclasses import fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
@@ -73,6 +73,12 @@ _MARKUPS: dict[int, tuple[tuple[str, range, bool], ...]] = {
 
 Left and right as seen in the picture.
 """
+
+PRECISION = PrecisionRecipe(
+    int8=("stem", "stages4", "down8", "stages8", "narrow", "down16", "trunk"),
+    half=("whole",),
+    float32=("coordinates", "trunk.head", "trunk.heads"),
+)
 
 
 def build(
@@ -217,6 +223,7 @@ def _spec(
         licence=licence,
         source=source,
         has_shapes_weights=origin == "edgeseg",
+        precision=PRECISION,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
 from edgeseg.models.labels import BACKGROUND
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -39,6 +39,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 LABELS = (BACKGROUND, "face")
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """Left and right as seen in the picture."""
+
+PRECISION = PrecisionRecipe(
+    int8=("backbone", "pyramid", "context"),
+    half=("class_heads", "box_heads", "landmark_heads", "gender_heads", "mesh_heads"),
+)
 
 
 def build(
@@ -166,6 +171,7 @@ def _spec(
         licence=licence,
         source=source,
         has_shapes_weights=origin == "edgeseg",
+        precision=PRECISION,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, Weights, shapes_weights_path
+from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
 from edgeseg.models.labels import COCO_80, COCO_80_IDS, PASCAL_20, SHAPES, names_or_numbers
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -46,6 +46,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 MASK_THRESHOLD = 0.500001
 """The original sets a pixel above 0.5. Where all prototypes are 0 the probability is exactly 0.5,
 and must not be set; the margin is for the rounding of the interpolation."""
+
+PRECISION = PrecisionRecipe(
+    int8=("backbone", "fpn", "prototypes", "head.hidden"),
+    half=("head", "mask_scorer"),
+    float32=("prototypes.output",),  # the masks are sums of these 32
+)
 
 
 def build(
@@ -200,6 +206,7 @@ def _spec(
         licence=licence,
         source=source,
         has_shapes_weights=origin == "edgeseg",
+        precision=PRECISION,
     )
 
 
