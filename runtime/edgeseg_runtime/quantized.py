@@ -1,40 +1,53 @@
-"""Prepares int8 graphs for ONNX Runtime on x86 processors.
+"""Prepares int8 graphs for ONNX Runtime on processors.
 
 An int8 graph of edgeseg quantises activations with the zero point 0 in int8, which TensorRT asks for. On x86,
 ONNX Runtime's fast kernels multiply uint8 by int8, and it turns int8 activations into uint8 only where a single
-reader follows; all other convolutions fall back to float32 in silence. Every activation of the graph shares one
-scalar, its zero point: as the uint8 number 128 instead of the int8 number 0, every level is stored 128 higher and all
-results are the same.
+reader follows; all other convolutions fall back to float32 in silence. All activations of the graph share two scalars,
+their zero points. Changing those changes how levels are stored, not what they mean:
+
+ZERO_POINT                128 in uint8: every level is stored 128 higher
+NONNEGATIVE_ZERO_POINT    0 in uint8, or -128 in int8: the lowest level means 0, so that ONNX Runtime needs no kernel for
+                          the ReLU before QuantizeLinear; and there are 255 levels above 0 instead of 127, so that what
+                          exceeds the calibrated range is clipped at twice its end only
 """
 
 from __future__ import annotations
 
 import platform
 
-__all__ = ["ZERO_POINT", "bytes_for_cpu", "uint8_activations"]
+__all__ = ["NONNEGATIVE_ZERO_POINT", "ZERO_POINT", "bytes_for_cpu"]
 
 ZERO_POINT = "int8_zero"
-"""Name of the initializer that all activations of an int8 graph share as their zero point."""
+"""Name of the initializer that the activations of an int8 graph share as their zero point."""
+NONNEGATIVE_ZERO_POINT = "int8_zero_nonnegative"
+"""The same for the activations that a ReLU has cleared."""
 
 _X86 = ("x86_64", "amd64", "i386", "i686")
 _INT8, _UINT8 = 3, 2  # onnx.TensorProto.DataType
 
 
-def bytes_for_cpu(onnx: bytes) -> bytes:
-    """Return the graph in the form that ONNX Runtime computes fastest on this machine's processor."""
-    return uint8_activations(onnx) if platform.machine().lower() in _X86 else onnx
+def bytes_for_cpu(onnx: bytes, *, machine: str | None = None) -> bytes:
+    """Return an int8 graph in the form that ONNX Runtime computes fastest; any other graph as it is.
 
+    The scalars are found by their serialised form: data type, name and the one byte of the value, as
+    protobuf writes them (onnx.proto, TensorProto: fields 2, 8 and 9).
 
-def uint8_activations(onnx: bytes) -> bytes:
-    """Return an int8 graph with uint8 activations of the same meaning; any other graph as it is.
-
-    The scalar is found by its serialised form: data type, name and the one byte of its value, as protobuf writes
-    them (onnx.proto, TensorProto: fields 2, 8 and 9).
+    Args:
+        onnx: a serialised graph.
+        machine: the processor, as ``platform.machine`` names it; this one's if None.
     """
-    before = _scalar(_INT8, 0)
-    return onnx.replace(before, _scalar(_UINT8, 128)) if onnx.count(before) == 1 else onnx
+    if (machine or platform.machine()).lower() in _X86:
+        onnx = _with_zero_point(onnx, ZERO_POINT, _UINT8, 128)
+        return _with_zero_point(onnx, NONNEGATIVE_ZERO_POINT, _UINT8, 0)
+    return _with_zero_point(onnx, NONNEGATIVE_ZERO_POINT, _INT8, 256 - 128)
 
 
-def _scalar(data_type: int, value: int) -> bytes:
-    name = ZERO_POINT.encode()
-    return bytes((0x10, data_type, 0x42, len(name))) + name + bytes((0x4A, 1, value))
+def _with_zero_point(onnx: bytes, name: str, data_type: int, value: int) -> bytes:
+    before = _scalar(name, _INT8, 0)
+    return (
+        onnx.replace(before, _scalar(name, data_type, value)) if onnx.count(before) == 1 else onnx
+    )
+
+
+def _scalar(name: str, data_type: int, value: int) -> bytes:
+    return bytes((0x10, data_type, 0x42, len(name))) + name.encode() + bytes((0x4A, 1, value))

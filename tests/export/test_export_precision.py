@@ -15,9 +15,9 @@ from edgeseg_export.bundle import complete_graph, trace_graph
 from edgeseg_export.calibration import METHODS, calibrate
 from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.passes.half import LARGEST
-from edgeseg_export.passes.quantize import int8_nodes
+from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 from edgeseg_export.precision import assign, convert, values_needed
-from edgeseg_runtime.quantized import uint8_activations
+from edgeseg_runtime.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT, bytes_for_cpu
 from edgeseg_runtime.tasks import create_task
 
 NUM_PICTURES = 4
@@ -95,26 +95,78 @@ def test_weights_have_a_scale_for_each_output_channel(lowered):
 
 def test_every_chosen_convolution_runs_in_int8(lowered, inputs, tmp_path):
     graph, assignment = lowered["int8"]
-    run(uint8_activations(graph.SerializeToString()), inputs, optimized=tmp_path / "o.onnx")
+    run(
+        bytes_for_cpu(graph.SerializeToString(), machine="x86_64"),
+        inputs,
+        optimized=tmp_path / "o.onnx",
+    )
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "o.onnx").graph.node)
     chosen = [n for n in graph.graph.node if n.name in assignment and n.op_type == "Conv"]
     assert len(chosen) > 30
     assert kinds["QLinearConv"] == len(chosen)
+    num_relus = Counter(n.op_type for n in graph.graph.node if n.name in assignment)["Relu"]
+    assert num_relus > 20
+    assert kinds["Relu"] <= sum(n.op_type == "Relu" for n in graph.graph.node) - num_relus
 
 
-def test_uint8_activations_give_the_same_results(lowered, inputs):
-    content = lowered["int8"][0].SerializeToString()
-    changed = uint8_activations(content)
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_other_zero_points_give_the_same_results(plain, manifest, pictures, inputs, machine):
+    """They are another way to store levels, as long as no value exceeds the calibrated range."""
+    assignment = assign(plain, get_spec(manifest.name).precision, "int8")
+    needed = values_needed(plain, assignment)
+    found = calibrate(complete_graph(plain), manifest, pictures, needed)
+    wide = {name: 2 * magnitude for name, magnitude in found.items()}
+    content = complete_graph(convert(plain, assignment, wide)).SerializeToString()
+    changed = bytes_for_cpu(content, machine=machine)
     assert changed != content
     assert len(changed) == len(content)
     both = [run(graph, inputs, is_literal=True) for graph in (content, changed)]
-    for expected, found in zip(*both, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for expected, result in zip(*both, strict=True):
+        np.testing.assert_array_equal(result, expected)
 
 
-def test_a_graph_without_int8_stays_as_it_is(plain):
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_graph_without_int8_stays_as_it_is(plain, machine):
     content = plain.SerializeToString()
-    assert uint8_activations(content) == content
+    assert bytes_for_cpu(content, machine=machine) == content
+
+
+def test_a_relu_between_two_readers_is_a_step_of_its_own():
+    """What somebody else reads must keep its negative values."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="m/Conv"),
+        helper.make_node("Relu", ["a"], ["b"], name="m/Relu"),
+        helper.make_node("Add", ["a", "b"], ["c"], name="m/Add"),
+        helper.make_node("Relu", ["c"], ["d"], name="m/Relu_1"),
+        helper.make_node("MaxPool", ["d"], ["y"], name="m/MaxPool", kernel_shape=[1, 1]),
+    ]
+    weight = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w")
+    shape = [1, 1, 1, 4]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
+    opset = helper.make_opsetid("", 20)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    chosen = int8_nodes(model, {node.name for node in nodes})
+    assert values_to_calibrate(model, chosen) == ["x", "a", "b", "d", "y"]
+    quantize(model, chosen, dict.fromkeys("xabdy", 12.7))
+    zero_points = {
+        node.input[0]: node.input[2]
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+    signed, nonnegative = ZERO_POINT, NONNEGATIVE_ZERO_POINT
+    assert zero_points == {
+        "x": signed,
+        "a": signed,
+        "b": signed,
+        "d": nonnegative,
+        "y": nonnegative,
+    }
+    x = np.array([-3, -0.5, 0, 4], np.float32).reshape(shape)
+    for machine in ("x86_64", "aarch64"):
+        content = bytes_for_cpu(model.SerializeToString(), machine=machine)
+        (y,) = run(content, {"x": x})
+        np.testing.assert_allclose(y.ravel(), [0, 0, 0, 8], atol=0.05)
 
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "mixed"])

@@ -4,8 +4,9 @@ Everything is symmetric: zero point 0, int8 from -127 to 127, one scale for an a
 channel of a weight. Biases stay float32: ONNX Runtime quantises them when it loads the graph, and TensorRT knows no
 int32 DequantizeLinear.
 
-ONNX Runtime computes a convolution in int8 only if QuantizeLinear follows it at once. So a ReLU does not come between
-them: it follows as a node of its own on the same scale, where negative values saturate before it clears them.
+A ReLU stays between its convolution (or addition) and QuantizeLinear, where TensorRT expects it. The result is never
+negative and has a zero point of its own, by which ONNX Runtime is told so: quantising then clears negative values, and
+the ReLU needs no kernel, see `edgeseg_runtime.quantized`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.quantized import ZERO_POINT
+from edgeseg_runtime.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT
 
 LEVELS = 127
 WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1}
@@ -25,6 +26,8 @@ WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1}
 ON_SCALE_OF_INPUT = frozenset({"Relu", "MaxPool", "Resize"})
 """Operators whose output needs no scale of its own."""
 JOINING = frozenset({"Add", "Concat", "LeakyRelu"})
+CLEARED = frozenset(WEIGHT_AXES) | {"Add"}
+"""Operators that compute in int8 with a ReLU behind them."""
 INT8_OPERATORS = frozenset(WEIGHT_AXES) | ON_SCALE_OF_INPUT | JOINING
 
 
@@ -55,7 +58,8 @@ def values_to_calibrate(model: onnx.ModelProto, nodes: Collection[str]) -> list[
     for node in model.graph.node:
         if node.name in nodes:
             values |= dict.fromkeys((*_activations(node), node.output[0]))
-    return list(values)
+    cleared = _cleared_values(model.graph, nodes)
+    return [value for value in values if value not in cleared]
 
 
 def quantize(
@@ -72,36 +76,84 @@ def quantize(
         ValueError: a range that is missing or no positive number.
     """
     graph = model.graph
-    infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
-    scales = _scales(graph, nodes, largest)
+    cleared = _cleared_values(graph, nodes)
+    scales = _scales(graph, nodes, largest, cleared)
+    activations = _Activations(graph, scales, _nonnegative_values(graph, nodes, cleared))
     weights = _Weights(graph)
-    kept = [_quantizer(value.name) for value in graph.input if value.name in scales]
+    kept = [activations.quantizer(value.name) for value in graph.input if value.name in scales]
     is_int8_only: set[str] = set()  # values that a fused kernel never has in float
     for node in graph.node:
         is_int8 = node.name in nodes
         for index, name in enumerate(node.input):
             if name in scales and (is_int8 or name in is_int8_only):
-                # One for each reader: ONNX Runtime fuses none that is shared.
-                kept.append(_dequantizer(name, reader=f"{node.name}.{index}"))
-                node.input[index] = kept[-1].output[0]
-                if name in infos:
-                    graph.value_info.append(_renamed(infos[name], node.input[index]))
+                # One for each int8 reader: ONNX Runtime fuses none that is shared.
+                reader = f"{node.name}.{index}" if is_int8 else f"{name}.float"
+                kept += activations.dequantizer(name, reader=reader)
+                node.input[index] = reader
         if is_int8 and node.op_type in WEIGHT_AXES:
             kept.append(weights.quantize(node))
         kept.append(node)
         for name in node.output:
             if name in scales:
-                kept.append(_quantizer(name))
+                kept.append(activations.quantizer(name))
                 if is_int8:
                     is_int8_only.add(name)
     del graph.node[:]
     graph.node.extend(kept)
-    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), ZERO_POINT))
-    for name, scale in scales.items():
-        tensor = numpy_helper.from_array(np.array(scale, np.float32), f"{name}_scale")
-        graph.initializer.append(tensor)
+    activations.finish()
     weights.finish()
     return model
+
+
+class _Activations:
+    """The activations of a graph that become int8, each with a scale and one of two zero points."""
+
+    def __init__(
+        self, graph: onnx.GraphProto, scales: Mapping[str, float], nonnegative: Collection[str]
+    ) -> None:
+        self.graph = graph
+        self.scales = scales
+        self.nonnegative = nonnegative
+        self.infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
+        self.dequantized: set[str] = set()
+
+    def quantizer(self, name: str) -> NodeProto:
+        """Return the node that turns a value into int8."""
+        return helper.make_node(
+            "QuantizeLinear",
+            [name, f"{name}_scale", self._zero_point(name)],
+            [f"{name}_quantized"],
+            name=f"{name}/QuantizeLinear",
+        )
+
+    def dequantizer(self, name: str, *, reader: str) -> list[NodeProto]:
+        """Return the node that turns a value back for a reader, if there is none yet."""
+        if reader in self.dequantized:
+            return []
+        self.dequantized.add(reader)
+        if name in self.infos:  # edgeseg's operators must know types and shapes
+            self.graph.value_info.append(_renamed(self.infos[name], reader))
+        return [
+            helper.make_node(
+                "DequantizeLinear",
+                [f"{name}_quantized", f"{name}_scale", self._zero_point(name)],
+                [reader],
+                name=f"{reader}/DequantizeLinear",
+            )
+        ]
+
+    def finish(self) -> None:
+        """Add scales and zero points to the graph."""
+        tensors = {name: np.array(0, np.int8) for name in (ZERO_POINT, NONNEGATIVE_ZERO_POINT)}
+        tensors |= {
+            f"{name}_scale": np.array(scale, np.float32) for name, scale in self.scales.items()
+        }
+        self.graph.initializer.extend(
+            numpy_helper.from_array(value, name) for name, value in tensors.items()
+        )
+
+    def _zero_point(self, name: str) -> str:
+        return NONNEGATIVE_ZERO_POINT if name in self.nonnegative else ZERO_POINT
 
 
 class _Weights:
@@ -135,32 +187,55 @@ class _Weights:
         self.graph.initializer.extend(kept)
 
 
-def _scales(
-    graph: onnx.GraphProto, nodes: Collection[str], largest: Mapping[str, float]
-) -> dict[str, float]:
-    """Return the scale of every activation that becomes int8."""
+def _cleared_values(graph: onnx.GraphProto, nodes: Collection[str]) -> set[str]:
+    """Return the values that only a ReLU reads, and nobody needs in int8."""
     readers: dict[str, list[NodeProto]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
             readers[name].append(node)
+    kept = {value.name for value in graph.output}
+    return {
+        node.output[0]
+        for node in graph.node
+        if node.name in nodes
+        and node.op_type in CLEARED
+        and node.output[0] not in kept
+        and [reader.op_type for reader in readers[node.output[0]]] == ["Relu"]
+        and readers[node.output[0]][0].name in nodes
+    }
+
+
+def _nonnegative_values(
+    graph: onnx.GraphProto, nodes: Collection[str], cleared: Collection[str]
+) -> set[str]:
+    """Return the int8 values that a ReLU has cleared, and what is only taken from them."""
+    found: set[str] = set()
+    for node in graph.node:
+        keeps_values = node.name in nodes and node.op_type in ON_SCALE_OF_INPUT
+        if keeps_values and (node.input[0] in cleared or node.input[0] in found):
+            found.add(node.output[0])
+    return found
+
+
+def _scales(
+    graph: onnx.GraphProto,
+    nodes: Collection[str],
+    largest: Mapping[str, float],
+    cleared: Collection[str],
+) -> dict[str, float]:
+    """Return the scale of every activation that becomes int8."""
     magnitudes: dict[str, float] = {}
     for node in graph.node:
         if node.name not in nodes:
             continue
-        for name in _activations(node):
-            magnitudes.setdefault(name, _magnitude(name, largest))
         value = node.output[0]
-        if node.op_type in ON_SCALE_OF_INPUT:
-            magnitudes[value] = magnitudes[node.input[0]]
-            continue
-        # What a ReLU clears needs no levels.
-        following = readers[value]
-        is_cleared = len(following) == 1 and following[0].op_type == "Relu"
-        if is_cleared and following[0].name in nodes:
-            value_read = following[0].output[0]
-        else:
-            value_read = value
-        magnitudes[value] = _magnitude(value_read, largest)
+        inputs = [name for name in _activations(node) if name not in cleared]
+        for name in inputs:
+            magnitudes.setdefault(name, _magnitude(name, largest))
+        if node.op_type in ON_SCALE_OF_INPUT and inputs:
+            magnitudes[value] = magnitudes[inputs[0]]
+        elif value not in cleared:
+            magnitudes[value] = _magnitude(value, largest)
     return {name: magnitude / LEVELS for name, magnitude in magnitudes.items()}
 
 
@@ -182,26 +257,8 @@ def _is_nearest(node: NodeProto) -> bool:
     return node.op_type != "Resize" or modes == [b"nearest"]
 
 
-def _quantizer(name: str) -> NodeProto:
-    return helper.make_node(
-        "QuantizeLinear",
-        [name, f"{name}_scale", ZERO_POINT],
-        [f"{name}_quantized"],
-        name=f"{name}/QuantizeLinear",
-    )
-
-
-def _dequantizer(name: str, *, reader: str) -> NodeProto:
-    return helper.make_node(
-        "DequantizeLinear",
-        [f"{name}_quantized", f"{name}_scale", ZERO_POINT],
-        [reader],
-        name=f"{reader}/DequantizeLinear",
-    )
-
-
 def _renamed(info: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
-    """Return type and shape of a value for another one; edgeseg's operators must know them."""
+    """Return type and shape of a value for another one."""
     copy = onnx.ValueInfoProto()
     copy.CopyFrom(info)
     copy.name = name
