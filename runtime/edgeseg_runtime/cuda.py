@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgeseg_runtime.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory
@@ -26,6 +27,7 @@ _STICKY = frozenset({214, 220, 700, 702, 709, 710, *range(714, 720), 999})
 _COMPUTE_CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
 _COMPUTE_CAPABILITY_MINOR = 76
 _STREAM_NON_BLOCKING = 1
+_CAPTURE_THREAD_LOCAL = 1  # other threads may allocate meanwhile
 
 _ADVICE = (
     "Install the NVIDIA driver and check it with nvidia-smi (in a container: start it with "
@@ -57,6 +59,12 @@ _SIGNATURES: dict[str, tuple[object, ...]] = {
     "cuStreamCreate": (_handle_p, ctypes.c_uint),
     "cuStreamSynchronize": (ctypes.c_void_p,),
     "cuStreamDestroy_v2": (ctypes.c_void_p,),
+    "cuStreamBeginCapture_v2": (ctypes.c_void_p, ctypes.c_int),
+    "cuStreamEndCapture": (ctypes.c_void_p, _handle_p),
+    "cuGraphInstantiateWithFlags": (_handle_p, ctypes.c_void_p, ctypes.c_ulonglong),
+    "cuGraphLaunch": (ctypes.c_void_p, ctypes.c_void_p),
+    "cuGraphDestroy": (ctypes.c_void_p,),
+    "cuGraphExecDestroy": (ctypes.c_void_p,),
     "cuGetErrorName": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
     "cuGetErrorString": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
 }
@@ -186,6 +194,36 @@ class CudaDevice:
         """Give a stream back."""
         self.activate()
         self._driver.call("cuStreamDestroy_v2", stream)
+
+    def capture_graph(self, stream: int, enqueue: Callable[[], None]) -> int:
+        """Return, as one graph to launch, what a function enqueues on a stream; nothing runs.
+
+        Raises:
+            BackendError: if something in it cannot be captured; the stream stays usable.
+        """
+        self.activate()
+        self._driver.call("cuStreamBeginCapture_v2", stream, _CAPTURE_THREAD_LOCAL)
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        try:
+            try:
+                enqueue()
+            finally:  # whatever happened, the stream has to leave its capture
+                self._driver.call("cuStreamEndCapture", stream, ctypes.byref(graph))
+            self._driver.call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, 0)
+        finally:
+            if graph.value:
+                self._driver.call("cuGraphDestroy", graph)
+        return executable.value or 0
+
+    def launch_graph(self, graph: int, stream: int) -> None:
+        """Enqueue a captured graph."""
+        self.activate()
+        self._driver.call("cuGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        """Give a captured graph back."""
+        self.activate()
+        self._driver.call("cuGraphExecDestroy", graph)
 
     def close(self) -> None:
         """Give the context back; a second call does nothing."""

@@ -71,6 +71,7 @@ RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 RECORD_SCHEMA = 1
 MAX_RECORD_BYTES = 64 * 1024
 MAX_PARSER_ERRORS = 20
+MIN_WORKSPACE_BYTES = 64 * 2**20
 
 _TURING = "sm75"
 _logger = logging.getLogger(__name__)
@@ -82,13 +83,17 @@ class EngineOptions:
 
     Attributes:
         batch: size given to a free batch axis.
-        workspace_bytes: bound of the builder's scratch memory, or None for the whole device.
+        workspace_bytes: bound of the builder's scratch memory, or None for three quarters of what
+            is free on the GPU when the build starts.
         optimization_level: 0 (fast build) to 5 (fast engine).
+        allow_tf32: let float32 products round their factors to 10 bits, as TensorRT does by
+            itself: faster from Ampere on, and no longer what the other engines compute.
     """
 
     batch: int = 1
     workspace_bytes: int | None = None
     optimization_level: int = 3
+    allow_tf32: bool = False
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -248,7 +253,8 @@ def build_engine(
     check_self_contained(onnx)
     trt = trt_compat.import_tensorrt(flavour)
     options = options or EngineOptions()
-    if trt_compat.is_rtx(trt):
+    is_rtx = trt_compat.is_rtx(trt)
+    if is_rtx:
         # Checked before anything is built; TensorRT-RTX has no effect from a timing cache.
         capabilities = _compute_capabilities(trt, targets)
         timing_cache = None
@@ -259,18 +265,20 @@ def build_engine(
         )
     else:
         capabilities = []
-        cuda.probe()  # else TensorRT's own message speaks of an internal error
+        # Needs a GPU: without one TensorRT's own message would speak of an internal error.
+        options = _with_workspace(options)
     trt_compat.vendor_errors(trt)  # forget older ones
     builder = trt.Builder(trt_compat.vendor_logger(trt))
     network = builder.create_network(trt_compat.network_flags(trt))
     _parse(trt, network, onnx)
+    asked = trt_compat.precisions_in_network(trt, network)
     config = builder.create_builder_config()
-    _configure(trt, builder, network, config, options)
+    configure(trt, builder, network, config, options)
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
             config.set_compute_capability(capability, index)
-    timings = _attach_timing_cache(config, timing_cache)
+    timings = attach_timing_cache(config, timing_cache)
     monitor = trt_compat.progress_monitor(trt, progress) if progress else None
     if monitor is not None:
         config.progress_monitor = monitor
@@ -281,6 +289,9 @@ def build_engine(
         _raise_build_error(trt, trt_compat.vendor_errors(trt))
     if timings is not None and timing_cache is not None:
         _save_quietly(timing_cache, bytes(config.get_timing_cache().serialize()))
+    if not is_rtx:  # TensorRT-RTX follows the graph's types, and finishes on another machine
+        runtime = trt.Runtime(trt_compat.vendor_logger(trt))
+        check_precisions(trt, runtime.deserialize_cuda_engine(bytes(plan)), asked)
     return bytes(plan)
 
 
@@ -325,7 +336,7 @@ def load_or_build(
             flavour=key.flavour,
             targets=key.targets if key.flavour == "tensorrt_rtx" else (),
             options=key.options,
-            timing_cache=store / f"{key.flavour}-{key.version}.timing" if is_usable else None,
+            timing_cache=store / _timing_file(key) if is_usable else None,
             progress=progress,
         )
         build_s = time.monotonic() - started
@@ -569,10 +580,19 @@ def _text_of_parser_error(error: Any) -> str:
     return f"{where if error.node() >= 0 else ''}{error.desc()}"
 
 
-def _configure(trt: Any, builder: Any, network: Any, config: Any, options: EngineOptions) -> None:
+def configure(trt: Any, builder: Any, network: Any, config: Any, options: EngineOptions) -> None:
+    """Set everything that a build's result depends on.
+
+    Raises:
+        EngineBuildError: if an axis other than the batch is free.
+    """
     flags = trt_compat.permit_precisions(trt, network, config)
     if flags:
         _logger.info("precisions permitted: %s", ", ".join(flags))
+    if not options.allow_tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if not trt_compat.is_rtx(trt):  # else the inspector gives the layers' names only
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if hasattr(config, "builder_optimization_level"):  # from 8.6 on
@@ -594,16 +614,70 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, options: Engin
         config.add_optimization_profile(profile)
 
 
-def _attach_timing_cache(config: Any, file: Path | None) -> Any:
+def _with_workspace(options: EngineOptions) -> EngineOptions:
+    """Return the options with a bound for scratch memory.
+
+    TensorRT's own is the whole memory, of which on a Jetson the system and all programs live.
+
+    Raises:
+        BackendUnavailable: if there is no GPU.
+    """
+    device = cuda.CudaDevice()
+    try:
+        free, _ = device.memory_info()
+    finally:
+        device.close()
+    if options.workspace_bytes is not None:
+        return options
+    return dataclasses.replace(options, workspace_bytes=workspace_bytes_from_free(free))
+
+
+def workspace_bytes_from_free(free_bytes: int) -> int:
+    """Return the bound of a build's scratch memory: weights and buffers need room beside it."""
+    return max(free_bytes * 3 // 4, MIN_WORKSPACE_BYTES)
+
+
+def _timing_file(key: EngineKey) -> str:
+    """Return the name of the file of kernel times; they hold for one release on one kind of GPU."""
+    return f"{key.flavour}-{key.version}.{'+'.join(key.targets)}.timing"
+
+
+def attach_timing_cache(config: Any, file: Path | None) -> Any:
+    """Give a build the kernel times of earlier ones; from scratch if TensorRT refuses those."""
     if file is None:
         return None
     content = b""
     with contextlib.suppress(OSError, BundleError):
         content = read_limited(file.parent, file.name, max_bytes=256 * 2**20)
-    cache = config.create_timing_cache(content)
-    if cache is not None:
-        config.set_timing_cache(cache, False)  # False: refuse what was measured on another GPU
-    return cache
+    for timings in (content, b"") if content else (b"",):
+        cache = config.create_timing_cache(timings)
+        # False: refuse what was measured on another GPU.
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+        _logger.info("%s is refused and begun anew", file)
+    return None
+
+
+def check_precisions(trt: Any, engine: Any, asked: frozenset[str]) -> None:
+    """Read back from an engine (None: it could not be loaded) in which precisions it computes.
+
+    Raises:
+        EngineBuildError: if one that the graph asks for does not occur. Without strong typing
+            TensorRT may run a whole half-precision model in float32, at a quarter of the speed.
+    """
+    found = {} if engine is None else trt_compat.precisions_in_engine(trt, engine)
+    if not found:
+        _logger.warning("the precision of the engine's layers cannot be read back")
+        return
+    text = ", ".join(f"{count} in {name}" for name, count in found.items())
+    _logger.info("layers of the engine: %s", text)
+    missing = sorted(asked - set(found))
+    if missing:
+        raise EngineBuildError(
+            f"{trt.__name__} {trt.__version__} built an engine without any layer in "
+            f"{' or '.join(missing)}, which the model asks for (layers: {text}). Use TensorRT "
+            "10.12 or newer, which follows the model's types, or export it in fp32."
+        )
 
 
 def is_out_of_memory(reason: str) -> bool:

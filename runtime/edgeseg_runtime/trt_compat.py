@@ -7,6 +7,14 @@
 | 10.12 - 10.x | STRONGLY_TYPED | the graph's types |
 | 11.x, TensorRT-RTX | none: its enum value became 0 | the graph's types |
 
+| what | from | before |
+|---|---|---|
+| `IProgressMonitor`, names of nodes in parser errors | 10.0 | a build shows no progress; errors give the node's number |
+| contexts that share an optimisation profile | 10.0 | one context for an engine with a free batch axis |
+| `builder_optimization_level` | 8.6 | the release's own level |
+| `nptype` that works with NumPy 1.24 to 1.26 | 8.6.1 | `numpy_dtype` replaces it everywhere |
+| `ILayer.precision` | gone in 11 | only touched below 10.12 |
+
 Everything else in edgeseg uses only the named-tensor interface, which all of them share.
 """
 
@@ -14,11 +22,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import logging
 import re
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from edgeseg_runtime.errors import BackendUnavailable
 
@@ -27,8 +39,12 @@ __all__ = [
     "Progress",
     "import_tensorrt",
     "network_flags",
+    "numpy_dtype",
     "permit_precisions",
+    "precisions_in_engine",
+    "precisions_in_network",
     "progress_monitor",
+    "shares_profiles",
     "vendor_errors",
     "vendor_logger",
     "version_of",
@@ -45,6 +61,24 @@ _INSTALL = {
     "--system-site-packages)",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
 }
+_NUMPY_DTYPES = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT8": np.int8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "UINT8": np.uint8,
+    "BOOL": np.bool_,
+}
+# How the engine inspector writes a type: "Half" without an execution context, "... FP16 format"
+# with one. The order is that of the search: a layer counts as the lowest that it touches.
+_PRECISION_WORDS = {
+    "int8": re.compile(r"\bint8\b"),
+    "fp16": re.compile(r"\b(half|fp16)\b"),
+    "bf16": re.compile(r"\b(bfloat16|bf16)\b"),
+    "fp32": re.compile(r"\b(float|fp32)\b"),
+}
+_DATA_MOVERS = frozenset({"reformat", "noop", "constant", "shape", "signal", "wait"})
 _logger = logging.getLogger(__name__)
 
 
@@ -105,19 +139,78 @@ def permit_precisions(trt: Any, network: Any, config: Any) -> list[str]:
     """
     if is_strongly_typed(trt):
         return []
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    quantize = (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
-    flags = []
-    if any(layer.type in quantize for layer in layers):
-        flags.append("INT8")
-    if any(_output_dtype(layer) == trt.DataType.HALF for layer in layers):
+    asked = precisions_in_network(trt, network)
+    flags = ["INT8"] if "int8" in asked else []
+    if "fp16" in asked:
         flags += ["FP16", "PREFER_PRECISION_CONSTRAINTS"]
-        for layer in layers:
+        quantize = (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
+        for layer in _layers(network):
             if layer.type not in quantize and _output_dtype(layer) == trt.DataType.FLOAT:
                 layer.precision = trt.DataType.FLOAT
     for name in flags:
         config.set_flag(getattr(trt.BuilderFlag, name))
     return flags
+
+
+def precisions_in_network(trt: Any, network: Any) -> frozenset[str]:
+    """Return which of "int8" and "fp16" a parsed graph asks for."""
+    asked = set()
+    for layer in _layers(network):
+        if layer.type in (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE):
+            asked.add("int8")
+        elif _output_dtype(layer) == trt.DataType.HALF:
+            asked.add("fp16")
+    return frozenset(asked)
+
+
+def precisions_in_engine(trt: Any, engine: Any) -> dict[str, int]:
+    """Count an engine's layers by the lowest precision that each reads, writes or keeps weights in.
+
+    Layers that only move data do not count. Empty if the engine was built without detailed
+    information about its layers.
+    """
+    inspector = engine.create_engine_inspector()
+    document = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    layers = [layer for layer in document.get("Layers", ()) if isinstance(layer, dict)]
+    found = Counter(_precision(layer) for layer in layers)
+    return {name: found[name] for name in _PRECISION_WORDS if found[name]}
+
+
+def _precision(layer: Mapping[str, Any]) -> str | None:
+    if str(layer.get("LayerType", "")).lower() in _DATA_MOVERS:
+        return None
+    tensors = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
+    texts = [str(tensor.get("Format/Datatype", "")) for tensor in tensors]
+    texts += [
+        str(layer[part].get("Type", ""))
+        for part in ("Weights", "Bias")
+        if isinstance(layer.get(part), dict)
+    ]
+    text = "; ".join(texts).lower()
+    return next((name for name, words in _PRECISION_WORDS.items() if words.search(text)), None)
+
+
+def numpy_dtype(dtype: Any) -> npt.DTypeLike:
+    """Return NumPy's type for a `DataType`.
+
+    TensorRT's own `nptype` raises AttributeError before 8.6.1 with NumPy 1.24 to 1.26.
+
+    Raises:
+        ValueError: if NumPy has no such type.
+    """
+    try:
+        return _NUMPY_DTYPES[dtype.name]
+    except KeyError as error:
+        raise ValueError(f"NumPy has no type for TensorRT's {dtype.name}") from error
+
+
+def shares_profiles(trt: Any) -> bool:
+    """Tell whether several contexts may use the same optimisation profile."""
+    return is_rtx(trt) or version_of(trt) >= (10,)
+
+
+def _layers(network: Any) -> Iterator[Any]:
+    return (network.get_layer(index) for index in range(network.num_layers))
 
 
 def _output_dtype(layer: Any) -> Any:

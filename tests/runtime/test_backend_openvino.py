@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from fake_model import task_manifest
 from onnx import helper
@@ -176,7 +175,6 @@ def test_a_shipped_model_gives_what_onnxruntime_gives(name, tmp_path):
 
     model = edgeseg.create_model(name, weights="shapes")
     folder = edgeseg.export_bundle(model, tmp_path / name, num_images=1)
-    assert onnx.load(folder / "model.onnx").functions or "landmarks" in name
     with (
         load(folder, backend="onnxruntime", threads=1) as reference,
         load(folder, backend="openvino", threads=1) as predictor,

@@ -6,6 +6,8 @@ import math
 import os
 import shutil
 import subprocess
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +18,19 @@ from tiny_bundle import feed, write_bundle
 
 from edgeseg_runtime import cuda, engines, trt_compat
 from edgeseg_runtime.backends import open_backend
-from edgeseg_runtime.backends.trt import EngineSession, TrtBackend, TrtRtxBackend
+from edgeseg_runtime.backends.trt import (
+    EngineSession,
+    SessionPool,
+    TrtBackend,
+    TrtRtxBackend,
+    load_engine,
+)
 from edgeseg_runtime.cuda import CudaDevice
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
     DeviceLost,
+    EngineBuildError,
     InputContractError,
     OutOfMemory,
 )
@@ -96,6 +105,7 @@ def driver(driver_file):
     yield SimpleNamespace(file=driver_file, library=library)
     library.fake_set_device_count(1)
     library.fake_set_sync_result(0)
+    library.fake_set_capture_result(0)
     library.fake_set_limit(2**30)
     assert library.fake_live_objects() == 0
 
@@ -171,8 +181,10 @@ class FakeEngine:
 
     num_io_tensors = 2
 
-    def __init__(self, trt, shape=(1, 3), *, has_context=True):
+    def __init__(self, trt, shape=(1, 3), *, has_context=True, driver=None):
         self.trt, self.shape, self.has_context = trt, shape, has_context
+        self.driver = driver  # None: like a model with a loop, it cannot be captured
+        self.num_contexts = 0
 
     def get_tensor_name(self, index):
         return ("y", "x")[index]  # outputs first: the session must not rely on the order
@@ -191,6 +203,7 @@ class FakeEngine:
         return ((1, 3), (2, 3), (2, 3))
 
     def create_execution_context(self):
+        self.num_contexts += 1
         return FakeContext(self) if self.has_context else None
 
 
@@ -198,7 +211,9 @@ class FakeContext:
     is_failing = False
 
     def __init__(self, engine):
-        self.shape, self.addresses = engine.shape, {}
+        self.shape, self.addresses, self.driver = engine.shape, {}, engine.driver
+        self.kernel = ctypes.CFUNCTYPE(None)(self.compute)
+        self.num_started = 0
         FakeContext.last = self
 
     def set_input_shape(self, name, shape):
@@ -212,13 +227,20 @@ class FakeContext:
         return True
 
     def execute_async_v3(self, stream):
-        if self.is_failing:
+        self.num_started += 1
+        if self.is_failing or (self.driver is None and self.num_started == 2):
             return False
+        if self.driver is None:
+            self.compute()
+        else:
+            self.driver.library.fake_launch_kernel(self.kernel)
+        return True
+
+    def compute(self):
         size = math.prod(self.shape)
         x = np.frombuffer((ctypes.c_uint8 * size).from_address(self.addresses["x"]), np.uint8)
         y = np.frombuffer((ctypes.c_float * size).from_address(self.addresses["y"]), np.float32)
         y[:] = 2.0 * x + 1
-        return True
 
 
 @pytest.fixture
@@ -253,6 +275,136 @@ def test_threads_take_turns(session):
         outputs = list(pool.map(lambda n: session.run(x_of(n, n, n))["y"], range(100)))
     for number, output in enumerate(outputs):
         np.testing.assert_array_equal(output, np.full((1, 3), 2 * number + 1))
+
+
+def test_the_second_run_and_later_ones_replay_a_graph(trt, gpu, driver):
+    session = EngineSession(trt, FakeEngine(trt, driver=driver), gpu)
+    assert not session.has_graph
+    for number in range(4):
+        outputs = session.run(x_of(number, 2, 3))
+        np.testing.assert_array_equal(outputs["y"], [[2 * number + 1, 5, 7]])
+        assert session.has_graph
+    assert FakeContext.last.num_started == 2, "once to run, once to be captured"
+    session.close()
+
+
+@pytest.mark.parametrize("fault", ["context", "driver", "option"])
+def test_an_engine_that_cannot_be_captured_runs_without_a_graph(trt, gpu, driver, fault):
+    driver.library.fake_set_capture_result(901 if fault == "driver" else 0)
+    engine = FakeEngine(trt, driver=None if fault == "context" else driver)
+    session = EngineSession(trt, engine, gpu, use_graph=fault != "option")
+    for number in range(3):
+        outputs = session.run(x_of(number, 2, 3))
+        np.testing.assert_array_equal(outputs["y"], [[2 * number + 1, 5, 7]])
+    assert not session.has_graph
+    session.close()
+
+
+class SlowSession:
+    """A session whose runs end when all of a round have begun."""
+
+    has_graph = False
+
+    def __init__(self, barrier):
+        self.barrier, self.is_closed = barrier, False
+
+    def run(self, inputs):
+        self.barrier.wait(timeout=30)
+        return {"session": self}
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_callers_at_the_same_time_get_a_session_each():
+    barrier = threading.Barrier(3)
+    pool = SessionPool(lambda: SlowSession(barrier), limit=3)
+    assert pool.num_sessions == 1, "sessions are made when they are needed"
+    with ThreadPoolExecutor(3) as threads:
+        found = [run.result()["session"] for run in [threads.submit(pool.run, {}) for _ in "abc"]]
+    assert len(set(found)) == pool.num_sessions == 3
+    pool.close()
+    pool.close()
+    assert all(session.is_closed for session in found)
+    with pytest.raises(ValueError, match="closed"):
+        pool.run({})
+
+
+def test_a_session_that_does_not_fit_makes_callers_share(caplog):
+    only = SlowSession(threading.Barrier(2))
+    sessions = [only]
+
+    def make():
+        if not sessions:
+            raise OutOfMemory("no room")
+        return sessions.pop()
+
+    pool = SessionPool(make, limit=8)
+    with ThreadPoolExecutor(2) as threads:
+        runs = [threads.submit(pool.run, {}) for _ in range(2)]
+        while "no more fit: no room" not in caplog.text:
+            time.sleep(0.01)
+        first, only.barrier = only.barrier, threading.Barrier(1)
+        first.wait(timeout=30)  # the first caller ends, the second one takes its session
+        assert [run.result(timeout=30)["session"] for run in runs] == [only, only]
+    assert pool.num_sessions == 1
+    pool.close()
+
+
+def test_without_any_session_the_error_passes():
+    def make():
+        raise OutOfMemory("no room")
+
+    with pytest.raises(OutOfMemory):
+        SessionPool(make, limit=2)
+
+
+class FakeRuntime:
+    """Loads every plan but one."""
+
+    def __init__(self, stale):
+        self.stale = stale
+
+    def deserialize_cuda_engine(self, plan):
+        return None if plan == self.stale else plan
+
+
+STALE = b"an engine that this machine refuses" * 1000
+
+
+@pytest.fixture
+def stale_key(trt, bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGESEG_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir(mode=0o700)
+    onnx = (bundle[0] / "model.onnx").read_bytes()
+    return onnx, engines.key_for_targets(onnx, trt, ("sm86",), engines.EngineOptions())
+
+
+@pytest.mark.parametrize("place", ["cache", "own"])
+def test_an_engine_that_tensorrt_refuses_is_built_again_once(
+    trt, stale_key, place, tmp_path, caplog
+):
+    onnx, key = stale_key
+    trusted = [tmp_path / "own"]
+    trusted[0].mkdir()
+    path = engines.store_engine(tmp_path / place, key, STALE)
+    for is_first in (True, False):
+        plan, file = load_engine(trt, FakeRuntime(STALE), onnx, key, trusted=trusted, progress=None)
+        assert plan != STALE
+        assert file.is_new is is_first, "the second load takes what the first one built"
+        assert file.path.parent == tmp_path / "cache"
+    assert "is stale and" in caplog.text
+    assert (path.read_bytes() == STALE) is (place == "own"), "a folder of the user's is left alone"
+
+
+def test_an_engine_that_is_refused_when_it_is_new_ends_in_a_clear_error(trt, stale_key):
+    class Refuses:
+        def deserialize_cuda_engine(self, plan):
+            return None
+
+    onnx, key = stale_key
+    with pytest.raises(EngineBuildError, match=r"cannot load the engine that it has just built"):
+        load_engine(trt, Refuses(), onnx, key, trusted=(), progress=None)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +515,30 @@ def test_four_threads_agree_with_one_on_the_gpu(bundle, flavour):
         found = list(pool.map(lambda n: backend.run(feed(n % 4))["masks"], range(32)))
     for index, masks in enumerate(found):
         np.testing.assert_array_equal(masks, expected[index % 4])
+    backend.close()
+
+
+@pytest.mark.gpu
+def test_a_graph_changes_nothing(bundle, flavour):
+    plain = open_backend(flavour, *bundle, use_graph=False)
+    backend = open_backend(flavour, *bundle)
+    for seed in range(4):
+        expected, found = plain.run(feed(seed)), backend.run(feed(seed))
+        for name, array in expected.items():
+            np.testing.assert_array_equal(found[name], array, err_msg=name)
+    assert backend.backend.describe()["has_graph"]
+    assert not plain.backend.describe()["has_graph"]
+    backend.close()
+    plain.close()
+
+
+@pytest.mark.gpu
+def test_the_precision_is_read_back_from_the_engine(bundle):
+    pytest.importorskip("tensorrt")
+    if TrtBackend.obstacle(*bundle) is not None:
+        pytest.skip("TensorRT does not run here")
+    backend = open_backend("tensorrt", *bundle)
+    assert set(backend.backend.describe()["num_nodes"]) == {"fp32"}
     backend.close()
 
 

@@ -104,6 +104,7 @@ def test_an_engine_serves_the_targets_it_was_made_for(made, wanted, serves):
         {"device": "Orin"},
         {"driver": "12.6"},
         {"options": EngineOptions(batch=2)},
+        {"options": EngineOptions(allow_tf32=True)},
     ],
     ids=str,
 )
@@ -374,6 +375,165 @@ def test_before_strong_typing_the_graph_decides_which_precisions_are_permitted(
     config = SimpleNamespace(set_flag=given.append)
     assert trt_compat.permit_precisions(trt, network, config) == given == flags
     assert [layer.precision for layer in network.layers] == precisions
+
+
+# ---------------------------------------------------------------- what a build is given
+
+
+@pytest.mark.parametrize("allow_tf32", [False, True])
+def test_float32_is_not_rounded_to_tf32_unless_that_is_allowed(trt, allow_tf32):
+    builder = trt.Builder(trt_compat.vendor_logger(trt))
+    network = builder.create_network(trt_compat.network_flags(trt))
+    config = builder.create_builder_config()
+    engines.configure(trt, builder, network, config, EngineOptions(allow_tf32=allow_tf32))
+    assert config.get_flag(trt.BuilderFlag.TF32) is allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "bound_mib"), [(0, 64), (100, 75), (8000, 6000)], ids=["none", "little", "much"]
+)
+def test_the_workspace_leaves_room_for_the_rest(free_mib, bound_mib):
+    assert engines.workspace_bytes_from_free(free_mib * 2**20) == bound_mib * 2**20
+
+
+class TimingConfig:
+    """Refuses to read, or to use, timings that it does not know."""
+
+    def __init__(self, *, unreadable=(), foreign=()):
+        self.unreadable, self.foreign = unreadable, foreign
+
+    def create_timing_cache(self, content):
+        return None if content in self.unreadable else ("cache", content)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        return not ignore_mismatch and cache[1] not in self.foreign
+
+
+@pytest.mark.parametrize(
+    ("config", "used"),
+    [
+        (TimingConfig(), b"known"),
+        (TimingConfig(unreadable=[b"known"]), b""),
+        (TimingConfig(foreign=[b"known"]), b""),
+    ],
+    ids=["good", "corrupt", "of another GPU"],
+)
+def test_refused_kernel_times_are_begun_anew(tmp_path, config, used):
+    (tmp_path / "times").write_bytes(b"known")
+    assert engines.attach_timing_cache(config, tmp_path / "times") == ("cache", used)
+    assert engines.attach_timing_cache(config, tmp_path / "absent") == ("cache", b"")
+    assert engines.attach_timing_cache(config, None) is None
+
+
+def test_without_any_timing_cache_the_build_goes_on(tmp_path):
+    assert engines.attach_timing_cache(TimingConfig(unreadable=[b""]), tmp_path / "absent") is None
+
+
+# ---------------------------------------------------------------- what a build gives
+
+
+def layer_info(kind, *formats, weights=None):
+    tensors = [{"Name": "t", "Dimensions": [1], "Format/Datatype": text} for text in formats]
+    info = {"Name": "layer", "LayerType": kind, "Inputs": tensors[:-1], "Outputs": tensors[-1:]}
+    return {**info, "Weights": {"Type": weights, "Count": 9}} if weights else info
+
+
+class InspectedEngine:
+    """An engine of which only the inspector's text matters."""
+
+    def __init__(self, *layers):
+        self.text = json.dumps({"Layers": layers, "Bindings": ["x", "y"]})
+
+    def create_engine_inspector(self):
+        return self
+
+    def get_engine_information(self, form):
+        return self.text
+
+
+INSPECTING = SimpleNamespace(
+    __name__="tensorrt",
+    __version__="10.3.0",
+    LayerInformationFormat=SimpleNamespace(JSON="json"),
+)
+# The two ways in which releases write a type, and layers that say nothing about arithmetic.
+LONG_FP16 = "Channel major FP16 format where channel % 8 == 0"
+IN_FP32 = layer_info("CaskConvolution", "Row major linear FP32", "Row major linear FP32 format")
+IN_FP16 = layer_info("CaskConvolution", LONG_FP16, LONG_FP16, weights="Half")
+IN_HALF = layer_info("gemm", "Half", "Float")
+IN_INT8 = layer_info("correlation", "Int8", "Int8", weights="Int8")
+PICTURE = layer_info("kgen", "UInt8", "Float")
+MOVES = layer_info("Reformat", "Float", "Half")
+
+
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [
+        ([IN_FP32, IN_FP32], {"fp32": 2}),
+        ([IN_FP16, IN_HALF, IN_FP32], {"fp16": 2, "fp32": 1}),
+        ([IN_INT8, IN_FP16], {"int8": 1, "fp16": 1}),
+        ([PICTURE], {"fp32": 1}),
+        ([MOVES], {}),
+        (["conv1", "conv2"], {}),
+    ],
+    ids=["fp32", "both spellings", "int8", "uint8 is not int8", "moves", "names only"],
+)
+def test_the_precision_is_read_from_the_inspectors_words(layers, found):
+    assert trt_compat.precisions_in_engine(INSPECTING, InspectedEngine(*layers)) == found
+
+
+@pytest.mark.parametrize(
+    ("asked", "layers"),
+    [((), [IN_FP32]), (("fp16",), [IN_FP16, IN_FP32]), (("fp16", "int8"), [IN_FP16, IN_INT8])],
+    ids=str,
+)
+def test_an_engine_in_the_precisions_of_the_graph_is_accepted(asked, layers):
+    engines.check_precisions(INSPECTING, InspectedEngine(*layers), frozenset(asked))
+
+
+@pytest.mark.parametrize(
+    ("asked", "layers", "missing"),
+    [
+        (("fp16",), [IN_FP32, MOVES], "fp16"),
+        (("int8",), [IN_FP16, PICTURE], "int8"),
+        (("fp16", "int8"), [IN_FP32], "fp16 or int8"),
+    ],
+    ids=str,
+)
+def test_an_engine_without_a_precision_of_the_graph_is_refused(asked, layers, missing):
+    with pytest.raises(EngineBuildError, match=f"without any layer in {missing}, which") as info:
+        engines.check_precisions(INSPECTING, InspectedEngine(*layers), frozenset(asked))
+    assert "TensorRT 10.12 or newer" in str(info.value)
+
+
+@pytest.mark.parametrize("engine", [None, InspectedEngine("conv1")], ids=["not loaded", "names"])
+def test_a_precision_that_cannot_be_read_back_is_said(engine, caplog):
+    engines.check_precisions(INSPECTING, engine, frozenset({"fp16"}))
+    assert "cannot be read back" in caplog.text
+
+
+def test_the_precisions_that_a_graph_asks_for_are_found(trt):
+    def asked(*nodes):
+        builder = trt.Builder(trt_compat.vendor_logger(trt))
+        network = builder.create_network(trt_compat.network_flags(trt))
+        parser = trt.OnnxParser(network, trt_compat.vendor_logger(trt))
+        assert parser.parse(model_of(*nodes))
+        return trt_compat.precisions_in_network(trt, network)
+
+    half = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Cast", ["r"], ["y"], to=TensorProto.FLOAT),
+    ]
+    scale = [
+        helper.make_node("Constant", [], ["scale"], value_float=0.5),
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    zero = helper.make_tensor("zero", TensorProto.INT8, [], [0])
+    assert asked(helper.make_node("Relu", ["x"], ["y"])) == frozenset()
+    assert asked(*half) == {"fp16"}
+    assert asked(helper.make_node("Constant", [], ["zero"], value=zero), *scale) == {"int8"}
 
 
 # ---------------------------------------------------------------- the store

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +30,7 @@ from edgeseg_runtime.errors import (
 from edgeseg_runtime.manifest import Manifest, read_artifact
 from edgeseg_runtime.trt_compat import Progress
 
-__all__ = ["EngineSession", "TrtBackend", "TrtRtxBackend"]
+__all__ = ["EngineSession", "SessionPool", "TrtBackend", "TrtRtxBackend", "load_engine"]
 
 _logger = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ class TrtBackend:
     one: that takes minutes, so run `edgeseg build` beforehand. What TensorRT refuses to load is
     thrown away and built again, once.
 
-    `run` may be called from several threads; a TensorRT context serves one call at a time, so
-    they wait for each other. For parallel work load the bundle once per thread.
+    `run` may be called from several threads. A TensorRT context serves one call at a time, so
+    each of up to `contexts` callers gets its own; further ones wait.
 
     Args:
         folder: the bundle.
@@ -56,8 +56,13 @@ class TrtBackend:
             else sent you.
         options: of the build, see `EngineOptions`.
         progress: called while an engine is built.
+        contexts: most calls that run at the same time. A context is made when it is first needed;
+            each has activations and buffers of its own on the GPU, the weights are shared.
+        use_graph: replay each context's work as one CUDA graph, which spares the CPU the launch of
+            every kernel. Models with loops (NMS) cannot be captured: they run as without it.
 
     Raises:
+        ValueError: if `contexts` is not positive.
         BackendUnavailable: if TensorRT, the driver or the GPU is missing or does not fit.
         BundleError: if the model is missing or damaged.
         EngineBuildError: if TensorRT cannot compile the model, or refuses what it just built.
@@ -77,8 +82,12 @@ class TrtBackend:
         engines_folder: str | os.PathLike[str] | None = None,
         options: EngineOptions | None = None,
         progress: Progress | None = None,
+        contexts: int = 2,
+        use_graph: bool = True,
     ) -> None:
         del threads
+        if contexts < 1:
+            raise ValueError(f"contexts is {contexts}; expected at least 1")
         trt = trt_compat.import_tensorrt(self.flavour)
         with contextlib.ExitStack() as stack:
             gpu = cuda.CudaDevice(device)
@@ -88,10 +97,15 @@ class TrtBackend:
             trusted = [Path(engines_folder)] if engines_folder is not None else []
             gpu.activate()
             self._runtime = trt.Runtime(trt_compat.vendor_logger(trt))  # outlives its engines
-            engine, self._file = _load_engine(
+            engine, self._file = load_engine(
                 trt, self._runtime, onnx, key, trusted=trusted, progress=progress
             )
-            self._session = EngineSession(trt, engine, gpu)
+            self._pool = SessionPool(
+                lambda: EngineSession(trt, engine, gpu, use_graph=use_graph),
+                limit=contexts if _allows_contexts(trt, engine) else 1,
+            )
+            stack.callback(self._pool.close)
+            self._precisions = trt_compat.precisions_in_engine(trt, engine)
             stack.pop_all()
         self._gpu = gpu
         self._version: str = trt.__version__
@@ -116,10 +130,13 @@ class TrtBackend:
             DeviceLost: if the GPU failed; the process must be restarted.
             BackendError: if TensorRT failed.
         """
-        return self._session.run(inputs)
+        return self._pool.run(inputs)
 
     def describe(self) -> dict[str, Any]:
-        """Return what ran where, for reports: versions, GPU, driver, engine."""
+        """Return what ran where, for reports: versions, GPU, driver, engine, layers per precision.
+
+        `num_nodes` is read back from the engine; it is empty for one without that information.
+        """
         return {
             "engine": self.flavour,
             "version": self._version,
@@ -130,11 +147,14 @@ class TrtBackend:
             "sha256": self._file.sha256,
             "size_bytes": self._file.size_bytes,
             "build_s": self._file.build_s,
+            "num_nodes": dict(self._precisions),
+            "contexts": self._pool.num_sessions,
+            "has_graph": self._pool.has_graph,
         }
 
     def close(self) -> None:
         """Free the engine and its memory, once a run that is under way has ended."""
-        self._session.close()
+        self._pool.close()
         self._runtime = None
         with contextlib.suppress(DeviceLost):
             self._gpu.close()
@@ -161,6 +181,76 @@ class _Binding:
     device_address: int
 
 
+class SessionPool:
+    """Sessions of one engine, made when callers need them at the same time.
+
+    Args:
+        make: makes a session.
+        limit: most sessions.
+
+    Raises:
+        OutOfMemory: if not even one session fits. If a later one does not, callers share those
+            that there are.
+    """
+
+    def __init__(self, make: Callable[[], EngineSession], *, limit: int) -> None:
+        self._make = make
+        self._limit = limit
+        self._is_open = True
+        self._changed = threading.Condition()
+        self._sessions = [make()]
+        self._idle = list(self._sessions)
+
+    @property
+    def num_sessions(self) -> int:
+        """How many sessions there are by now."""
+        return len(self._sessions)
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether a session replays a CUDA graph."""
+        return any(session.has_graph for session in self._sessions)
+
+    def run(self, inputs: Tensors) -> Tensors:
+        """Return the outputs by name; see `TrtBackend.run`."""
+        session = self._take()
+        try:
+            return session.run(inputs)
+        finally:
+            with self._changed:
+                self._idle.append(session)
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Free all sessions, each once its run has ended; a second call does nothing."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+        for session in self._sessions:
+            session.close()
+
+    def _take(self) -> EngineSession:
+        with self._changed:
+            while self._is_open:
+                if self._idle:
+                    return self._idle.pop()
+                if len(self._sessions) < self._limit:
+                    self._add()
+                else:
+                    self._changed.wait()
+        raise ValueError("the backend is closed; load the bundle again")
+
+    def _add(self) -> None:
+        try:
+            session = self._make()
+        except OutOfMemory as error:
+            self._limit = len(self._sessions)
+            _logger.warning("%d calls at a time, because no more fit: %s", self._limit, error)
+        else:
+            self._sessions.append(session)
+            self._idle.append(session)
+
+
 class EngineSession:
     """An engine with its context, stream and buffers, all allocated once.
 
@@ -168,15 +258,20 @@ class EngineSession:
         trt: the module `tensorrt` or `tensorrt_rtx`.
         engine: a deserialised engine with fixed shapes; a free batch axis has its profile's size.
         gpu: the device that holds it; closed by the caller, after this.
+        use_graph: from the second run on replay a CUDA graph, if the engine can be captured.
 
     Raises:
         OutOfMemory: if the GPU's memory is exhausted.
         BackendError: if the context cannot be made.
     """
 
-    def __init__(self, trt: Any, engine: Any, gpu: cuda.CudaDevice) -> None:
+    def __init__(
+        self, trt: Any, engine: Any, gpu: cuda.CudaDevice, *, use_graph: bool = True
+    ) -> None:
         self._trt = trt
         self._gpu = gpu
+        self._graph: int | None = None
+        self._may_capture = use_graph
         self._lock = threading.Lock()
         self._failure: str | None = None
         self._is_open = True
@@ -200,6 +295,11 @@ class EngineSession:
             names.sort(key=lambda name: engine.get_tensor_mode(name) != trt.TensorIOMode.INPUT)
             self._bindings = [self._bind(name, stack) for name in names]
             self._memory = stack.pop_all()
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether runs replay a CUDA graph."""
+        return self._graph is not None
 
     def run(self, inputs: Tensors) -> Tensors:
         """Return the outputs by name; see `TrtBackend.run`."""
@@ -240,7 +340,7 @@ class EngineSession:
                 f"the engine's tensor {name!r} has the shape {list(shape)}, which depends on the "
                 "data; export the model again with this edgeseg, whose graphs are static"
             )
-        dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+        dtype = np.dtype(trt_compat.numpy_dtype(engine.get_tensor_dtype(name)))
         size_bytes = max(math.prod(shape) * dtype.itemsize, 1)
         device_address = self._gpu.allocate(size_bytes)
         stack.callback(self._gpu.free, device_address)
@@ -266,26 +366,63 @@ class EngineSession:
         for binding in self._bindings:
             if binding.is_input:
                 np.copyto(binding.host, _checked_input(inputs, binding))
+        if self._graph is not None:
+            gpu.launch_graph(self._graph, stream)
+            gpu.synchronize(stream)  # raises DeviceLost if a kernel faulted
+        else:
+            try:
+                self._enqueue()
+            finally:
+                gpu.synchronize(stream)
+            if self._may_capture:
+                self._capture()
+        return {
+            binding.name: binding.host.copy() for binding in self._bindings if not binding.is_input
+        }
+
+    def _enqueue(self) -> None:
+        """Put copies and kernels on the stream."""
+        gpu, stream = self._gpu, self._stream
+        for binding in self._bindings:
+            if binding.is_input:
                 gpu.copy_to_device(
                     binding.device_address, binding.host_address, binding.host.nbytes, stream=stream
                 )
-        is_enqueued = self._context.execute_async_v3(stream)
-        outputs = [binding for binding in self._bindings if not binding.is_input]
-        for binding in outputs if is_enqueued else []:
-            gpu.copy_to_host(
-                binding.host_address, binding.device_address, binding.host.nbytes, stream=stream
-            )
-        gpu.synchronize(stream)  # raises DeviceLost if a kernel faulted
-        if not is_enqueued:
+        if not self._context.execute_async_v3(stream):
             raise BackendError(
                 f"{self._trt.__name__} failed to run the engine: "
                 f"{trt_compat.vendor_errors(self._trt)}. Load the bundle again; if it happens "
                 "again, build the engine anew (edgeseg build --force)."
             )
-        return {binding.name: binding.host.copy() for binding in outputs}
+        for binding in self._bindings:
+            if not binding.is_input:
+                gpu.copy_to_host(
+                    binding.host_address, binding.device_address, binding.host.nbytes, stream=stream
+                )
+
+    def _capture(self) -> None:
+        """Capture what a run enqueues, once, after a run without it as TensorRT asks for."""
+        self._may_capture = False
+        try:
+            graph = self._gpu.capture_graph(self._stream, self._enqueue)
+        except DeviceLost:
+            raise
+        except BackendError as error:
+            _logger.info("runs without a CUDA graph, because the engine has none: %s", error)
+            trt_compat.vendor_errors(self._trt)  # forget them
+            return
+        self._graph = graph
+        self._memory.callback(self._gpu.destroy_graph, graph)
 
 
-def _load_engine(
+def _allows_contexts(trt: Any, engine: Any) -> bool:
+    """Tell whether an engine can have more than one context; it has one optimisation profile."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    is_static = all(-1 not in tuple(engine.get_tensor_shape(name)) for name in names)
+    return is_static or trt_compat.shares_profiles(trt)
+
+
+def load_engine(
     trt: Any,
     runtime: Any,
     onnx: bytes,
@@ -294,15 +431,18 @@ def _load_engine(
     trusted: Sequence[Path],
     progress: Progress | None,
 ) -> tuple[Any, EngineFile]:
-    """Return a deserialised engine; a stale one is built again, once."""
-    reason = ""
-    for is_retry in (False, True):
+    """Return a deserialised engine; a stale one is built again, once.
+
+    One of the caller's own folder is passed over in favour of the cache, and stays where it is.
+    """
+    reason, must_build = "", False
+    for _ in range(3):  # from the caller's folder, from the cache, built
         plan, file = engines.load_or_build(
             onnx,
             key,
             store=engines.cache_folder(),
-            trusted=() if is_retry else trusted,
-            force=is_retry,
+            trusted=trusted,
+            force=must_build,
             progress=progress,
         )
         trt_compat.vendor_errors(trt)  # forget older ones
@@ -317,9 +457,13 @@ def _load_engine(
             )
         if file.is_new:
             break
-        _logger.warning("the engine %s is stale and is built again: %s", file.path, reason)
-        if file.path is not None and file.path.parent not in trusted:
+        if file.path is not None and file.path.parent in trusted:
+            _logger.warning("the engine %s is stale and passed over: %s", file.path, reason)
+            trusted = ()
+        else:
+            _logger.warning("the engine %s is stale and is built again: %s", file.path, reason)
             engines.discard_engine(file)
+            must_build = True
     raise EngineBuildError(
         f"{trt.__name__} {trt.__version__} cannot load the engine that it has just built for "
         f"{', '.join(key.targets)}: {reason}. Update the GPU's driver, or use "
