@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 from collections import Counter
@@ -9,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgeseg_runtime.backends import open_backend
 from edgeseg_runtime.engines import cache_folder, list_engines
-from edgeseg_runtime.errors import BundleError, CorruptArtifact
+from edgeseg_runtime.errors import BundleError, CorruptArtifact, EdgesegError
 from edgeseg_runtime.manifest import Artifact, Manifest, read_artifact
 
 OWN_DOMAIN = "edgeseg"
@@ -88,8 +90,20 @@ def _inspect_bundle(folder: Path) -> dict[str, Any]:
         return document
     if _check(folder, "onnx", onnx)["status"] == "ok":
         document |= _inspect_graph(read_artifact(folder, onnx), onnx.file, has_borders=False)
+        document["onnxruntime"] = _loaded(folder, manifest)
     document["engines"] = _engines(folder, onnx.sha256)
     return document
+
+
+def _loaded(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """Return what ONNX Runtime says of the model once it is loaded, or why it is not."""
+    try:
+        with contextlib.closing(
+            open_backend("onnxruntime", folder, manifest, threads=1)
+        ) as backend:
+            return {k: v for k, v in backend.describe().items() if k not in {"engine", "threads"}}
+    except EdgesegError as error:
+        return {"problem": str(error)}
 
 
 def _check(folder: Path, kind: str, artifact: Artifact) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Shows a benchmark run: a table for the terminal, Markdown, and files."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -202,8 +204,21 @@ def _environment_lines(report: BenchReport) -> list[str]:
         "thread variables": ", ".join(f"{k}={v}" for k, v in environment.threads.items()) or "none",
         "pictures for latency": str(report.num_latency_pictures),
     }
+    entries |= {f"{b.name} ran on": _engine(b.engine) for b in report.backends if b.engine}
     entries |= {f"manifest of {b.name}": f"sha256 {b.manifest_sha256}" for b in report.backends}
     return [f"- {name}: {value}" for name, value in entries.items()]
+
+
+def _engine(engine: Mapping[str, Any]) -> str:
+    """Return what ran where as one line, such as "onnxruntime, version 1.32.0, ..."."""
+    facts = [f"{name.replace('_', ' ')} {value}" for name, value in engine.items() if _says(value)]
+    nodes = engine.get("num_nodes") or {}
+    where = [f"{count} nodes on {place}" for place, count in nodes.items()]
+    return ", ".join([*facts, *where])
+
+
+def _says(value: object) -> bool:
+    return value is not None and not isinstance(value, Mapping)
 
 
 def _markdown_table(headings: list[str], rows: list[list[str]]) -> list[str]:

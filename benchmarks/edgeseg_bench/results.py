@@ -49,6 +49,7 @@ class BackendReport:
         ratio_end_to_end: time relative to the reference, query by query; None for the reference itself.
         ratio_model: the same for the model alone.
         peak_memory_bytes: resident memory of a process that runs only this; None = not measured.
+        engine: what ran where, see `CheckedBackend.describe`: version, provider, nodes by provider.
     """
 
     name: str
@@ -63,6 +64,7 @@ class BackendReport:
     ratio_end_to_end: Ratio | None
     ratio_model: Ratio | None
     peak_memory_bytes: int | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,6 +117,7 @@ def run_bench(
                 if is_reference
                 else _ratio(latencies[name].model, latencies[reference].model),
                 peak_memory_bytes=(peak_memory_bytes or {}).get(name),
+                engine=predictor.backend.describe(),
             )
         )
     progress("scoring", len(predictors), len(predictors))

@@ -145,6 +145,20 @@ def test_markdown_tells_where_it_ran(report):
         assert expected in text
 
 
+def test_markdown_tells_what_ran_where(report):
+    engine = {
+        "engine": "onnxruntime",
+        "provider": "CUDA",
+        "threads": None,
+        "num_nodes": {"CUDA": 7},
+    }
+    first, *rest = report.backends
+    text = markdown(replace(report, backends=(replace(first, engine=engine), *rest)))
+    line = f"- {first.name} ran on: engine onnxruntime, provider CUDA, 7 nodes on CUDA"
+    assert line in text.splitlines()
+    assert text.count(" ran on: ") == 1, "nothing is said where nothing is known"
+
+
 def test_files_are_written_whole(report, tmp_path):
     json_path, markdown_path = write_report(report, tmp_path / "new")
     assert BenchReport.from_json(json_path.read_text(encoding="utf-8")) == report

@@ -97,7 +97,7 @@ def test_an_engine_that_is_not_there_exits_with_4(command, tiny, pictures, tmp_p
     assert "install it" in err
     code, _, err = command("run", tiny, pictures, "-o", tmp_path, "--backend", "magic")
     assert code == 2
-    assert "expected one of auto, onnxruntime, tensorrt, tensorrt_rtx" in err
+    assert "expected one of auto, onnxruntime, openvino, tensorrt, tensorrt_rtx" in err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -189,6 +189,8 @@ def test_inspect_describes_a_bundle(command, tiny):
     assert document["operators"]["Conv"] == 1
     assert document["graph"]["opsets"] == {"ai.onnx": 17}
     assert document["engines"] == []
+    assert document["onnxruntime"]["provider"] == "CPUExecutionProvider"
+    assert set(document["onnxruntime"]["num_nodes"]) <= {"CPUExecutionProvider"}
     code, text, _ = command("inspect", tiny)
     assert code == 0
     assert "1x48x64x3" in text

@@ -23,6 +23,8 @@ from edgeseg_runtime.errors import (
     MissingArtifact,
 )
 
+onnxruntime = pytest.importorskip("onnxruntime")
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
@@ -35,9 +37,6 @@ def backend(bundle):
     backend = OrtBackend(*bundle, threads=1)
     yield backend
     backend.close()
-
-
-onnxruntime = pytest.importorskip("onnxruntime")
 
 
 def assert_equal_outputs(first, second):
@@ -103,6 +102,11 @@ def test_describe_says_what_ran_where(backend):
     json.dumps(description)
 
 
+def test_the_checked_backend_describes_what_it_checks(bundle):
+    backend = open_backend("onnxruntime", *bundle, threads=1)
+    assert backend.describe() == backend.backend.describe()
+
+
 @pytest.mark.parametrize("provider", ["CUDAExecutionProvider", "TensorrtExecutionProvider", "Foo"])
 def test_a_missing_provider_is_an_error_and_no_silent_run_on_the_cpu(bundle, provider):
     if provider in onnxruntime.get_available_providers():
@@ -112,6 +116,33 @@ def test_a_missing_provider_is_an_error_and_no_silent_run_on_the_cpu(bundle, pro
     assert info.value.exit_code == 4
     with pytest.raises(BackendUnavailable, match=f"has no {provider}"):
         OrtBackend(*bundle, providers=[provider, "CPUExecutionProvider"])
+
+
+AZURE = "AzureExecutionProvider"
+"""In every wheel of ONNX Runtime, and takes none of our nodes: it calls a remote service."""
+
+needs_azure = pytest.mark.skipif(
+    AZURE not in onnxruntime.get_available_providers(), reason=f"no {AZURE} in this ONNX Runtime"
+)
+
+
+@needs_azure
+def test_a_node_left_to_the_cpu_is_an_error_unless_the_cpu_is_named(bundle):
+    with pytest.raises(
+        BackendUnavailable, match=r"leaves a part of model\.onnx to the CPU"
+    ) as info:
+        OrtBackend(*bundle, providers=[AZURE])
+    assert "providers=[..., 'CPUExecutionProvider']" in str(info.value)
+
+
+@needs_azure
+@pytest.mark.skipif(
+    not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"),
+    reason="ONNX Runtime before 1.24 does not tell where nodes run",
+)
+def test_a_provider_that_takes_no_node_at_all_is_an_error(bundle):
+    with pytest.raises(BackendUnavailable, match=f"{AZURE} took none of the model's nodes"):
+        OrtBackend(*bundle, providers=[AZURE, "CPUExecutionProvider"])
 
 
 def test_no_provider_at_all_is_a_mistake_of_the_caller(bundle):

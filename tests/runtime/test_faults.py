@@ -385,11 +385,55 @@ def test_a_cache_that_cannot_be_created_means_an_engine_in_memory(tmp_path, onnx
     assert_built_in_memory(onnx, key, store, caplog, words="cannot be kept in")
 
 
-def test_an_engine_for_another_release_is_never_tried(tmp_path, onnx, key):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": "1.6.0.1"},
+        {"platform": "any-riscv64"},
+        {"targets": ("sm120",)},
+        {"device": "Orin"},
+        {"driver": "12.6"},
+        {"onnx_sha256": "cd" * 32},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_foreign_engine_is_never_tried(tmp_path, onnx, key, change):
     tmp_path.chmod(0o700)
-    foreign = dataclasses.replace(key, version="1.6.0.1")
-    engines.store_engine(tmp_path, foreign, b"an engine of another release")
-    plan, file = engines.load_or_build(onnx, key, store=tmp_path)
-    assert file.is_new
-    assert plan != b"an engine of another release"
+    foreign = dataclasses.replace(key, **change)
+    engines.store_engine(tmp_path, foreign, b"an engine from elsewhere")
+    assert engines.find_engine(tmp_path, key) is None
+    if "version" in change:
+        plan, file = engines.load_or_build(onnx, key, store=tmp_path)
+        assert file.is_new
+        assert plan != b"an engine from elsewhere"
     assert engines.find_engine(tmp_path, foreign) is not None, "others' engines are left alone"
+
+
+def test_an_engine_flipped_or_cut_anywhere_is_not_loaded(tmp_path):
+    plan = bytes(range(256)) * 8
+    path = engines.store_engine(tmp_path, KEY, plan)
+    for position in positions(len(plan)):
+        content = bytearray(plan)
+        content[position] ^= 1 << position % 8
+        path.write_bytes(content)
+        assert engines.find_engine(tmp_path, KEY) is None
+        path.write_bytes(plan[:position])
+        assert engines.find_engine(tmp_path, KEY) is None
+    path.write_bytes(plan)
+    assert engines.find_engine(tmp_path, KEY) is not None
+
+
+def test_a_record_flipped_anywhere_gives_the_engine_as_it_was_or_none(tmp_path):
+    plan = bytes(range(256)) * 8
+    path = engines.store_engine(tmp_path, KEY, plan)
+    record = path.with_name(path.name + ".json")
+    original = record.read_bytes()
+    num_refused = 0
+    for position in positions(len(original)):
+        content = bytearray(original)
+        content[position] ^= 1 << position % 8
+        record.write_bytes(content)
+        found = engines.find_engine(tmp_path, KEY)
+        num_refused += found is None
+        assert found is None or found[0] == plan
+    assert num_refused > 0.6 * NUM_POSITIONS, "white space is all that may be flipped in peace"

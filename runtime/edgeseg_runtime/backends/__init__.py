@@ -159,6 +159,14 @@ class CheckedBackend:
         batch_size = next(iter(checked.values())).shape[:1]
         return _check_outputs(outputs, self.manifest.outputs, batch_size)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what runs where, for reports: at least `engine`, and what the backend knows.
+
+        `num_nodes` counts the model's nodes by where, or in which precision, they run.
+        """
+        describe = getattr(self.backend, "describe", dict)
+        return {"engine": self.name, **describe()}
+
     def close(self) -> None:
         """Free the engine; calling it twice is allowed."""
         if not self._is_closed:

@@ -29,6 +29,7 @@ __all__ = ["OrtBackend", "node_times"]
 CPU = "CPUExecutionProvider"
 
 _FATAL_SEVERITY = 4  # ONNX Runtime writes its log to stderr; its errors are raised as well
+_NO_CPU = "session.disable_cpu_ep_fallback"
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"  # from 1.24.1 on
 
 _logger = logging.getLogger(__name__)
@@ -49,10 +50,12 @@ class OrtBackend:
         verify: compare the model's sha256 with the manifest.
         providers: "cpu"; "auto" for all that this build of ONNX Runtime has; or names in falling
             priority, such as ["CUDAExecutionProvider"]. A named provider that cannot be used is
-            an error, never a silent run on the CPU.
+            an error, never a silent run on the CPU; so is a node that it leaves to the CPU,
+            unless "CPUExecutionProvider" is named as well.
         is_spinning: let idle threads spin between frames: a lower latency for a busy core. Off
             suits cameras and batteries.
-        has_arena: keep freed memory for the next run.
+        has_arena: keep freed memory for the next run. Off gives it back, at some speed; shapes
+            are fixed, so the arena does not grow after the first run.
         profile: prefix of a file of node times, see `end_profiling`; None for no profile.
 
     Raises:
@@ -85,6 +88,8 @@ class OrtBackend:
         session_options.log_severity_level = _FATAL_SEVERITY
         session_options.enable_cpu_mem_arena = has_arena
         session_options.add_session_config_entry("session.load_model_format", "ONNX")
+        if CPU not in chosen:
+            session_options.add_session_config_entry(_NO_CPU, "1")
         if threads is not None:
             session_options.intra_op_num_threads = threads
         if not is_spinning:
@@ -251,6 +256,12 @@ def _translated_load(file: str, version: str) -> Iterator[None]:
             raise CorruptArtifact(file, "an ONNX model", f"something else ({text})") from error
         if not _is_vendor_error(error):
             raise
+        if "fallback to CPU EP has been explicitly disabled" in text:
+            raise BackendUnavailable(
+                f"ONNX Runtime {version} leaves a part of {file} to the CPU. Name it as well to "
+                "allow that: providers=[..., 'CPUExecutionProvider']; `describe()` then says how "
+                "many nodes run where."
+            ) from error
         raise EngineBuildError(
             f"ONNX Runtime {version} cannot run {file}: {text}. Upgrade it (pip install -U "
             "onnxruntime), or export the model with an older --opset."
