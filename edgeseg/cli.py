@@ -1,4 +1,4 @@
-"""The command line of edgeseg: models, export, build, bench, run, inspect, doctor.
+"""The command line of edgeseg: models, export, build, bench, compare, run, inspect, doctor.
 
 Commands import what they need themselves, so that `edgeseg --help` is quick and `edgeseg build`
 needs no torch. Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 a check
@@ -350,6 +350,70 @@ def bench(
 
 
 @app.command()
+def compare(
+    ctx: typer.Context,
+    reference: Annotated[
+        str, typer.Argument(metavar="REF", help="Bundle to compare with, or torch.")
+    ],
+    candidate: Annotated[Path, typer.Argument(metavar="CAND", help="Bundle to judge.")],
+    data: Annotated[
+        str, typer.Option(metavar="DIR|DATA", help="Folder of pictures, shapes or coco:DIR.")
+    ] = "shapes",
+    limit: Annotated[int, typer.Option(min=1, help="Only the first pictures.")] = 50,
+    score: Annotated[
+        float, typer.Option(min=0, max=1, help="Reference detections that count for agreement.")
+    ] = 0.3,
+    weights: Annotated[
+        str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
+    ] = None,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CONDITION", help='Exit with 1 if it holds: "agreement_ap<0.98".'),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for JSON, Markdown and the worst pictures."),
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Find where a bundle loses accuracy against another one or the PyTorch model."""
+    from edgeseg.comparison import open_pictures, open_sides, renderables, verdict, write_report
+    from edgeseg_export.compare import METRICS
+    from edgeseg_export.compare import compare as compare_sides
+    from edgeseg_export.conditions import conditions_from_text, conditions_met
+
+    terminal = _terminal(ctx, json, verbose, quiet)
+    conditions = conditions_from_text(fail_on or (), METRICS)
+    files: list[Path] = []
+    with terminal.progress() as progress:
+        progress("load", 0, 1)
+        sides = open_sides(reference, candidate, weights=weights)
+        pictures, count, name = open_pictures(data, sides[0].manifest, limit)
+        report = compare_sides(
+            *sides, pictures, count, data=name, score_threshold=score, progress=progress
+        )
+        if out is not None:
+            progress("write", 0, 1)
+            files = write_report(report, out, sides, pictures, score=score)
+    met = [str(condition) for condition in conditions_met(conditions, report.metrics())]
+    terminal.show(*renderables(report, is_full=verbose > 0), *([verdict(report)] if out else []))
+    document = {
+        "report": report.to_document(),
+        "files": [str(file) for file in files],
+        "failed_on": met,
+    }
+    terminal.finish(document, last_line=out or verdict(report))
+    if met:
+        values = report.metrics()
+        for condition in conditions:
+            if str(condition) in met:
+                terminal.note(f"{condition} holds: it is {values[condition.metric]:.4g}")
+        raise typer.Exit(1)
+
+
+@app.command()
 def run(
     ctx: typer.Context,
     bundle: Bundle,
@@ -363,7 +427,7 @@ def run(
         "edgeseg-run"
     ),
     backend: Annotated[
-        str, typer.Option(help="auto, onnxruntime, tensorrt or tensorrt_rtx.")
+        str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or tensorrt_rtx.")
     ] = "auto",
     score: Annotated[float, typer.Option(min=0, max=1, help="Leave out less sure ones.")] = 0.3,
     draw: Annotated[bool, typer.Option(help="Write annotated pictures or a video.")] = True,

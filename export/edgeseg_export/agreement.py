@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from edgeseg_bench.evaluation import agreement_types
-from edgeseg_bench.metrics.agreement import agreement_ap
+from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.quantized import bytes_for_cpu
@@ -18,6 +18,7 @@ from edgeseg_runtime.tasks import create_task
 
 Image = npt.NDArray[np.uint8]
 Tensors = dict[str, npt.NDArray[Any]]
+Result = dict[str, Any]
 
 
 class GraphBackend:
@@ -64,20 +65,12 @@ def measure_agreement(
         on_picture: called as on_picture(done, total).
     """
     predictors = [graph_predictor(graph, manifest) for graph in (reference, candidate)]
-    results: list[list[dict[str, Any]]] = [[], []]
+    results: list[list[Result]] = [[], []]
     for number, picture in enumerate(pictures, 1):
         for predictor, found in zip(predictors, results, strict=True):
-            found += _results(predictor, picture, number)
+            found += coco_results(predictor, picture, number)
         on_picture(number, len(pictures))
-    agreement = agreement_ap(
-        results[0],
-        results[1],
-        images=[
-            {"id": number, "height": picture.shape[0], "width": picture.shape[1]}
-            for number, picture in enumerate(pictures, 1)
-        ],
-        iou_types=agreement_types(manifest),
-    )
+    agreement = agreement_of(results[0], results[1], manifest, pictures)
     return {
         "num_pictures": len(pictures),
         "ap": {kind: round(value, 4) for kind, value in agreement.ap.items()},
@@ -87,8 +80,31 @@ def measure_agreement(
     }
 
 
-def _results(predictor: Predictor[Any], picture: Image, number: int) -> list[dict[str, Any]]:
-    """Return COCO results; what has no box of its own stands for the whole picture."""
+def agreement_of(
+    reference: Sequence[Result],
+    candidate: Sequence[Result],
+    manifest: Manifest,
+    pictures: Sequence[Image],
+) -> Agreement:
+    """Return how far results agree; pictures have the numbers 1, 2, ... as their ids."""
+    return agreement_ap(
+        reference,
+        candidate,
+        images=[
+            {"id": number, "height": picture.shape[0], "width": picture.shape[1]}
+            for number, picture in enumerate(pictures, 1)
+        ],
+        iou_types=agreement_types(manifest),
+    )
+
+
+def coco_results(predictor: Predictor[Any], picture: Image, image_id: int) -> list[Result]:
+    """Return what a model finds in a picture, as COCO results; see `coco_entries`."""
+    return coco_entries(predictor(picture), picture, image_id)
+
+
+def coco_entries(found: Any, picture: Image, image_id: int) -> list[Result]:
+    """Return a result's COCO entries; what has no box of its own stands for the whole picture."""
     height, width = picture.shape[:2]
     whole = {"bbox": [0.0, 0.0, float(width), float(height)]}
-    return [whole | entry for entry in predictor(picture).to_coco(image_id=number)]
+    return [whole | entry for entry in found.to_coco(image_id=image_id)]

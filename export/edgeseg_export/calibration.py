@@ -63,6 +63,24 @@ def calibrate(
     return find(model, manifest, pictures, values, method, on_picture)
 
 
+def groups_that_fit(model: onnx.ModelProto, values: Sequence[str]) -> list[list[str]]:
+    """Return the values in groups that can be fetched in one run; see `MAX_ELEMENTS`."""
+    sizes = {
+        info.name: int(np.prod([dim.dim_value or 1 for dim in info.type.tensor_type.shape.dim]))
+        for info in (*model.graph.value_info, *model.graph.output, *model.graph.input)
+    }
+    groups: list[list[str]] = [[]]
+    room = MAX_ELEMENTS
+    for value in values:
+        size = sizes.get(value, MAX_ELEMENTS)
+        if groups[-1] and size > room:
+            groups.append([])
+            room = MAX_ELEMENTS
+        groups[-1].append(value)
+        room -= size
+    return groups
+
+
 def _largest(
     model: onnx.ModelProto,
     manifest: Manifest,
@@ -115,7 +133,7 @@ def _thresholds(
         scenario="same",
     )
     task = create_task(manifest)
-    groups = _groups(model, values)
+    groups = groups_that_fit(model, values)
     total = len(groups) * len(pictures)
     done = 0
     for group in groups:
@@ -130,24 +148,6 @@ def _thresholds(
     with _silence():
         ranges: dict[str, Any] = collector.compute_collection_result()
     return {value: float(max(abs(float(end)) for end in ranges[value][:2])) for value in values}
-
-
-def _groups(model: onnx.ModelProto, values: Sequence[str]) -> list[list[str]]:
-    """Return the values in groups that can be fetched in one run."""
-    sizes = {
-        info.name: int(np.prod([dim.dim_value or 1 for dim in info.type.tensor_type.shape.dim]))
-        for info in (*model.graph.value_info, *model.graph.output, *model.graph.input)
-    }
-    groups: list[list[str]] = [[]]
-    room = MAX_ELEMENTS
-    for value in values:
-        size = sizes.get(value, MAX_ELEMENTS)
-        if groups[-1] and size > room:
-            groups.append([])
-            room = MAX_ELEMENTS
-        groups[-1].append(value)
-        room -= size
-    return groups
 
 
 def _with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:

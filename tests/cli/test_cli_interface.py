@@ -26,6 +26,9 @@ COMMANDS = {
         "BUNDLE", "--data", "--backends", "--weights", "--limit", "--quick", "--score", "--threads",
         "--engines", "--out",
     },
+    "compare": {
+        "REF", "CAND", "--data", "--limit", "--score", "--weights", "--fail-on", "--out",
+    },
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",
         "--no-save-json", "--threads", "--engines",

@@ -1,0 +1,253 @@
+"""Compares two exports of one model: opens them and the pictures, shows the report, writes it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.console import RenderableType
+
+from edgeseg.tables import table_of_rows, text_from_value
+from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.evaluation import dataset_kind
+from edgeseg_export.agreement import GraphBackend
+from edgeseg_export.compare import CompareReport, Picture, Side
+from edgeseg_runtime import Manifest, Predictor, Source
+from edgeseg_runtime.errors import CorruptArtifact
+from edgeseg_runtime.files import write_atomic
+from edgeseg_runtime.manifest import read_artifact
+from edgeseg_runtime.results import Instances
+from edgeseg_runtime.tasks import create_task
+
+TORCH = "torch"
+NUM_SHOWN = 12
+"""Nodes of the table on the terminal; files have them all."""
+NUM_PAIRS = 4
+GAP = 8  # pixels between the two pictures of a pair
+
+Pictures = Callable[[], Iterator[Picture]]
+
+
+def open_sides(reference: str, candidate: Path, *, weights: str | None) -> tuple[Side, Side]:
+    """Return what is to be compared.
+
+    Args:
+        reference: folder of a bundle, or "torch" for the model that the candidate was made from.
+        candidate: folder of a bundle.
+        weights: the exported checkpoint, if it is no longer in its place.
+
+    Raises:
+        ValueError: the PyTorch model cannot be rebuilt.
+        EdgesegError: a damaged bundle, or another checkpoint than the exported one.
+    """
+    side = _bundle_side(candidate)
+    if reference == TORCH:
+        return _torch_side(side.manifest, weights), side
+    return _bundle_side(Path(reference)), side
+
+
+def open_pictures(data: str, manifest: Manifest, limit: int) -> tuple[Pictures, int, str]:
+    """Return the pictures of a folder or a data set, how many there are, and what to call them."""
+    if data != "shapes" and (":" not in data or Path(data).exists()):
+        count = min(limit, Source(data).num_frames or limit)
+
+        def frames() -> Iterator[Picture]:
+            for frame in itertools.islice(Source(data), limit):
+                yield Picture(image_id=frame.index, name=frame.name, image=frame.image)
+
+        return frames, count, data
+    dataset = open_dataset(data, kind=dataset_kind(manifest), limit=limit)
+
+    def samples() -> Iterator[Picture]:
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            yield Picture(image_id=sample.image_id, name=sample.file_name, image=sample.image)
+
+    return samples, len(dataset), dataset.name
+
+
+def renderables(report: CompareReport, *, is_full: bool = False) -> list[RenderableType]:
+    """Return what people want to see of a report on the terminal."""
+    taps = _tap_rows(report)
+    if not is_full and len(taps) > NUM_SHOWN:
+        noisy = sorted(report.taps, key=lambda tap: tap.own_snr_db)[:NUM_SHOWN]
+        names = {tap.name for tap in noisy} | {report.first_bad_tap}
+        taps = [row for row in taps if row["node"] in names]
+    title = f"Nodes with most noise of their own ({len(taps)} of {len(report.taps)}; -v: all)"
+    tables: list[RenderableType] = [
+        table_of_rows(f"From {report.reference} on", _step_rows(report))
+    ]
+    if taps:
+        tables.append(table_of_rows("Nodes" if is_full else title, taps))
+    tables.append(table_of_rows("Worst pictures", _picture_rows(report)[:NUM_PAIRS]))
+    return tables
+
+
+def verdict(report: CompareReport) -> str:
+    """Return the result in one sentence."""
+    ap = ", ".join(f"{kind} {value:.3f}" for kind, value in report.agreement.ap.items())
+    tap = next((tap for tap in report.taps if tap.name == report.first_bad_tap), None)
+    if tap is not None:
+        where = f"the first bad node is {tap.name} (own SNR {tap.own_snr_db:.1f} dB)"
+    elif report.taps:
+        where = "no single node spoils its result"
+    else:
+        where = "the nodes of different sizes are not compared"
+    return (
+        f"agreement AP with {report.reference} on {report.num_pictures} pictures of "
+        f"{report.data}: {ap}; {where}"
+    )
+
+
+def markdown(report: CompareReport) -> str:
+    """Return the whole report as Markdown."""
+    metrics = [{"metric": name, "value": value} for name, value in report.metrics().items()]
+    lines = [
+        f"# {report.model}: {report.candidate} against {report.reference}",
+        "",
+        verdict(report),
+    ]
+    for title, rows in (
+        ("Steps", _step_rows(report)),
+        ("Nodes", _tap_rows(report)),
+        ("Worst pictures", _picture_rows(report)),
+        ("Metrics", metrics),
+    ):
+        if rows:
+            lines += ["", f"## {title}", "", *_markdown_table(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def write_report(
+    report: CompareReport,
+    folder: Path,
+    sides: tuple[Side, Side],
+    pictures: Pictures,
+    *,
+    score: float,
+) -> list[Path]:
+    """Write report.json, report.md and the worst pictures with both results side by side.
+
+    Args:
+        report: what to write.
+        folder: is created.
+        sides: reference and candidate.
+        pictures: that were compared on.
+        score: detections from this score on are drawn.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [
+        write_atomic(folder / "report.json", report.to_json().encode()),
+        write_atomic(folder / "report.md", markdown(report).encode()),
+    ]
+    ranks = {picture.image_id: rank for rank, picture in enumerate(report.agreement.worst, 1)}
+    predictors = [_predictor(side) for side in sides]
+    for picture in pictures():
+        rank = ranks.get(picture.image_id)
+        if rank is None or rank > NUM_PAIRS:
+            continue
+        drawn = [_drawn(predictor, picture, score) for predictor in predictors]
+        gap = np.full((picture.image.shape[0], GAP, 3), 255, np.uint8)
+        pair = np.concatenate([drawn[0], gap, drawn[1]], axis=1)
+        content = cv2.imencode(".jpg", pair)[1].tobytes()
+        files.append(write_atomic(folder / f"worst_{rank}_{Path(picture.name).stem}.jpg", content))
+    return sorted(files, key=lambda file: (file.suffix == ".jpg", file.name))
+
+
+def _bundle_side(folder: Path) -> Side:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    manifest = Manifest.load(folder)
+    artifact = manifest.artifact("onnx")
+    try:
+        graph = onnx.load_model_from_string(read_artifact(folder, artifact))
+    except DecodeError as error:
+        raise CorruptArtifact(
+            artifact.file, "an ONNX model", f"something else ({error})"
+        ) from error
+    return Side(name=str(folder), manifest=manifest, graph=graph)
+
+
+def _torch_side(manifest: Manifest, weights: str | None) -> Side:
+    from edgeseg.models import model_manifest
+    from edgeseg.provenance import rebuild_model
+    from edgeseg.torch_backend import TorchBackend
+    from edgeseg_export.bundle import complete_graph, trace_graph
+    from edgeseg_export.passes.drop_outputs import drop_outputs
+
+    model = rebuild_model(manifest, weights=weights)
+    own = model_manifest(model)
+    graph = drop_outputs(trace_graph(model, own), [spec.name for spec in own.outputs])
+    return Side(name=TORCH, manifest=own, graph=complete_graph(graph), backend=TorchBackend(model))
+
+
+def _predictor(side: Side) -> Predictor[Any]:
+    backend = side.backend or GraphBackend(side.graph)
+    return Predictor(side.manifest, create_task(side.manifest), backend)
+
+
+def _drawn(predictor: Predictor[Any], picture: Picture, score: float) -> np.ndarray[Any, Any]:
+    found = predictor(picture.image)
+    if isinstance(found, Instances):
+        found = found.filter(score=score)
+    return np.asarray(found.draw(picture.image))
+
+
+def _step_rows(report: CompareReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": step.name,
+            **{
+                f"{kind} AP with the step before": "same" if step.is_same else round(value, 4)
+                for kind, value in step.ap_to_previous.items()
+            },
+            **{
+                f"{kind} AP with {report.reference}": round(value, 4)
+                for kind, value in step.ap_to_reference.items()
+            },
+        }
+        for step in report.steps
+    ]
+
+
+def _tap_rows(report: CompareReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "node": tap.name,
+            "in": tap.precision,
+            "own SNR dB": round(tap.own_snr_db, 1),
+            "SNR dB": round(tap.snr_db, 1),
+            "cosine": round(tap.cosine, 5),
+            "largest error": tap.max_error,
+            "of": tap.largest,
+            "": "bad" if tap.is_bad else "",
+        }
+        for tap in report.taps
+    ]
+
+
+def _picture_rows(report: CompareReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "picture": report.names[picture.image_id],
+            "quality": round(picture.quality, 3),
+            "reference found": picture.num_reference,
+            "candidate found": picture.num_candidate,
+        }
+        for picture in report.agreement.worst
+    ]
+
+
+def _markdown_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    names = list(rows[0])
+    cells = [[text_from_value(name, row[name]) for name in names] for row in rows]
+    rule = ["---"] * len(names)
+    return ["| " + " | ".join(line) + " |" for line in (names, rule, *cells)]

@@ -1,0 +1,386 @@
+"""Finds where a candidate's accuracy is lost against a reference: by step, by node, by picture.
+
+The way from the reference to the candidate is gone in steps, each of which exchanges one part: the PyTorch model for
+its float32 graph, that graph for the candidate's, the preprocessing, the postprocessing.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from edgeseg_bench.evaluation import agreement_types
+from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
+from edgeseg_export.agreement import GraphBackend, coco_entries
+from edgeseg_export.taps import TapDifference, TapMeter, first_bad
+from edgeseg_runtime.backends import Backend, CheckedBackend
+from edgeseg_runtime.geometry import Geometry
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.tasks import Task, create_task
+
+Image = npt.NDArray[np.uint8]
+Result = dict[str, Any]
+Progress = Callable[[str, int, int], None]
+"""Called as progress(stage, done, total)."""
+
+NUM_TAP_PICTURES = 8
+"""Nodes are compared on the first pictures only: every value of a picture counts."""
+SCORE_THRESHOLD = 0.3
+AP_METRICS = ("agreement_ap_bbox", "agreement_ap_segm", "agreement_ap_keypoints")
+METRICS = (
+    "agreement_ap",
+    *AP_METRICS,
+    "mean_iou",
+    "score_mae",
+    "num_unmatched",
+    "num_label_flips",
+    "count_delta",
+    "worst_quality",
+    "min_snr_db",
+    "min_own_snr_db",
+    "min_cosine",
+    "num_bad_taps",
+)
+"""What conditions may ask for; see `CompareReport.metrics`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Side:
+    """One of the two that are compared.
+
+    Attributes:
+        name: what a report calls it.
+        manifest: of the model.
+        graph: its complete graph.
+        backend: what really runs it, if that is not the graph: the PyTorch model.
+    """
+
+    name: str
+    manifest: Manifest
+    graph: onnx.ModelProto
+    backend: Backend | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """A picture to compare on.
+
+    Attributes:
+        image_id: unique among the pictures.
+        name: of its file, or what else tells it from others.
+        image: (H, W, 3) uint8, BGR.
+    """
+
+    image_id: int
+    name: str
+    image: Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What the exchange of one part changed.
+
+    Attributes:
+        name: of the part that was exchanged.
+        is_same: both sides have the same part, so nothing was run.
+        ap_to_previous: agreement AP, by kind, with the results before this step.
+        ap_to_reference: the same with the reference's results.
+    """
+
+    name: str
+    is_same: bool
+    ap_to_previous: Mapping[str, float]
+    ap_to_reference: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareReport:
+    """How far a candidate is from a reference, and where that comes from.
+
+    Attributes:
+        reference: what was compared with.
+        candidate: what was compared.
+        model: name of both.
+        data: what the pictures are called.
+        num_pictures: for steps and agreement.
+        num_tap_pictures: for the nodes.
+        steps: from the reference to the candidate.
+        taps: nodes in the graph's order; none if the sides differ in size.
+        first_bad_tap: name of the first node that spoils its result, if any.
+        agreement: of the candidate with the reference; `worst` names the worst pictures.
+        names: of the worst pictures, by image id.
+    """
+
+    reference: str
+    candidate: str
+    model: str
+    data: str
+    num_pictures: int
+    num_tap_pictures: int
+    steps: tuple[Step, ...]
+    taps: tuple[TapDifference, ...]
+    first_bad_tap: str | None
+    agreement: Agreement
+    names: Mapping[int, str]
+
+    @property
+    def worst_step(self) -> Step:
+        """The step that lost most."""
+        return min(self.steps, key=lambda step: min(step.ap_to_previous.values(), default=1.0))
+
+    def metrics(self) -> dict[str, float]:
+        """Return what conditions may ask for, by name; what has no value here is left out."""
+        agreement, taps = self.agreement, self.taps
+        found: dict[str, float | None] = {
+            "agreement_ap": min(agreement.ap.values(), default=None),
+            **{f"agreement_ap_{kind}": value for kind, value in agreement.ap.items()},
+            "mean_iou": agreement.mean_iou,
+            "score_mae": agreement.score_mae,
+            "num_unmatched": agreement.num_reference - agreement.num_matched,
+            "num_label_flips": agreement.num_label_flips,
+            "count_delta": agreement.count_delta,
+            "worst_quality": min((p.quality for p in agreement.worst), default=None),
+            "min_snr_db": min((tap.snr_db for tap in taps), default=None),
+            "min_own_snr_db": min((tap.own_snr_db for tap in taps), default=None),
+            "min_cosine": min((tap.cosine for tap in taps), default=None),
+            "num_bad_taps": sum(tap.is_bad for tap in taps) if taps else None,
+        }
+        return {name: float(value) for name, value in found.items() if value is not None}
+
+    def to_json(self) -> str:
+        """Return everything, and the metrics."""
+        return json.dumps(self.to_document(), indent=1, allow_nan=False) + "\n"
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the content of `to_json`."""
+        taps = [{**asdict(tap), "is_bad": tap.is_bad} for tap in self.taps]
+        return {**asdict(self), "taps": taps, "metrics": self.metrics()}
+
+
+def compare(
+    reference: Side,
+    candidate: Side,
+    pictures: Callable[[], Iterable[Picture]],
+    num_pictures: int,
+    *,
+    data: str,
+    score_threshold: float = SCORE_THRESHOLD,
+    progress: Progress = lambda stage, done, total: None,
+) -> CompareReport:
+    """Compare two exports of one model.
+
+    Args:
+        reference: its confident detections take the place of labels.
+        candidate: what to judge.
+        pictures: gives them from the first on, as often as it is called.
+        num_pictures: how many to take.
+        data: what to call them.
+        score_threshold: from which score the reference's detections count.
+        progress: called as progress(stage, done, total).
+
+    Raises:
+        ValueError: the sides are not of one model, or there is no picture.
+    """
+    _check_sides(reference, candidate)
+    variants = _variants(reference, candidate)
+    results: list[list[Result]] = [[] for _ in variants]
+    images: list[dict[str, Any]] = []
+    names: dict[int, str] = {}
+    for picture in itertools.islice(pictures(), num_pictures):
+        height, width = picture.image.shape[:2]
+        images.append({"id": picture.image_id, "height": height, "width": width})
+        names[picture.image_id] = picture.name
+        for found, entries in zip(results, _entries(variants, picture), strict=True):
+            found += entries
+        progress("run the steps", len(images), num_pictures)
+    if not images:
+        raise ValueError(f"{data} has no picture to compare on; give at least one")
+    num_taps = min(len(images), NUM_TAP_PICTURES)
+    taps = _measure_taps(reference, candidate, pictures(), num_taps, progress)
+    progress("score", 0, 1)
+    agree = functools.partial(
+        agreement_ap,
+        images=images,
+        iou_types=agreement_types(reference.manifest),
+        score_threshold=score_threshold,
+    )
+    agreement = agree(results[0], results[-1])
+    bad = first_bad(taps)
+    return CompareReport(
+        reference=reference.name,
+        candidate=candidate.name,
+        model=candidate.manifest.name,
+        data=data,
+        num_pictures=len(images),
+        num_tap_pictures=num_taps if taps else 0,
+        steps=_steps(variants, results, agree),
+        taps=tuple(taps),
+        first_bad_tap=None if bad is None else bad.name,
+        agreement=agreement,
+        names={picture.image_id: names[picture.image_id] for picture in agreement.worst},
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Variant:
+    """One point on the way from the reference to the candidate.
+
+    Attributes:
+        name: of the part that was exchanged last.
+        is_same: that part is the one from before.
+        pre: preprocesses.
+        backend: runs the model.
+        post: postprocesses.
+    """
+
+    name: str
+    is_same: bool = False
+    pre: Task[Any]
+    backend: Backend
+    post: Task[Any]
+
+
+def _variants(reference: Side, candidate: Side) -> list[_Variant]:
+    task_R, task_C = create_task(reference.manifest), create_task(candidate.manifest)
+    graph_R, graph_C = _checked(reference), _checked(candidate)
+    variants: list[_Variant] = []
+    if reference.backend is not None:
+        torch = CheckedBackend(reference.name, reference.backend, reference.manifest)
+        variants.append(_Variant(name=reference.name, pre=task_R, backend=torch, post=task_R))
+    name = f"ONNX {reference.manifest.precision}" if variants else reference.name
+    variants.append(_Variant(name=name, pre=task_R, backend=graph_R, post=task_R))
+    name = f"ONNX {candidate.manifest.precision}"
+    if not _have_same_tensors(reference, candidate):
+        whole = f"{name}, pre- and post-processing of another size"
+        return [*variants, _Variant(name=whole, pre=task_C, backend=graph_C, post=task_C)]
+    return [
+        *variants,
+        _Variant(
+            name=name,
+            is_same=reference.graph is candidate.graph,
+            pre=task_R,
+            backend=graph_C,
+            post=task_R,
+        ),
+        _Variant(
+            name="pre-processing",
+            is_same=reference.manifest.preprocess == candidate.manifest.preprocess,
+            pre=task_C,
+            backend=graph_C,
+            post=task_R,
+        ),
+        _Variant(
+            name="post-processing",
+            is_same=_postprocess(reference) == _postprocess(candidate),
+            pre=task_C,
+            backend=graph_C,
+            post=task_C,
+        ),
+    ]
+
+
+def _steps(
+    variants: Sequence[_Variant],
+    results: Sequence[Sequence[Result]],
+    agree: Callable[[Sequence[Result], Sequence[Result]], Agreement],
+) -> tuple[Step, ...]:
+    """Return what each variant changed; a step that changes nothing is not scored against the last."""
+    steps: list[Step] = []
+    for number, variant in enumerate(variants[1:], 1):
+        to_reference = dict(agree(results[0], results[number]).ap)
+        if variant.is_same:
+            to_previous = dict.fromkeys(to_reference, 1.0)
+        else:
+            to_previous = dict(agree(results[number - 1], results[number]).ap)
+        steps.append(
+            Step(
+                name=variant.name,
+                is_same=variant.is_same,
+                ap_to_previous=to_previous,
+                ap_to_reference=to_reference,
+            )
+        )
+    return tuple(steps)
+
+
+def _checked(side: Side) -> Backend:
+    return CheckedBackend(side.name, GraphBackend(side.graph), side.manifest)
+
+
+def _entries(variants: Sequence[_Variant], picture: Picture) -> Iterator[list[Result]]:
+    """Yield every variant's COCO results for a picture; what is the same is not run again."""
+    entries: list[Result] = []
+    inputs: dict[str, npt.NDArray[Any]] = {}
+    outputs: dict[str, npt.NDArray[Any]] = {}
+    geometry: Geometry | None = None
+    before: _Variant | None = None
+    for variant in variants:
+        if not variant.is_same or before is None:
+            is_new_input = before is None or variant.pre is not before.pre
+            if is_new_input:
+                inputs, geometry = variant.pre.preprocess(picture.image)
+            if is_new_input or before is None or variant.backend is not before.backend:
+                outputs = variant.backend.run(inputs)
+            assert geometry is not None
+            found = variant.post.postprocess(dict(outputs), geometry)
+            entries = coco_entries(found, picture.image, picture.image_id)
+            before = variant
+        yield entries
+
+
+def _measure_taps(
+    reference: Side,
+    candidate: Side,
+    pictures: Iterable[Picture],
+    count: int,
+    progress: Progress,
+) -> list[TapDifference]:
+    if not _have_same_tensors(reference, candidate):
+        return []
+    progress("compare the nodes", 0, count)
+    task = create_task(reference.manifest)
+    meter = TapMeter(reference.graph, candidate.graph)
+    for done, picture in enumerate(itertools.islice(pictures, count), 1):
+        meter.add(task.preprocess(picture.image)[0])
+        progress("compare the nodes", done, count)
+    return meter.differences()
+
+
+def _check_sides(reference: Side, candidate: Side) -> None:
+    one, other = reference.manifest, candidate.manifest
+    for what, expected, found in (
+        ("the model", one.name, other.name),
+        ("the task", one.task, other.task),
+        ("the labels", one.labels, other.labels),
+        ("the categories", one.category_ids, other.category_ids),
+    ):
+        if expected != found:
+            raise ValueError(
+                f"{what} of {candidate.name}, {found!r}, found, expected that of "
+                f"{reference.name}, {expected!r}: compare two exports of one model"
+            )
+
+
+def _have_same_tensors(reference: Side, candidate: Side) -> bool:
+    """Tell whether one side's inputs and outputs fit the other; the batch axis may be free."""
+    one, other = (
+        [
+            (spec.name, spec.dtype, spec.shape[1:])
+            for spec in (*side.manifest.inputs, *side.manifest.outputs)
+        ]
+        for side in (reference, candidate)
+    )
+    return one == other
+
+
+def _postprocess(side: Side) -> tuple[Any, ...]:
+    manifest = side.manifest
+    return dict(manifest.postprocess), manifest.labels, manifest.category_ids
