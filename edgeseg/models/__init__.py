@@ -110,6 +110,55 @@ class ModelSpec:
     manifest: Callable[[ReferenceModel], Manifest]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What the variants of a family have in common; the fields are those of :class:`ModelSpec`.
+
+    Attributes:
+        name: folder of the family.
+        image_size: of variants whose preset names none.
+        presets: variant -> what differs from the configuration's defaults.
+        origins: where a variant comes from -> licence of code and weights, source of the figures.
+            "edgeseg" are those that ship with weights.
+    """
+
+    name: str
+    task: str
+    image_size: tuple[int, int]
+    presets: Mapping[str, Mapping[str, Any]]
+    origins: Mapping[str, tuple[str, str]]
+    precision: PrecisionRecipe
+    build: Callable[[str, Weights, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
+    manifest: Callable[[ReferenceModel], Manifest]
+
+    def spec(
+        self,
+        name: str,
+        origin: str,
+        num_parameters: int,
+        *,
+        gflops: float | None = None,
+        accuracy: Mapping[str, float],
+    ) -> ModelSpec:
+        """Return the description of one variant."""
+        licence, source = self.origins[origin]
+        return ModelSpec(
+            name=name,
+            task=self.task,
+            family=self.name,
+            image_size=self.presets[name].get("image_size", self.image_size),
+            num_parameters=num_parameters,
+            gflops=gflops,
+            licence=licence,
+            source=source,
+            accuracy=accuracy,
+            has_shapes_weights=origin == "edgeseg",
+            precision=self.precision,
+            build=self.build,
+            manifest=self.manifest,
+        )
+
+
 def list_models() -> list[str]:
     """Return the names that :func:`get_spec` and ``create_model`` know, sorted."""
     return sorted(MODELS)

@@ -284,7 +284,7 @@ def test_a_batch_gives_what_its_pictures_give_alone():
 @pytest.mark.parametrize("name", ["retinaface_mobilenet025", "retinaface_resnet50"])
 def test_every_parameter_has_a_name_in_the_original_and_back(name):
     model = meta_model(name)
-    table = key_table(model.config.backbone)
+    table = key_table(model.name)
     for ours in model.state_dict():
         theirs = table.original_from_ours(ours)
         assert theirs is not None, ours
@@ -294,7 +294,7 @@ def test_every_parameter_has_a_name_in_the_original_and_back(name):
 def test_the_checkpoint_s_keys_and_shapes_are_exactly_ours(golden):
     model = meta_model("retinaface_mobilenet025")
     ours = {
-        key_table("mobilenet025").original_from_ours(key): list(value.shape)
+        key_table("retinaface_mobilenet025").original_from_ours(key): list(value.shape)
         for key, value in model.state_dict().items()
     }
     assert ours == {key: shape for key, shape, _ in golden.state}
@@ -302,7 +302,7 @@ def test_the_checkpoint_s_keys_and_shapes_are_exactly_ours(golden):
 
 def test_names_of_the_resnet_are_the_original_s():
     """As torchvision's, below `body.`; the rest is that of the small model, with other widths."""
-    table = key_table("resnet50")
+    table = key_table("retinaface_resnet50")
     theirs = {
         table.original_from_ours(key) for key in meta_model("retinaface_resnet50").state_dict()
     }

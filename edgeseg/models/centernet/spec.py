@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
+from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import (
     COCO_80,
     COCO_80_IDS,
@@ -95,24 +95,11 @@ def build(
         CheckpointError: weights that do not fit.
     """
     from edgeseg.models.centernet.model import CenterNet, CenterNetConfig
-    from edgeseg.models.checkpoint import load_weights
 
-    known = {field.name for field in fields(CenterNetConfig)}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise ValueError(
-            f"options {', '.join(unknown)} found for {name}, expected some of "
-            f"{', '.join(sorted(known))}"
-        )
     implied = {**POSE, "labels": (), "category_ids": ()} if config.get("task") == "pose" else {}
-    settings = {**PRESETS[name], **implied, **config}
-    if image_size is not None:
-        settings["image_size"] = image_size
+    settings = settings_of(name, CenterNetConfig, {**PRESETS[name], **implied}, image_size, config)
     model = CenterNet(name, CenterNetConfig(**settings))
-    if weights is not None:
-        is_shapes = isinstance(weights, str) and weights == "shapes"
-        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
-    return model.eval()
+    return with_weights(model, weights, key_table(name))
 
 
 def key_table(name: str) -> KeyTable:
@@ -186,70 +173,77 @@ def _labels(config: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return labels, tuple(range(1, config.num_classes + 1))
 
 
-_COCO = "CenterNet MODEL_ZOO.md, COCO val2017, one scale, no flip"
-_COCO_POSE = "CenterNet MODEL_ZOO.md, COCO val2017, one scale, flip test"
-_PASCAL = "CenterNet MODEL_ZOO.md, Pascal VOC 2007 test, flip test"
-_NO_CHECKPOINT = "the original has no checkpoint of it"
-_OWN = "benchmarks/results/centernet_tiny_bench.md, 200 pictures of shapes val"
+_ORIGINS = {  # licence of code and weights, source of the figures
+    "coco": ("MIT", "CenterNet MODEL_ZOO.md, COCO val2017, one scale, no flip"),
+    "coco_pose": ("MIT", "CenterNet MODEL_ZOO.md, COCO val2017, one scale, flip test"),
+    "pascal": ("MIT", "CenterNet MODEL_ZOO.md, Pascal VOC 2007 test, flip test"),
+    "none": ("MIT", "the original has no checkpoint of it"),
+    "edgeseg": (
+        "Apache-2.0",
+        "benchmarks/results/centernet_tiny_bench.md, 200 pictures of shapes val",
+    ),
+}
 
-
-def _spec(
-    name: str,
-    num_parameters: int,
-    gflops: float,
-    source: str,
-    *,
-    accuracy: Mapping[str, float],
-    licence: str = "MIT",
-) -> ModelSpec:
-    return ModelSpec(
-        name=name,
-        task="instances",
-        family="centernet",
-        image_size=PRESETS[name].get("image_size", (512, 512)),
-        num_parameters=num_parameters,
-        build=build,
-        manifest=manifest,
-        gflops=gflops,
-        accuracy=accuracy,
-        licence=licence,
-        source=source,
-        has_shapes_weights=name == "centernet_tiny",
-        precision=PRECISION,
-    )
-
+FAMILY = Family(
+    name="centernet",
+    task="instances",
+    image_size=(512, 512),
+    presets=PRESETS,
+    origins=_ORIGINS,
+    precision=PRECISION,
+    build=build,
+    manifest=manifest,
+)
 
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        _spec("centernet_resnet18_dcn", 14_437_349, 13.3, _COCO, accuracy={"box_AP": 0.281}),
-        _spec("centernet_resnet101_dcn", 49_673_189, 45.6, _COCO, accuracy={"box_AP": 0.346}),
-        _spec("centernet_dla34", 19_634_164, 33.0, _COCO, accuracy={"box_AP": 0.374}),
-        _spec("centernet_dlav0_34", 17_919_748, 31.1, _NO_CHECKPOINT, accuracy={}),
-        _spec("centernet_hourglass104", 189_492_180, 263.4, _COCO, accuracy={"box_AP": 0.403}),
-        _spec(
-            "centernet_dla34_pose", 20_070_618, 40.2, _COCO_POSE, accuracy={"keypoint_AP": 0.589}
+        FAMILY.spec(
+            "centernet_resnet18_dcn", "coco", 14_437_349, gflops=13.3, accuracy={"box_AP": 0.281}
         ),
-        _spec(
+        FAMILY.spec(
+            "centernet_resnet101_dcn", "coco", 49_673_189, gflops=45.6, accuracy={"box_AP": 0.346}
+        ),
+        FAMILY.spec("centernet_dla34", "coco", 19_634_164, gflops=33.0, accuracy={"box_AP": 0.374}),
+        FAMILY.spec("centernet_dlav0_34", "none", 17_919_748, gflops=31.1, accuracy={}),
+        FAMILY.spec(
+            "centernet_hourglass104", "coco", 189_492_180, gflops=263.4, accuracy={"box_AP": 0.403}
+        ),
+        FAMILY.spec(
+            "centernet_dla34_pose",
+            "coco_pose",
+            20_070_618,
+            gflops=40.2,
+            accuracy={"keypoint_AP": 0.589},
+        ),
+        FAMILY.spec(
             "centernet_hourglass104_pose",
+            "coco_pose",
             191_255_738,
-            292.3,
-            _COCO_POSE,
+            gflops=292.3,
             accuracy={"keypoint_AP": 0.640},
         ),
-        _spec(
-            "centernet_resnet18_dcn_pascal", 14_433_449, 7.5, _PASCAL, accuracy={"box_AP50": 0.726}
+        FAMILY.spec(
+            "centernet_resnet18_dcn_pascal",
+            "pascal",
+            14_433_449,
+            gflops=7.5,
+            accuracy={"box_AP50": 0.726},
         ),
-        _spec(
+        FAMILY.spec(
             "centernet_resnet101_dcn_pascal",
+            "pascal",
             49_669_289,
-            25.6,
-            _PASCAL,
+            gflops=25.6,
             accuracy={"box_AP50": 0.771},
         ),
-        _spec("centernet_dla34_pascal", 19_618_744, 18.4, _PASCAL, accuracy={"box_AP50": 0.793}),
-        _spec(
-            "centernet_tiny", 737_814, 0.4, _OWN, accuracy={"box_AP": 0.633}, licence="Apache-2.0"
+        FAMILY.spec(
+            "centernet_dla34_pascal",
+            "pascal",
+            19_618_744,
+            gflops=18.4,
+            accuracy={"box_AP50": 0.793},
         ),
+        FAMILY.spec("centernet_tiny", "edgeseg", 737_814, gflops=0.4, accuracy={"box_AP": 0.633}),
     )
 }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
+from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import BACKGROUND, MPII_KEYPOINTS, MPII_SKELETON
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -58,24 +58,11 @@ def build(
         ValueError: an unknown or invalid field.
         CheckpointError: weights that do not fit.
     """
-    from edgeseg.models.checkpoint import load_weights
     from edgeseg.models.hourglass.model import HourglassConfig, StackedHourglass
 
-    known = {field.name for field in fields(HourglassConfig)}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise ValueError(
-            f"options {', '.join(unknown)} found for {name}, expected some of "
-            f"{', '.join(sorted(known))}"
-        )
-    settings = {**PRESETS[name], **config}
-    if image_size is not None:
-        settings["image_size"] = image_size
+    settings = settings_of(name, HourglassConfig, PRESETS[name], image_size, config)
     model = StackedHourglass(name, HourglassConfig(**settings))
-    if weights is not None:
-        is_shapes = isinstance(weights, str) and weights == "shapes"
-        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
-    return model.eval()
+    return with_weights(model, weights, key_table(name))
 
 
 def key_table(name: str) -> KeyTable:
@@ -139,40 +126,25 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 }
 
 
-def _spec(
-    name: str,
-    origin: str,
-    num_parameters: int,
-    *,
-    gflops: float,
-    accuracy: Mapping[str, float],
-) -> ModelSpec:
-    licence, source = _ORIGINS[origin]
-    return ModelSpec(
-        name=name,
-        task="keypoints",
-        family="hourglass",
-        image_size=PRESETS[name].get("image_size", (256, 256)),
-        num_parameters=num_parameters,
-        build=build,
-        manifest=manifest,
-        gflops=gflops,
-        accuracy=accuracy,
-        licence=licence,
-        source=source,
-        has_shapes_weights=origin == "edgeseg",
-        precision=PRECISION,
-    )
-
+FAMILY = Family(
+    name="hourglass",
+    task="keypoints",
+    image_size=(256, 256),
+    presets=PRESETS,
+    origins=_ORIGINS,
+    precision=PRECISION,
+    build=build,
+    manifest=manifest,
+)
 
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        _spec("hourglass_stack2", "princeton-vl", 6_570_400, gflops=16.7, accuracy={"PCKh": 0.883}),
-        _spec(
+        FAMILY.spec("hourglass_stack2", "princeton-vl", 6_570_400, gflops=16.7, accuracy={"PCKh": 0.883}),
+        FAMILY.spec(
             "hourglass_stack8", "princeton-vl", 25_434_112, gflops=54.9, accuracy={"PCKh": 0.902}
         ),
-        _spec(
+        FAMILY.spec(
             "hourglass_tiny", "edgeseg", 423_808, gflops=0.14,
             accuracy={"PCKh": 0.601, "keypoint_AP": 0.331},
         ),

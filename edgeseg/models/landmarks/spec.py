@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
+from edgeseg.models.building import settings_of, with_weights
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
@@ -99,29 +99,16 @@ def build(
         ValueError: an unknown or invalid field.
         CheckpointError: weights that do not fit.
     """
-    from edgeseg.models.checkpoint import load_weights
     from edgeseg.models.landmarks.model import LandmarkHeatmaps, LandmarkRegressor, LandmarksConfig
 
-    known = {field.name for field in fields(LandmarksConfig)}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise ValueError(
-            f"options {', '.join(unknown)} found for {name}, expected some of "
-            f"{', '.join(sorted(known))}"
-        )
-    settings = {**PRESETS[name], **config}
-    if image_size is not None:
-        settings["image_size"] = image_size
+    settings = settings_of(name, LandmarksConfig, PRESETS[name], image_size, config)
     checked = LandmarksConfig(**settings)
     model = (
         LandmarkRegressor(name, checked)
         if checked.is_regression
         else LandmarkHeatmaps(name, checked)
     )
-    if weights is not None:
-        is_shapes = isinstance(weights, str) and weights == "shapes"
-        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
-    return model.eval()
+    return with_weights(model, weights, key_table(name))
 
 
 def key_table(name: str) -> KeyTable:
@@ -201,43 +188,28 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 }
 
 
-def _spec(
-    name: str,
-    origin: str,
-    num_parameters: int,
-    *,
-    gflops: float,
-    accuracy: Mapping[str, float],
-) -> ModelSpec:
-    licence, source = _ORIGINS[origin]
-    return ModelSpec(
-        name=name,
-        task="landmarks",
-        family="landmarks",
-        image_size=PRESETS[name].get("image_size", (256, 256)),
-        num_parameters=num_parameters,
-        build=build,
-        manifest=manifest,
-        gflops=gflops,
-        accuracy=accuracy,
-        licence=licence,
-        source=source,
-        has_shapes_weights=origin == "edgeseg",
-        precision=PRECISION,
-    )
-
+FAMILY = Family(
+    name="landmarks",
+    task="landmarks",
+    image_size=(256, 256),
+    presets=PRESETS,
+    origins=_ORIGINS,
+    precision=PRECISION,
+    build=build,
+    manifest=manifest,
+)
 
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        _spec("landmarks_regression_pfld", "pfld", 1_264_548, gflops=0.39, accuracy={}),
-        _spec(
+        FAMILY.spec("landmarks_regression_pfld", "pfld", 1_264_548, gflops=0.39, accuracy={}),
+        FAMILY.spec(
             "landmarks_heatmap_hrnet_w18", "hrnet", 9_662_528, gflops=4.69,
             accuracy={"WFLW_NME": 0.0460, "300W_NME": 0.0334,
                       "COFW_NME": 0.0345, "AFLW_NME": 0.0157},
         ),
-        _spec("landmarks_heatmap_hourglass", "untrained", 6_633_540, gflops=8.59, accuracy={}),
-        _spec("landmarks_regression_tiny", "edgeseg", 157_856, gflops=0.0206, accuracy={"NME": 0.086}),
-        _spec("landmarks_heatmap_tiny", "edgeseg", 592_388, gflops=0.0505, accuracy={"NME": 0.050}),
+        FAMILY.spec("landmarks_heatmap_hourglass", "untrained", 6_633_540, gflops=8.59, accuracy={}),
+        FAMILY.spec("landmarks_regression_tiny", "edgeseg", 157_856, gflops=0.0206, accuracy={"NME": 0.086}),
+        FAMILY.spec("landmarks_heatmap_tiny", "edgeseg", 592_388, gflops=0.0505, accuracy={"NME": 0.050}),
     )
 }  # fmt: skip

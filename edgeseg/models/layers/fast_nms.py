@@ -151,6 +151,8 @@ def _overlaps_earlier(boxes: Tensor, start: int, end: int, iou_threshold: float)
     # One bound is enough: a negative intersection is not above the threshold.
     inter = F.relu(width) * height
     union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - inter
-    is_earlier = torch.ones(end - start, end, dtype=boxes.dtype, device=boxes.device).tril(start - 1)
+    is_earlier = torch.ones(end - start, end, dtype=boxes.dtype, device=boxes.device).tril(
+        start - 1
+    )
     overlaps = torch.where(inter / union > iou_threshold, is_earlier, 0.0)
     return overlaps.amax(dim=-1) > 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
+from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import (
     BACKGROUND,
     COCO_80,
@@ -111,28 +111,15 @@ def build(
         ValueError: an unknown or invalid field.
         CheckpointError: weights that do not fit.
     """
-    from edgeseg.models.checkpoint import load_weights
     from edgeseg.models.maskrcnn.model import MaskRCNN, MaskRCNNConfig
 
-    known = {field.name for field in fields(MaskRCNNConfig)}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise ValueError(
-            f"options {', '.join(unknown)} found for {name}, expected some of "
-            f"{', '.join(sorted(known))}"
-        )
-    settings = {**PRESETS[name], **config}
-    if image_size is not None:
-        settings["image_size"] = image_size
+    settings = settings_of(name, MaskRCNNConfig, PRESETS[name], image_size, config)
     height, width = settings.get("image_size", MaskRCNNConfig.image_size)
     sizes = OFFICIAL_SIZES.get((height, width), (min(height, width), max(height, width)))
     settings.setdefault("min_size", sizes[0])
     settings.setdefault("max_size", max(sizes[1], settings["min_size"]))
     model = MaskRCNN(name, MaskRCNNConfig(**settings))
-    if weights is not None:
-        is_shapes = isinstance(weights, str) and weights == "shapes"
-        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
-    return model.eval()
+    return with_weights(model, weights, key_table(name))
 
 
 def key_table(name: str) -> KeyTable:
@@ -228,55 +215,40 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 }
 
 
-def _spec(
-    name: str,
-    origin: str,
-    num_parameters: int,
-    *,
-    gflops: float | None = None,
-    accuracy: Mapping[str, float],
-) -> ModelSpec:
-    licence, source = _ORIGINS[origin]
-    return ModelSpec(
-        name=name,
-        task="instances",
-        family="maskrcnn",
-        image_size=PRESETS[name].get("image_size", (800, 1344)),
-        num_parameters=num_parameters,
-        build=build,
-        manifest=manifest,
-        gflops=gflops,
-        accuracy=accuracy,
-        licence=licence,
-        source=source,
-        has_shapes_weights=origin == "edgeseg",
-        precision=PRECISION,
-    )
-
+FAMILY = Family(
+    name="maskrcnn",
+    task="instances",
+    image_size=(800, 1344),
+    presets=PRESETS,
+    origins=_ORIGINS,
+    precision=PRECISION,
+    build=build,
+    manifest=manifest,
+)
 
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        _spec(
+        FAMILY.spec(
             "maskrcnn_resnet50_fpn", "torchvision", 44_401_393,
             gflops=134.4, accuracy={"box_AP": 0.379, "mask_AP": 0.346},
         ),
-        _spec(
+        FAMILY.spec(
             "maskrcnn_resnet50_fpn_v2", "torchvision", 46_359_409,
             gflops=333.6, accuracy={"box_AP": 0.474, "mask_AP": 0.418},
         ),
-        _spec(
+        FAMILY.spec(
             "keypointrcnn_resnet50_fpn", "torchvision", 59_137_258,
             gflops=137.4, accuracy={"box_AP": 0.546, "keypoint_AP": 0.650},
         ),
-        _spec(
+        FAMILY.spec(
             "maskrcnn_resnet50_fpn_3x", "detectron2", 44_343_216,
             accuracy={"box_AP": 0.410, "mask_AP": 0.372},
         ),
-        _spec(
+        FAMILY.spec(
             "maskrcnn_resnet101_fpn_3x", "detectron2", 63_283_120,
             accuracy={"box_AP": 0.429, "mask_AP": 0.386},
         ),
-        _spec("maskrcnn_tiny", "edgeseg", 978_549, accuracy={"box_AP": 0.745, "mask_AP": 0.702}),
+        FAMILY.spec("maskrcnn_tiny", "edgeseg", 978_549, accuracy={"box_AP": 0.745, "mask_AP": 0.702}),
     )
 }  # fmt: skip

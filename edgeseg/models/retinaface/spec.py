@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
+from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import BACKGROUND
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -64,29 +64,19 @@ def build(
         ValueError: an unknown or invalid field.
         CheckpointError: weights that do not fit.
     """
-    from edgeseg.models.checkpoint import load_weights
     from edgeseg.models.retinaface.model import RetinaFace, RetinaFaceConfig
 
-    known = {field.name for field in fields(RetinaFaceConfig)}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise ValueError(
-            f"options {', '.join(unknown)} found for {name}, expected some of "
-            f"{', '.join(sorted(known))}"
-        )
-    settings = {**PRESETS[name], **config}
-    if image_size is not None:
-        settings["image_size"] = image_size
+    settings = settings_of(name, RetinaFaceConfig, PRESETS[name], image_size, config)
     model = RetinaFace(name, RetinaFaceConfig(**settings))
-    if weights is not None:
-        is_shapes = isinstance(weights, str) and weights == "shapes"
-        table = key_table(model.config.backbone)
-        load_weights(model, shapes_weights_path(name) if is_shapes else weights, table)
-    return model.eval()
+    return with_weights(model, weights, _key_table(model.config.backbone))
 
 
-def key_table(backbone: str) -> KeyTable:
-    """Return the parameter names of the official checkpoint with a backbone."""
+def key_table(name: str) -> KeyTable:
+    """Return the parameter names of the official checkpoint of a variant."""
+    return _key_table(PRESETS[name].get("backbone", "mobilenet025"))
+
+
+def _key_table(backbone: str) -> KeyTable:
     from edgeseg.models.retinaface import checkpoint
 
     tables = {"mobilenet025": checkpoint.MOBILENET, "resnet50": checkpoint.RESNET}
@@ -149,44 +139,29 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 }
 
 
-def _spec(
-    name: str,
-    origin: str,
-    num_parameters: int,
-    *,
-    gflops: float | None = None,
-    accuracy: Mapping[str, float],
-) -> ModelSpec:
-    licence, source = _ORIGINS[origin]
-    return ModelSpec(
-        name=name,
-        task="instances",
-        family="retinaface",
-        image_size=PRESETS[name].get("image_size", (640, 640)),
-        num_parameters=num_parameters,
-        build=build,
-        manifest=manifest,
-        gflops=gflops,
-        accuracy=accuracy,
-        licence=licence,
-        source=source,
-        has_shapes_weights=origin == "edgeseg",
-        precision=PRECISION,
-    )
-
+FAMILY = Family(
+    name="retinaface",
+    task="instances",
+    image_size=(640, 640),
+    presets=PRESETS,
+    origins=_ORIGINS,
+    precision=PRECISION,
+    build=build,
+    manifest=manifest,
+)
 
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        _spec(
+        FAMILY.spec(
             "retinaface_mobilenet025", "Pytorch_Retinaface", 426_608, gflops=1.0,
             accuracy={"easy_AP": 0.9070, "medium_AP": 0.8816, "hard_AP": 0.7382},
         ),
-        _spec(
+        FAMILY.spec(
             "retinaface_resnet50", "Pytorch_Retinaface", 27_293_600, gflops=77.3,
             accuracy={"easy_AP": 0.9548, "medium_AP": 0.9404, "hard_AP": 0.8443},
         ),
-        _spec(
+        FAMILY.spec(
             "retinaface_tiny", "edgeseg", 505_305, gflops=0.1,
             accuracy={"box_AP": 0.715, "landmark_NME": 0.069, "gender": 0.777, "mesh_NME": 0.073},
         ),

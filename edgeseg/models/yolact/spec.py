@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import ModelSpec, PrecisionRecipe, Weights, shapes_weights_path
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
+from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import COCO_80, COCO_80_IDS, PASCAL_20, SHAPES, names_or_numbers
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -73,19 +73,9 @@ def build(
         ValueError: an unknown or invalid field.
         CheckpointError: weights that do not fit.
     """
-    from edgeseg.models.checkpoint import load_weights
     from edgeseg.models.yolact.model import Yolact, YolactConfig
 
-    known = {field.name for field in fields(YolactConfig)}
-    unknown = sorted(set(config) - known)
-    if unknown:
-        raise ValueError(
-            f"options {', '.join(unknown)} found for {name}, expected some of "
-            f"{', '.join(sorted(known))}"
-        )
-    settings = {**PRESETS[name], **config}
-    if image_size is not None:
-        settings["image_size"] = image_size
+    settings = settings_of(name, YolactConfig, PRESETS[name], image_size, config)
     if "pred_scales" not in config:
         settings["pred_scales"] = _scaled_scales(
             settings.get("pred_scales", YolactConfig.pred_scales),
@@ -93,10 +83,7 @@ def build(
             to_size=settings.get("image_size", YolactConfig.image_size),
         )
     model = Yolact(name, YolactConfig(**settings))
-    if weights is not None:
-        is_shapes = isinstance(weights, str) and weights == "shapes"
-        load_weights(model, shapes_weights_path(name) if is_shapes else weights, key_table(name))
-    return model.eval()
+    return with_weights(model, weights, key_table(name))
 
 
 def _scaled_scales(
@@ -184,56 +171,41 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 }
 
 
-def _spec(
-    name: str,
-    origin: str,
-    num_parameters: int,
-    *,
-    gflops: float | None = None,
-    accuracy: Mapping[str, float],
-) -> ModelSpec:
-    licence, source = _ORIGINS[origin]
-    return ModelSpec(
-        name=name,
-        task="instances",
-        family="yolact",
-        image_size=PRESETS[name].get("image_size", (550, 550)),
-        num_parameters=num_parameters,
-        build=build,
-        manifest=manifest,
-        gflops=gflops,
-        accuracy=accuracy,
-        licence=licence,
-        source=source,
-        has_shapes_weights=origin == "edgeseg",
-        precision=PRECISION,
-    )
-
+FAMILY = Family(
+    name="yolact",
+    task="instances",
+    image_size=(550, 550),
+    presets=PRESETS,
+    origins=_ORIGINS,
+    precision=PRECISION,
+    build=build,
+    manifest=manifest,
+)
 
 SPECS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
-        _spec(
+        FAMILY.spec(
             "yolact_resnet50", "yolact", 31_144_383,
             gflops=59.2, accuracy={"mask_AP": 0.282},
         ),
-        _spec(
+        FAMILY.spec(
             "yolact_resnet101", "yolact", 50_136_511,
             gflops=82.4, accuracy={"mask_AP": 0.298},
         ),
-        _spec(
+        FAMILY.spec(
             "yolact_darknet53", "yolact", 47_762_527,
             gflops=77.4, accuracy={"mask_AP": 0.287},
         ),
-        _spec(
+        FAMILY.spec(
             "yolact_plus_resnet50", "yolact", 33_745_900,
             gflops=71.2, accuracy={"mask_AP": 0.341},
         ),
-        _spec(
+        FAMILY.spec(
             "yolact_plus_resnet101", "yolact", 52_550_582,
             gflops=94.2, accuracy={"mask_AP": 0.346},
         ),
-        _spec(
+        FAMILY.spec(
             "yolact_tiny", "edgeseg", 897_309,
             gflops=0.3, accuracy={"box_AP": 0.375, "mask_AP": 0.334},
         ),
