@@ -43,7 +43,7 @@ def int8_nodes(model: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
         if node.name not in chosen or node.domain or node.op_type not in INT8_OPERATORS:
             continue
         if node.op_type in WEIGHT_AXES:
-            can = node.input[1] in weights
+            can = node.input[1] in weights and _has_one_axis_of_outputs(node)
         else:
             can = all(name in is_int8_value for name in _activations(node)) and _is_nearest(node)
         if can:
@@ -249,6 +249,12 @@ def _magnitude(name: str, largest: Mapping[str, float]) -> float:
 def _activations(node: NodeProto) -> list[str]:
     """Return the inputs that are no weights, shapes or sizes."""
     return list(node.input) if node.op_type in {"Add", "Concat"} else [node.input[0]]
+
+
+def _has_one_axis_of_outputs(node: NodeProto) -> bool:
+    """Tell whether one axis of a weight counts all output channels; that of grouped deconvolutions does not."""
+    groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    return node.op_type == "Conv" or groups == 1
 
 
 def _is_nearest(node: NodeProto) -> bool:
