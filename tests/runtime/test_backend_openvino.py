@@ -28,6 +28,7 @@ pytest.importorskip("onnxruntime")
 
 from edgeseg_runtime.backends.openvino import OpenVinoBackend
 
+LOWEST_SCORE = 0.05
 WEIGHTS = Path(edgeseg.__file__).with_name("weights")
 
 
@@ -182,7 +183,20 @@ def test_a_shipped_model_gives_what_onnxruntime_gives(name, tmp_path):
         for sample in open_dataset("shapes", limit=2, kind=dataset_kind(reference.manifest)):
             inputs, _ = reference.task.preprocess(sample.image)
             expected, outputs = reference.backend.run(inputs), predictor.backend.run(inputs)
-            for key, array in expected.items():
-                scale = max(1.0, float(np.abs(array).max()))
-                error = float(np.abs(outputs[key].astype(np.float64) - array).max())
-                assert error <= 2e-3 * scale, f"{key} differs by {error} of {scale}"
+            assert_same_outputs(outputs, expected)
+
+
+def assert_same_outputs(found, expected):
+    """Compare whole tensors, or rows one to one: those of equal score may swap places."""
+    if {"scores", "boxes"} <= set(expected):
+        keep = expected["scores"][0] >= LOWEST_SCORE
+        distance = np.abs(expected["boxes"][0][keep, None] - found["boxes"][0][None]).max(-1)
+        for name in {"labels"} & set(expected):
+            distance[expected[name][0][keep, None] != found[name][0][None]] = np.inf
+        rows = distance.argmin(axis=1)
+        assert len(set(rows)) == keep.sum() > 0
+        found = {name: array[:, rows] for name, array in found.items()}
+        expected = {name: array[:, keep] for name, array in expected.items()}
+    for name, array in expected.items():
+        scale = max(1.0, float(np.abs(array).max()))
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=2e-3 * scale, err_msg=name)

@@ -252,8 +252,8 @@ def test_the_stages_are_timed():
 
 
 def test_an_unknown_backend_is_a_usage_error(tmp_path):
-    with pytest.raises(ValueError, match="backend is 'openvino'; expected one of auto, onnx"):
-        open_backend("openvino", tmp_path, instance_manifest())
+    with pytest.raises(ValueError, match="backend is 'magic'; expected one of auto, onnx"):
+        open_backend("magic", tmp_path, instance_manifest())
     with pytest.raises(ValueError, match="threads is 0"):
         open_backend("onnxruntime", tmp_path, instance_manifest(), threads=0)
 
