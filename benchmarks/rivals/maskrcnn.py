@@ -5,7 +5,7 @@
 
 Every contender goes from a picture in memory to boxes, scores, labels and boolean masks in the picture's pixels.
 Before anything is timed, each one's detections are compared with those of edgeseg's PyTorch model. The picture has
-the size that torchvision resizes others to: nobody resizes, and every network sees 800x1344.
+by default the size that torchvision resizes others to: nobody resizes, and every network sees 800x1344.
 """
 
 from __future__ import annotations
