@@ -22,6 +22,8 @@ import typer
 from edgeseg.terminal import Terminal, close_broken_pipe
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from edgeseg.models.reference import ReferenceModel
 
 INTERRUPTED = 130
@@ -136,7 +138,8 @@ def export(
         Path | None, typer.Option("--out", "-o", help="Folder of the bundle; NAME-HxW if left out.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16, int8, or mixed: int8 and fp16.")
+        str,
+        typer.Option(help="fp32, fp16, int8, mixed (int8 and fp16), or auto: int8 if harmless."),
     ] = "fp32",
     calibrate: Annotated[
         str | None,
@@ -149,6 +152,10 @@ def export(
     calibration_method: Annotated[
         str, typer.Option(help="minmax, entropy or percentile.")
     ] = "minmax",
+    max_drop: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Loss of agreement AP that auto may cause."),
+    ] = 0.01,
     backends: Annotated[
         str, typer.Option(help="Engines the bundle is for; TensorRT's are compiled right away.")
     ] = "onnxruntime",
@@ -210,6 +217,7 @@ def export(
             precision=precision,
             calibration=_calibration(calibrate, num_calibration, model) if calibrate else None,
             calibration_method=calibration_method,
+            max_drop=max_drop,
             backends=engines,
             targets=targets,
             dynamic_batch=dynamic_batch,
@@ -568,6 +576,7 @@ def _finish_export(terminal: Terminal, folder: Path, seconds: float) -> None:
         f"{parity['num_images']} pictures of {parity['data']}, {parity['num_detections']} "
         f"detections, {parity['num_unmatched']} unmatched; tolerance {parity['tolerance']:g}",
         *_precision_lines(parity.get("precision")),
+        *_search_tables(parity.get("precision")),
         f"{onnx.file} {text_from_bytes(onnx.size_bytes)}, {seconds:.1f} s",
     )
     if manifest.precision == "fp16":
@@ -595,6 +604,21 @@ def _precision_lines(lowered: Mapping[str, Any] | None) -> Iterator[str]:
     yield (
         f"nodes: {nodes} ({lowered['calibration']} over {lowered['num_calibration']} pictures); "
         f"agreement AP with fp32 on {agreement['num_pictures']} pictures: {ap}"
+    )
+
+
+def _search_tables(lowered: Mapping[str, Any] | None) -> Iterator[RenderableType]:
+    """Yield which modules a search left in which precision."""
+    from edgeseg.tables import table_of_rows
+
+    found = (lowered or {}).get("search")
+    if found is None:
+        return
+    yield table_of_rows("Search", found["modules"])
+    yield (
+        f"agreement AP on {found['num_pictures']} calibration pictures: "
+        f"{found['agreement_ap']:.3f}, all modules in int8: {found['agreement_ap_all_int8']:.3f}, "
+        f"allowed: {1 - found['max_drop']:.3f}"
     )
 
 

@@ -16,12 +16,17 @@ _DIGEST_DIGITS = 12
 
 
 def sections_from_document(document: Mapping[str, Any]) -> list[RenderableType]:
-    """Return one table per mapping or list of mappings, after one of the document's scalars."""
+    """Return one table per mapping or list of mappings, after one of the document's scalars.
+
+    Lists of mappings inside a mapping follow it as tables of their own.
+    """
     scalars = {key: value for key, value in document.items() if not _is_section(value)}
     sections: list[RenderableType] = [table_of_facts("", scalars)] if scalars else []
     for key, value in document.items():
         if isinstance(value, Mapping) and value:
             sections.append(table_of_facts(_title(key), value))
+            rows = ((name, inner) for name, inner in _flat(value, f"{key} ") if _is_rows(inner))
+            sections += [table_of_rows(_title(name), inner) for name, inner in rows]
         elif _is_section(value) and value:
             sections.append(table_of_rows(_title(key), value))
     return sections
@@ -34,6 +39,8 @@ def table_of_facts(title: str, facts: Mapping[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _flat(facts):
+        if _is_rows(value):
+            continue
         table.add_row(Text(_heading(name)), Text(text_from_value(name, value)))
     return table
 
@@ -98,6 +105,10 @@ def _is_section(value: Any) -> bool:
     if isinstance(value, Mapping):
         return True
     return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _table(title: str) -> Table:

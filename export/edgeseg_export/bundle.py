@@ -33,6 +33,7 @@ from edgeseg_export.passes.fold_norms import fold_norms
 from edgeseg_export.passes.name_operators import name_operators
 from edgeseg_export.passes.strip_metadata import strip_metadata
 from edgeseg_export.precision import PRECISIONS, assign, convert, values_needed
+from edgeseg_export.search import DEFAULT_MAX_DROP, search, values_for_search
 from edgeseg_export.trace import ExportError, stage_names, trace
 from edgeseg_runtime import __version__
 from edgeseg_runtime.files import write_atomic
@@ -49,6 +50,10 @@ GRAPH_PASSES = (
 )
 """What every graph goes through; edgeseg's operators get their bodies last, see `complete_graph`."""
 ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
+AUTO = "auto"
+"""Precision that is searched: see `search.py`."""
+CALIBRATED = ("int8", "mixed", AUTO)
+"""Precisions with int8 values, whose ranges are found on pictures."""
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, done, total)."""
@@ -61,6 +66,7 @@ def export_bundle(
     precision: str = "fp32",
     calibration: Sequence[Image] | None = None,
     calibration_method: str = "minmax",
+    max_drop: float = DEFAULT_MAX_DROP,
     backends: Sequence[str] = ("onnxruntime",),
     targets: Sequence[str] = (),
     dynamic_batch: bool = False,
@@ -80,11 +86,13 @@ def export_bundle(
     Args:
         model: made by ``edgeseg.create_model``.
         folder: must not exist, or be empty, unless ``overwrite``.
-        precision: "fp32", "fp16", "int8" or "mixed" (int8 and fp16); see `precision.py`. Below
-            fp32, the manifest also tells how far the results agree with those of the fp32 graph.
+        precision: "fp32", "fp16", "int8", "mixed" (int8 and fp16), see `precision.py`, or "auto":
+            int8 where that loses little. Below fp32, the manifest also tells how far the results
+            agree with those of the fp32 graph.
         calibration: pictures like those of the application, (H, W, 3) uint8 BGR, on which the
-            ranges of int8 values are found; "int8" and "mixed" need them, 100 are usual.
+            ranges of int8 values are found; "int8", "mixed" and "auto" need them, 100 are usual.
         calibration_method: "minmax", "entropy" or "percentile"; see `calibration.py`.
+        max_drop: for "auto", how far agreement AP with fp32 may be below 1; see `search.py`.
         backends: engines that the bundle is for. All of them read the same ONNX file; "tensorrt"
             and "tensorrt_rtx" are compiled right away as ``edgeseg build`` would.
         targets: GPU architectures for "tensorrt_rtx", such as "sm86"; all from Ampere on if empty.
@@ -133,7 +141,7 @@ def export_bundle(
     loss: dict[str, Any] = {}
     if precision != "fp32":
         reference = graph
-        graph, loss = _lower(
+        graph, precision, loss = _lower(
             drop_outputs(plain, outputs),
             reference,
             manifest,
@@ -141,6 +149,7 @@ def export_bundle(
             precision=precision,
             calibration=calibration if calibration is not None else pictures,
             method=calibration_method,
+            max_drop=max_drop,
             pictures=pictures,
             progress=progress,
         )
@@ -198,10 +207,11 @@ def _lower(
     precision: str,
     calibration: Sequence[Image],
     method: str,
+    max_drop: float,
     pictures: Sequence[Image],
     progress: Progress,
-) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """Return the graph in a lower precision, and what that cost, for the manifest.
+) -> tuple[onnx.ModelProto, str, dict[str, Any]]:
+    """Return the graph in a lower precision, which one that is, and what it cost, for the manifest.
 
     Args:
         plain: the float32 graph, edgeseg's operators without bodies.
@@ -211,18 +221,36 @@ def _lower(
         precision: see :func:`export_bundle`.
         calibration: pictures to find the ranges of values on.
         method: of calibration.
+        max_drop: what a search may lose.
         pictures: to compare the results on.
         progress: called as progress(stage, done, total).
     """
-    assignment = assign(plain, recipe, precision)
+    is_searched = precision == AUTO
+    assignment = assign(plain, recipe, "int8" if is_searched else precision)
+    values = values_for_search(plain, recipe) if is_searched else values_needed(plain, assignment)
     magnitudes = calibrate(
         reference,
         manifest,
         calibration,
-        values_needed(plain, assignment),
+        values,
         method=method,
         on_picture=functools.partial(progress, "calibrate"),
     )
+    table: dict[str, Any] = {}
+    if is_searched:
+        found = search(
+            plain,
+            manifest,
+            recipe,
+            magnitudes,
+            calibration,
+            complete=complete_graph,
+            max_drop=max_drop,
+            progress=progress,
+        )
+        assignment = dict(found.assignment)
+        precision = "int8" if assignment else "fp32"
+        table = {"search": found.to_json()}
     graph = complete_graph(convert(plain, assignment, magnitudes))
     agreement = measure_agreement(
         reference,
@@ -232,14 +260,14 @@ def _lower(
         on_picture=functools.partial(progress, "agreement with fp32"),
     )
     counts = Counter(assignment.values())
-    return graph, {
-        "precision": {
-            "num_nodes": dict(sorted(counts.items())),
-            "calibration": method,
-            "num_calibration": len(calibration),
-            "agreement_with_fp32": agreement,
-        }
+    loss = {
+        "num_nodes": dict(sorted(counts.items())),
+        "calibration": method,
+        "num_calibration": len(calibration),
+        "agreement_with_fp32": agreement,
+        **table,
     }
+    return graph, precision, {"precision": loss}
 
 
 def weights_sha256(model: ReferenceModel) -> str:
@@ -254,9 +282,10 @@ def weights_sha256(model: ReferenceModel) -> str:
 def _check_options(
     precision: str, calibration: Sequence[Image] | None, method: str, backends: Sequence[str]
 ) -> None:
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} found, expected one of {', '.join(PRECISIONS)}")
-    if precision in {"int8", "mixed"} and not calibration:
+    known = (*PRECISIONS, AUTO)
+    if precision not in known:
+        raise ValueError(f"precision {precision!r} found, expected one of {', '.join(known)}")
+    if precision in CALIBRATED and not calibration:
         raise ValueError(
             f"precision {precision!r} found without pictures to calibrate on; give some like those "
             "of the application (--calibrate), 100 are usual"

@@ -341,9 +341,15 @@ def test_sizes_have_their_unit():
 
 
 def test_a_document_becomes_a_table_for_each_section():
-    document = {"a": 1, "b": {"c": {"d": 2}}, "rows": [{"x": 1}, {"y": 2}], "none": [], "empty": {}}
+    document = {
+        "a": 1,
+        "b": {"c": {"d": 2, "e": [{"x": 1}]}},
+        "rows": [{"x": 1}, {"y": 2}],
+        "none": [],
+        "empty": {},
+    }
     tables = sections_from_document(document)
-    assert [table.row_count for table in tables] == [1, 1, 2]
+    assert [table.row_count for table in tables] == [1, 1, 1, 2]
 
 
 # ---------------------------------------------------------------- on the device

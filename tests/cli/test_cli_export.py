@@ -54,6 +54,8 @@ def test_an_existing_bundle_is_kept(exported, command):
         (["--precision", "fp7"], 2, "precision 'fp7' found"),
         (["--precision", "int8"], 2, "int8' found without pictures to calibrate on"),
         (["--precision", "int8", "--calibrate", "missing"], 2, "missing does not exist"),
+        (["--precision", "auto"], 2, "auto' found without pictures to calibrate on"),
+        (["--precision", "auto", "--max-drop", "2"], 2, "Invalid value for '--max-drop'"),
         (["--backends", "tflite"], 2, "expected some of onnxruntime, tensorrt, tensorrt_rtx"),
         (["--set", "colour=red"], 2, "--set 'colour' found, expected one of"),
         (["--weights", "missing.pth"], 3, "missing.pth: no such weight file"),
