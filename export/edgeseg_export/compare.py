@@ -255,7 +255,7 @@ def _variants(reference: Side, candidate: Side) -> list[_Variant]:
     if reference.backend is not None:
         torch = CheckedBackend(reference.name, reference.backend, reference.manifest)
         variants.append(_Variant(name=reference.name, pre=task_R, backend=torch, post=task_R))
-    name = f"ONNX {reference.manifest.precision}" if variants else reference.name
+    name = f"ONNX {reference.manifest.precision}, traced anew" if variants else reference.name
     variants.append(_Variant(name=name, pre=task_R, backend=graph_R, post=task_R))
     name = f"ONNX {candidate.manifest.precision}"
     if not _have_same_tensors(reference, candidate):

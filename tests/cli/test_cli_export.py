@@ -104,6 +104,29 @@ def test_bench_rebuilds_the_exported_model(exported, command, tmp_path):
     assert candidate["peak_memory_bytes"] > 10e6
 
 
+@pytest.mark.slow
+def test_compare_goes_from_the_rebuilt_model_to_the_bundle(exported, command):
+    code, document = command.json(
+        "compare",
+        "torch",
+        exported[0],
+        "--limit",
+        "1",
+        "--fail-on",
+        "agreement_ap<1,num_bad_taps>0",
+    )
+    assert (code, document["failed_on"]) == (0, [])
+    report = document["report"]
+    assert (report["reference"], report["first_bad_tap"]) == ("torch", None)
+    assert [(step["name"], step["is_same"]) for step in report["steps"]] == [
+        ("ONNX fp32, traced anew", False),
+        ("ONNX fp32", False),
+        ("pre-processing", True),
+        ("post-processing", True),
+    ]
+    assert "backbone.stem.0.conv/Conv" in {tap["name"] for tap in report["taps"]}
+
+
 def test_the_rebuilt_model_has_the_exported_weights(exported):
     manifest = Manifest.load(exported[0])
     model = rebuild_model(manifest)
