@@ -32,3 +32,16 @@ class ReferenceModel(nn.Module):
         """Return the results by name; see the manifest for their shapes."""
         stages = self.stages(*inputs, **named)
         return {name: stages[name] for name in self.outputs}
+
+
+def check_image_size(image_BHW3: Tensor, image_size: tuple[int, int]) -> None:
+    """Do nothing if the pictures have the size that a model was built for.
+
+    Raises:
+        ValueError: they are not (B, H, W, 3) of that height and width.
+    """
+    if tuple(image_BHW3.shape[1:]) != (*image_size, 3):
+        height, width = image_size
+        raise ValueError(
+            f"image of shape {tuple(image_BHW3.shape)} found, expected (B, {height}, {width}, 3)"
+        )

@@ -18,7 +18,7 @@ from edgeseg.models.layers.hourglass104 import Hourglass104
 from edgeseg.models.layers.image import ImageNormalization
 from edgeseg.models.layers.peaks import TopPeaks, take_places, top_peaks, top_peaks_of_each
 from edgeseg.models.layers.resnet import ResNet, SmallResNet
-from edgeseg.models.reference import ReferenceModel
+from edgeseg.models.reference import ReferenceModel, check_image_size
 
 STRIDE = 4
 """Network pixels a place of the maps."""
@@ -227,11 +227,7 @@ class CenterNet(ReferenceModel):
         Raises:
             ValueError: ``image`` is not of the size that the model was built for.
         """
-        if tuple(image.shape[1:]) != (*self.config.image_size, 3):
-            height, width = self.config.image_size
-            raise ValueError(
-                f"image of shape {tuple(image.shape)} found, expected (B, {height}, {width}, 3)"
-            )
+        check_image_size(image, self.config.image_size)
         stages = {"input": self.normalize(image)}
         stages |= self.features(stages["input"])
         stages |= self.predict(stages["neck"])

@@ -15,7 +15,7 @@ from edgeseg.models.labels import MPII_FLIP_ORDER
 from edgeseg.models.layers.conv import ConvNorm
 from edgeseg.models.layers.heatmaps import find_peaks, quarter_shifts, suppress_neighbours
 from edgeseg.models.layers.image import ImageNormalization
-from edgeseg.models.reference import ReferenceModel
+from edgeseg.models.reference import ReferenceModel, check_image_size
 
 STRIDE = 4
 """Network pixels a pixel of the heat maps."""
@@ -222,11 +222,7 @@ class StackedHourglass(ReferenceModel):
         Raises:
             ValueError: ``image`` is not of the size that the model was built for.
         """
-        if tuple(image.shape[1:]) != (*self.config.image_size, 3):
-            height, width = self.config.image_size
-            raise ValueError(
-                f"image of shape {tuple(image.shape)} found, expected (B, {height}, {width}, 3)"
-            )
+        check_image_size(image, self.config.image_size)
         stages = {"input": self.normalize(image, None, image_fraction)}
         stages |= self.stack_stages(self._with_mirror_image(stages["input"]))
         last = self.config.num_stacks - 1

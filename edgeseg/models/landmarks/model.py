@@ -21,7 +21,7 @@ from edgeseg.models.layers.hrnet import HRNet, fuse_sizes
 from edgeseg.models.layers.image import ImageNormalization
 from edgeseg.models.layers.mobilenet import InvertedResidual
 from edgeseg.models.layers.roi_heads import dense
-from edgeseg.models.reference import ReferenceModel
+from edgeseg.models.reference import ReferenceModel, check_image_size
 
 STRIDE = 4
 """Network pixels a pixel of the heat maps."""
@@ -280,11 +280,7 @@ class NetworkInput(nn.Module):
 
     def forward(self, image_BHW3: Tensor) -> Tensor:
         """Return (B, 3, H, W) float32."""
-        if tuple(image_BHW3.shape[1:]) != (*self.image_size, 3):
-            height, width = self.image_size
-            raise ValueError(
-                f"image of shape {tuple(image_BHW3.shape)} found, expected (B, {height}, {width}, 3)"
-            )
+        check_image_size(image_BHW3, self.image_size)
         if self.stretch_contrast:
             image_BHW3 = stretch_contrast(image_BHW3.to(torch.float32))
         return self.normalize(image_BHW3)

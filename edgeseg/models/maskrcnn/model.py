@@ -26,7 +26,7 @@ from edgeseg.models.layers.roi_heads import (
     unfold_regions,
 )
 from edgeseg.models.layers.rpn import RPN, AnchorGrid
-from edgeseg.models.reference import ReferenceModel
+from edgeseg.models.reference import ReferenceModel, check_image_size
 from edgeseg.ops import pyramid_roi_align
 
 STRIDES = (4, 8, 16, 32)
@@ -221,11 +221,7 @@ class MaskRCNN(ReferenceModel):
         Raises:
             ValueError: ``image`` is not of the size that the model was built for.
         """
-        if tuple(image.shape[1:]) != (*self.config.image_size, 3):
-            height, width = self.config.image_size
-            raise ValueError(
-                f"image of shape {tuple(image.shape)} found, expected (B, {height}, {width}, 3)"
-            )
+        check_image_size(image, self.config.image_size)
         stages = {"input": self.normalize(image, image_size, image_fraction)}
         features = self.backbone(stages["input"])
         stages |= {f"c{level}": feature for level, feature in enumerate(features, 2)}

@@ -21,7 +21,7 @@ from edgeseg.models.layers.image import ImageNormalization
 from edgeseg.models.layers.mobilenet import MobileNetV1
 from edgeseg.models.layers.resnet import ResNet, SmallResNet
 from edgeseg.models.layers.roi_heads import dense
-from edgeseg.models.reference import ReferenceModel
+from edgeseg.models.reference import ReferenceModel, check_image_size
 from edgeseg.ops import nms
 
 STRIDES = (8, 16, 32)
@@ -248,11 +248,7 @@ class RetinaFace(ReferenceModel):
         Raises:
             ValueError: ``image`` is not of the size that the model was built for.
         """
-        if tuple(image.shape[1:]) != (*self.config.image_size, 3):
-            height, width = self.config.image_size
-            raise ValueError(
-                f"image of shape {tuple(image.shape)} found, expected (B, {height}, {width}, 3)"
-            )
+        check_image_size(image, self.config.image_size)
         stages = {"input": self.normalize(image)}
         features = self.backbone(stages["input"])[-len(STRIDES) :]
         stages |= {f"c{level}": feature for level, feature in enumerate(features, 3)}

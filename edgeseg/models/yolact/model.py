@@ -32,7 +32,7 @@ from edgeseg.models.layers.prototypes import (
 )
 from edgeseg.models.layers.resnet import BLOCKS as RESNET_BLOCKS
 from edgeseg.models.layers.resnet import ResNet, SmallResNet
-from edgeseg.models.reference import ReferenceModel
+from edgeseg.models.reference import ReferenceModel, check_image_size
 
 STRIDES = (8, 16, 32, 64, 128)
 BACKBONE_LEVELS = 3
@@ -251,11 +251,7 @@ class Yolact(ReferenceModel):
         Raises:
             ValueError: ``image`` is not of the size that the model was built for.
         """
-        if tuple(image.shape[1:]) != (*self.config.image_size, 3):
-            height, width = self.config.image_size
-            raise ValueError(
-                f"image of shape {tuple(image.shape)} found, expected (B, {height}, {width}, 3)"
-            )
+        check_image_size(image, self.config.image_size)
         stages = {"input": self.normalize(image, None, image_fraction)}
         features = self.backbone(stages["input"])[-BACKBONE_LEVELS:]
         stages |= {f"c{level}": feature for level, feature in enumerate(features, 3)}
