@@ -89,10 +89,16 @@ class PrecisionRecipe:
 class ModelSpec:
     """What is known of a model before it is built.
 
-    ``build(name, weights, image_size, config)`` returns the module; ``manifest(model)`` describes
-    it to a device, without artifacts. ``num_parameters`` and ``gflops`` (multiply-adds, one picture
-    of the default size) are the original's own figures where it gives them; ``accuracy`` holds
-    published metrics, from ``source``. ``precision`` is used by exports below float32.
+    ``manifest(model)`` describes a model to a device, without artifacts. ``num_parameters`` and
+    ``gflops`` (multiply-adds, one picture of the default size) are the original's own figures where
+    it gives them; ``accuracy`` holds published metrics, from ``source``. ``precision`` is used by
+    exports below float32.
+
+    ``build(name, weights, image_size, config)`` returns the module in evaluation mode. ``weights``
+    are an official checkpoint (path or state dict), "shapes" or None (random); ``image_size`` is
+    height and width of the network input, the variant's own if None; ``config`` holds fields of the
+    family's configuration that replace the variant's. It raises ``ValueError`` for an unknown or
+    invalid field, and ``CheckpointError`` for weights that do not fit.
     """
 
     name: str

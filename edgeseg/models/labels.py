@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 BACKGROUND = "__background__"
 
 _COCO = {
@@ -77,12 +79,28 @@ SHAPES = (BACKGROUND, "disc", "square", "triangle", "star", "ring", "cross")
 """Names of the built-in data set's classes; 0 is the background."""
 
 
-def names_or_numbers(
-    num_classes: int, known: tuple[str, ...], *, background_first: bool
-) -> tuple[str, ...]:
-    """Return ``known`` if it has ``num_classes`` entries, else class_1, class_2 ..."""
-    if len(known) == num_classes:
-        return known
+def labels_and_categories(
+    num_labels: int,
+    known: Iterable[tuple[str, ...]],
+    *,
+    category_ids: tuple[int, ...] = (),
+    background_first: bool = False,
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the name and the COCO category id of every label number.
+
+    Args:
+        num_labels: how many label numbers there are.
+        known: lists of names; the first with as many entries is taken, else class_1, class_2 ...
+        category_ids: of the label numbers; those of COCO, or counted from 1, if empty.
+        background_first: label number 0 is the background; categories then count from it.
+    """
     first = 0 if background_first else 1
-    names = tuple(f"class_{i + first}" for i in range(num_classes))
-    return (BACKGROUND, *names[1:]) if background_first else names
+    numbered = tuple(f"class_{i + first}" for i in range(num_labels))
+    if background_first:
+        numbered = (BACKGROUND, *numbered[1:])
+    names = next((names for names in known if len(names) == num_labels), numbered)
+    if category_ids:
+        return names, category_ids
+    if names == COCO_80:
+        return names, COCO_80_IDS
+    return names, tuple(range(first, first + num_labels))

@@ -7,7 +7,7 @@ from golden import load_case, match_detections
 from torch.nn import functional as F
 
 import edgeseg
-from edgeseg.models import get_spec
+from edgeseg.models import get_spec, model_manifest
 from edgeseg.models.maskrcnn.spec import SPECS, key_table
 
 # Between the noise of float32 (a float64 run of the originals: 5e-6) and the smallest mistake that
@@ -265,3 +265,17 @@ def test_no_detection_and_the_maximum_come_in_the_same_shapes(score):
             assert results["masks"].shape == (2, 5, 28, 28)
             assert bool((results["scores"] > 0).any()) == bool(score)
             assert (results["boxes"][1, :, 3] <= 40).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "names"),
+    [
+        ("maskrcnn_resnet50_fpn", 2, ("__background__", "person")),
+        ("maskrcnn_resnet50_fpn", 3, ("__background__", "class_1", "class_2")),
+        ("maskrcnn_resnet50_fpn_3x", 2, ("class_1", "class_2")),
+    ],
+)
+def test_unnamed_classes_are_numbered_as_the_original_counts(name, num_classes, names):
+    with torch.device("meta"):
+        model = edgeseg.create_model(name, num_classes=num_classes)
+    assert model_manifest(model).labels == names

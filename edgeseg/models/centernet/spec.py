@@ -9,12 +9,11 @@ from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
 from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import (
     COCO_80,
-    COCO_80_IDS,
     COCO_KEYPOINTS,
     COCO_SKELETON,
     PASCAL_20,
     SHAPES,
-    names_or_numbers,
+    labels_and_categories,
 )
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -76,23 +75,11 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str,
-    weights: Weights,
-    image_size: tuple[int, int] | None,
-    config: Mapping[str, Any],
+    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode.
+    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`.
 
-    Args:
-        name: a key of :data:`PRESETS`.
-        weights: an official checkpoint (path or state dict), "shapes" or None (random).
-        image_size: height and width of the network input; the preset's if None.
-        config: fields of ``CenterNetConfig`` that replace the preset's. ``task="pose"`` implies the
-            one class person.
-
-    Raises:
-        ValueError: an unknown or invalid field.
-        CheckpointError: weights that do not fit.
+    ``task="pose"`` implies the one class person.
     """
     from edgeseg.models.centernet.model import CenterNet, CenterNetConfig
 
@@ -128,7 +115,11 @@ def manifest(model: ReferenceModel) -> Manifest:
     is_pose = config.task == "pose"
     keypoints = TensorSpec(name="keypoints", dtype="float32", shape=(1, num_results, num_joints, 3))
     has_coco_joints = is_pose and num_joints == len(COCO_KEYPOINTS) and not config.keypoint_names
-    labels, category_ids = _labels(config)
+    labels, category_ids = labels_and_categories(
+        config.num_classes,
+        (config.labels, COCO_80, PASCAL_20, ("person",)),
+        category_ids=config.category_ids,
+    )
     return Manifest(
         name=model.name,
         task="instances",
@@ -158,19 +149,6 @@ def manifest(model: ReferenceModel) -> Manifest:
         parity={},
         provenance={},
     )
-
-
-def _labels(config: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the name and the category id of every label number."""
-    known = config.labels or {80: COCO_80, 20: PASCAL_20, 1: ("person",)}.get(
-        config.num_classes, ()
-    )
-    labels = names_or_numbers(config.num_classes, known, background_first=False)
-    if config.category_ids:
-        return labels, config.category_ids
-    if labels == COCO_80:
-        return labels, COCO_80_IDS
-    return labels, tuple(range(1, config.num_classes + 1))
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures

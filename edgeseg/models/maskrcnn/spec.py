@@ -11,10 +11,9 @@ from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import (
     BACKGROUND,
     COCO_80,
-    COCO_80_IDS,
     COCO_91,
     SHAPES,
-    names_or_numbers,
+    labels_and_categories,
 )
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -94,23 +93,9 @@ OFFICIAL_SIZES = {(800, 1344): (800, 1333)}
 
 
 def build(
-    name: str,
-    weights: Weights,
-    image_size: tuple[int, int] | None,
-    config: Mapping[str, Any],
+    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode.
-
-    Args:
-        name: a key of :data:`PRESETS`.
-        weights: an official checkpoint (path or state dict), "shapes" or None (random).
-        image_size: height and width of the network input; the preset's if None.
-        config: fields of ``MaskRCNNConfig`` that replace the preset's.
-
-    Raises:
-        ValueError: an unknown or invalid field.
-        CheckpointError: weights that do not fit.
-    """
+    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.maskrcnn.model import MaskRCNN, MaskRCNNConfig
 
     settings = settings_of(name, MaskRCNNConfig, PRESETS[name], image_size, config)
@@ -150,7 +135,12 @@ def manifest(model: ReferenceModel) -> Manifest:
         if num_keypoints
         else TensorSpec(name="masks", dtype="float32", shape=(1, num_results, 28, 28))
     )
-    labels, category_ids = _labels(model)
+    labels, category_ids = labels_and_categories(
+        config.num_classes,
+        (config.labels, *((COCO_91, PERSON) if config.background_first else (COCO_80,))),
+        category_ids=config.category_ids,
+        background_first=config.background_first,
+    )
     image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
     fraction = dataclasses.replace(image, name="image_fraction")
     return Manifest(
@@ -190,19 +180,6 @@ def manifest(model: ReferenceModel) -> Manifest:
         parity={},
         provenance={},
     )
-
-
-def _labels(model: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the name and the category id of every label number."""
-    config = model.config
-    known = config.labels or {91: COCO_91, 80: COCO_80, 2: PERSON}.get(config.num_classes, ())
-    labels = names_or_numbers(config.num_classes, known, background_first=config.background_first)
-    if config.category_ids:
-        return labels, config.category_ids
-    if labels == COCO_80:
-        return labels, COCO_80_IDS
-    first = 0 if config.background_first else 1
-    return labels, tuple(range(first, first + config.num_classes))
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures

@@ -47,23 +47,9 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str,
-    weights: Weights,
-    image_size: tuple[int, int] | None,
-    config: Mapping[str, Any],
+    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode.
-
-    Args:
-        name: a key of :data:`PRESETS`.
-        weights: an official checkpoint (path or state dict), "shapes" or None (random).
-        image_size: height and width of the network input; the preset's if None.
-        config: fields of ``RetinaFaceConfig`` that replace the preset's.
-
-    Raises:
-        ValueError: an unknown or invalid field.
-        CheckpointError: weights that do not fit.
-    """
+    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.retinaface.model import RetinaFace, RetinaFaceConfig
 
     settings = settings_of(name, RetinaFaceConfig, PRESETS[name], image_size, config)

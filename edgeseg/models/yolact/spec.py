@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
 from edgeseg.models.building import settings_of, with_weights
-from edgeseg.models.labels import COCO_80, COCO_80_IDS, PASCAL_20, SHAPES, names_or_numbers
+from edgeseg.models.labels import COCO_80, PASCAL_20, SHAPES, labels_and_categories
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
@@ -55,23 +55,12 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str,
-    weights: Weights,
-    image_size: tuple[int, int] | None,
-    config: Mapping[str, Any],
+    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode.
+    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`.
 
-    Args:
-        name: a key of :data:`PRESETS`.
-        weights: an official checkpoint (path or state dict), "shapes" or None (random).
-        image_size: height and width of the network input; the preset's if None. The sizes of the
-            priors follow, as in the original's im400 and im700, unless ``config`` gives them.
-        config: fields of ``YolactConfig`` that replace the preset's.
-
-    Raises:
-        ValueError: an unknown or invalid field.
-        CheckpointError: weights that do not fit.
+    The sizes of the priors follow ``image_size``, as in the original's im400 and im700, unless
+    ``config`` gives them.
     """
     from edgeseg.models.yolact.model import Yolact, YolactConfig
 
@@ -116,7 +105,11 @@ def manifest(model: ReferenceModel) -> Manifest:
         "masks": config.mask_size,
         "mask_scores": (),
     }
-    labels, category_ids = _labels(model)
+    labels, category_ids = labels_and_categories(
+        config.num_classes - 1,  # none is the background's
+        (config.labels, COCO_80, PASCAL_20),
+        category_ids=config.category_ids,
+    )
     image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
     fraction = dataclasses.replace(image, name="image_fraction")
     return Manifest(
@@ -147,19 +140,6 @@ def manifest(model: ReferenceModel) -> Manifest:
         parity={},
         provenance={},
     )
-
-
-def _labels(model: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the name and the category id of every label number; none is the background's."""
-    config = model.config
-    num_labels = config.num_classes - 1
-    known = config.labels or {80: COCO_80, 20: PASCAL_20}.get(num_labels, ())
-    labels = names_or_numbers(num_labels, known, background_first=False)
-    if config.category_ids:
-        return labels, config.category_ids
-    if labels == COCO_80:
-        return labels, COCO_80_IDS
-    return labels, tuple(range(1, num_labels + 1))
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures
