@@ -13,18 +13,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from edgeseg.terminal import Terminal, close_broken_pipe
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from edgeseg.models.reference import ReferenceModel
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -188,6 +183,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a model as a bundle, and prove that it computes what PyTorch computes."""
+    from edgeseg.exporting import calibration_pictures, first_pictures
     from edgeseg.models import get_spec
     from edgeseg.options import image_size_from_text, names_from_text, settings_from_text
 
@@ -215,13 +211,15 @@ def export(
             model,
             out or Path(f"{name}-{height}x{width}"),
             precision=precision,
-            calibration=_calibration(calibrate, num_calibration, model) if calibrate else None,
+            calibration=calibration_pictures(calibrate, num_calibration, model)
+            if calibrate
+            else None,
             calibration_method=calibration_method,
             max_drop=max_drop,
             backends=engines,
             targets=targets,
             dynamic_batch=dynamic_batch,
-            images=_pictures(images, num_images) if images else None,
+            images=first_pictures(images, num_images) if images else None,
             num_images=num_images,
             tolerance=tolerance,
             allow_mismatch=allow_mismatch,
@@ -261,7 +259,8 @@ def build(
     """Compile a bundle's TensorRT engines; needs no torch."""
     from edgeseg.options import names_from_text
     from edgeseg.tables import table_of_rows
-    from edgeseg_runtime.engines import EngineOptions, build_bundle
+    from edgeseg_runtime.engine_key import EngineOptions
+    from edgeseg_runtime.engines import build_bundle
     from edgeseg_runtime.errors import BackendUnavailable
 
     terminal = _terminal(ctx, json, verbose, quiet)
@@ -539,87 +538,23 @@ def _terminal(ctx: typer.Context, json: bool, verbose: int, quiet: bool) -> Term
     return terminal
 
 
-def _pictures(source: Path, count: int) -> list[Any]:
-    """Return the first pictures of a folder, pattern or file."""
-    import itertools
-
-    from edgeseg_runtime import Source
-
-    return [frame.image for frame in itertools.islice(Source(source), count)]
-
-
-def _calibration(source: str, count: int, model: ReferenceModel) -> list[Any]:
-    """Return pictures of a folder, or of the training split of a data set."""
-    from edgeseg.models import model_manifest
-    from edgeseg_bench.datasets import open_dataset
-    from edgeseg_bench.evaluation import dataset_kind
-
-    if source != "shapes" and (":" not in source or Path(source).exists()):
-        return _pictures(Path(source), count)
-    split = "train" if source == "shapes" else None  # never what accuracy is measured on
-    kind = dataset_kind(model_manifest(model))
-    return [sample.image for sample in open_dataset(source, split=split, kind=kind, limit=count)]
-
-
 def _finish_export(terminal: Terminal, folder: Path, seconds: float) -> None:
-    from edgeseg.tables import table_of_rows, text_from_bytes
+    from edgeseg.exporting import remarks, renderables
     from edgeseg_runtime import Manifest
 
     manifest = Manifest.load(folder)
-    parity, onnx = manifest.parity, manifest.artifact("onnx")
-    rows = [
-        {"output": name, "largest difference": value, "relative": parity["stages"].get(name)}
-        for name, value in parity["max_abs"].items()
-    ]
-    terminal.show(
-        table_of_rows(f"Parity with {parity['reference']}", rows),
-        f"{parity['num_images']} pictures of {parity['data']}, {parity['num_detections']} "
-        f"detections, {parity['num_unmatched']} unmatched; tolerance {parity['tolerance']:g}",
-        *_precision_lines(parity.get("precision")),
-        *_search_tables(parity.get("precision")),
-        f"{onnx.file} {text_from_bytes(onnx.size_bytes)}, {seconds:.1f} s",
-    )
-    if manifest.precision == "fp16":
-        terminal.note("float16 is for GPUs: x86 processors compute it in float32, no faster")
-    if not parity["is_within_tolerance"]:
-        terminal.note("the bundle differs from the PyTorch model more than the tolerance allows")
+    terminal.show(*renderables(manifest, seconds))
+    for remark in remarks(manifest):
+        terminal.note(remark)
     document = {
         "folder": str(folder),
         "name": manifest.name,
         "precision": manifest.precision,
-        "size_bytes": onnx.size_bytes,
+        "size_bytes": manifest.artifact("onnx").size_bytes,
         "seconds": round(seconds, 2),
-        "parity": dict(parity),
+        "parity": dict(manifest.parity),
     }
     terminal.finish(document, last_line=folder)
-
-
-def _precision_lines(lowered: Mapping[str, Any] | None) -> Iterator[str]:
-    """Yield what a precision below fp32 changed and cost."""
-    if lowered is None:
-        return
-    nodes = ", ".join(f"{count} in {name}" for name, count in lowered["num_nodes"].items())
-    agreement = lowered["agreement_with_fp32"]
-    ap = ", ".join(f"{kind} {value:.3f}" for kind, value in agreement["ap"].items())
-    yield (
-        f"nodes: {nodes} ({lowered['calibration']} over {lowered['num_calibration']} pictures); "
-        f"agreement AP with fp32 on {agreement['num_pictures']} pictures: {ap}"
-    )
-
-
-def _search_tables(lowered: Mapping[str, Any] | None) -> Iterator[RenderableType]:
-    """Yield which modules a search left in which precision."""
-    from edgeseg.tables import table_of_rows
-
-    found = (lowered or {}).get("search")
-    if found is None:
-        return
-    yield table_of_rows("Search", found["modules"])
-    yield (
-        f"agreement AP on {found['num_pictures']} calibration pictures: "
-        f"{found['agreement_ap']:.3f}, all modules in int8: {found['agreement_ap_all_int8']:.3f}, "
-        f"allowed: {1 - found['max_drop']:.3f}"
-    )
 
 
 def option_names() -> list[str]:

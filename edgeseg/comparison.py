@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from rich.console import RenderableType
 
+from edgeseg.options import is_data_set
 from edgeseg.tables import table_of_rows, text_from_value
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
@@ -52,7 +53,7 @@ def open_sides(reference: str, candidate: Path, *, weights: str | None) -> tuple
 
 def open_pictures(data: str, manifest: Manifest, limit: int) -> tuple[Pictures, int, str]:
     """Return the pictures of a folder or a data set, how many there are, and what to call them."""
-    if data != "shapes" and (":" not in data or Path(data).exists()):
+    if not is_data_set(data):
         count = min(limit, Source(data).num_frames or limit)
 
         def frames() -> Iterator[Picture]:

@@ -8,6 +8,7 @@ import re
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 _SIZE = re.compile(r"(\d{1,5})(?:[xX](\d{1,5}))?")
@@ -27,6 +28,11 @@ def image_size_from_text(text: str) -> tuple[int, int]:
             "for a square"
         )
     return int(match[1]), int(match[2] or match[1])
+
+
+def is_data_set(text: str) -> bool:
+    """Tell whether a text names a data set, "shapes" or "coco:DIR", and not pictures on disk."""
+    return text == "shapes" or (":" in text and not Path(text).exists())
 
 
 def names_from_text(option: str, text: str) -> tuple[str, ...]:

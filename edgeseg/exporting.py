@@ -1,0 +1,93 @@
+"""Pictures that an export needs, and what it tells people when it is done."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeseg.options import is_data_set
+from edgeseg.tables import table_of_rows, text_from_bytes
+from edgeseg_runtime import Manifest, Source
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from edgeseg.models.reference import ReferenceModel
+
+
+def first_pictures(source: Path, count: int) -> list[Any]:
+    """Return the first pictures of a folder, pattern or file.
+
+    Raises:
+        SourceError: there is nothing to read.
+    """
+    return [frame.image for frame in itertools.islice(Source(source), count)]
+
+
+def calibration_pictures(source: str, count: int, model: ReferenceModel) -> list[Any]:
+    """Return pictures of a folder, or of a data set that shows what the model looks for.
+
+    Raises:
+        SourceError: there is nothing to read.
+        ValueError: no such data set.
+    """
+    from edgeseg.models import model_manifest
+    from edgeseg_bench.datasets import open_dataset
+    from edgeseg_bench.evaluation import dataset_kind
+
+    if not is_data_set(source):
+        return first_pictures(Path(source), count)
+    split = "train" if source == "shapes" else None  # never what accuracy is measured on
+    kind = dataset_kind(model_manifest(model))
+    return [sample.image for sample in open_dataset(source, split=split, kind=kind, limit=count)]
+
+
+def renderables(manifest: Manifest, seconds: float) -> Iterator[RenderableType]:
+    """Yield what people want to see of a fresh bundle.
+
+    Args:
+        manifest: of the bundle.
+        seconds: that the export took.
+    """
+    parity, onnx = manifest.parity, manifest.artifact("onnx")
+    rows = [
+        {"output": name, "largest difference": value, "relative": parity["stages"].get(name)}
+        for name, value in parity["max_abs"].items()
+    ]
+    yield table_of_rows(f"Parity with {parity['reference']}", rows)
+    yield (
+        f"{parity['num_images']} pictures of {parity['data']}, {parity['num_detections']} "
+        f"detections, {parity['num_unmatched']} unmatched; tolerance {parity['tolerance']:g}"
+    )
+    if "precision" in parity:
+        yield from _precision(parity["precision"])
+    yield f"{onnx.file} {text_from_bytes(onnx.size_bytes)}, {seconds:.1f} s"
+
+
+def remarks(manifest: Manifest) -> Iterator[str]:
+    """Yield what a user should know before a fresh bundle is used."""
+    if manifest.precision == "fp16":
+        yield "float16 is for GPUs: x86 processors compute it in float32, no faster"
+    if not manifest.parity["is_within_tolerance"]:
+        yield "the bundle differs from the PyTorch model more than the tolerance allows"
+
+
+def _precision(lowered: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield what a precision below fp32 changed and cost, and how a search found it."""
+    nodes = ", ".join(f"{count} in {name}" for name, count in lowered["num_nodes"].items())
+    agreement = lowered["agreement_with_fp32"]
+    ap = ", ".join(f"{kind} {value:.3f}" for kind, value in agreement["ap"].items())
+    yield (
+        f"nodes: {nodes} ({lowered['calibration']} over {lowered['num_calibration']} pictures); "
+        f"agreement AP with fp32 on {agreement['num_pictures']} pictures: {ap}"
+    )
+    found = lowered.get("search")
+    if found is not None:
+        yield table_of_rows("Search", found["modules"])
+        yield (
+            f"agreement AP on {found['num_pictures']} calibration pictures: "
+            f"{found['agreement_ap']:.3f}, all modules in int8: {found['agreement_ap_all_int8']:.3f}, "
+            f"allowed: {1 - found['max_drop']:.3f}"
+        )
