@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg_bench.environment import Environment, read_environment
-from edgeseg_runtime import __version__, cuda, engines, trt_compat
+from edgeseg_runtime import __version__, cuda, engine_store, trt_compat
 from edgeseg_runtime.errors import EdgesegError
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -47,7 +47,7 @@ def examine() -> dict[str, Any]:
     providers = check_providers()
     opencv = describe_opencv()
     gpu = describe_gpu()
-    cache = describe_cache(engines.cache_folder())
+    cache = describe_cache(engine_store.cache_folder())
     facts = {
         "software": _software(environment),
         "machine": _machine(environment),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg_runtime.backends import open_backend
-from edgeseg_runtime.engines import cache_folder, list_engines
+from edgeseg_runtime.engine_store import cache_folder, list_engines
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, EdgesegError
 from edgeseg_runtime.manifest import Artifact, Manifest, read_artifact
 

@@ -373,7 +373,8 @@ def _write_graph(graph: onnx.ModelProto, folder: Path) -> Artifact:
 def _compile(
     folder: Path, backends: Sequence[str], targets: Sequence[str], progress: Progress
 ) -> None:
-    from edgeseg_runtime.engines import PORTABLE, build_bundle
+    from edgeseg_runtime.engine_key import PORTABLE
+    from edgeseg_runtime.engines import build_bundle
 
     for backend in backends:
         if backend != "onnxruntime":

@@ -1,166 +1,53 @@
-"""TensorRT engines: compile them from a bundle's ONNX file, and keep them in a private cache.
-
-An engine (NVIDIA: "plan") is native code. Whoever can write one can run anything, and TensorRT's
-own validity check does not notice a changed one. Therefore
-
-* a bundle ships ONNX, and an engine is loaded only from a folder that the user alone can write:
-  the cache `$EDGESEG_CACHE`, or `~/.cache/edgeseg/engines` (mode 0700), or a folder that the caller
-  names and so vouches for (`engines=`, the output of `edgeseg build --out`). An engine that
-  merely lies in a bundle is not looked at;
-* beside each engine lies a record (`.json`) of its key and sha256, written last. An engine without
-  a record, with another digest, or for another model, version, GPU or driver is not loaded;
-* the file holds the plan and nothing else, so that trtexec and other tools can read it.
-
-**One file for several targets.** TensorRT-RTX compiles ahead of time without a GPU and finishes on
-the user's. An engine for sm86, sm89 and sm120 together is as large as one for a single of them
-(measured: 11.8 MB, within 1 KB), so the targets share a file. Turing (sm75) gets a file of its own:
-NVIDIA discourages mixing it with later architectures because that costs them speed.
-Its fp32 matrix products do not compile (TensorRT-RTX 1.7.1): the exporter writes convolutions instead.
-Source: TensorRT-RTX documentation, "CPU-Only AOT and TensorRT-RTX Engines"; support matrix.
-"""
+"""Compiles TensorRT engines from a bundle's ONNX file."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import os
-import platform
 import re
-import stat
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from edgeseg_runtime import cuda, trt_compat
+from edgeseg_runtime.engine_key import (
+    PORTABLE,
+    EngineKey,
+    EngineOptions,
+    group_targets,
+    key_for_device,
+    key_for_targets,
+)
+from edgeseg_runtime.engine_store import (
+    EngineFile,
+    cache_folder,
+    check_writable,
+    find_engine,
+    is_private,
+    locked,
+    store_engine,
+)
 from edgeseg_runtime.errors import (
     BackendUnavailable,
     BundleError,
     EngineBuildError,
     OutOfMemory,
 )
-from edgeseg_runtime.files import read_limited, read_verified, write_atomic
-from edgeseg_runtime.manifest import Artifact, Manifest, read_artifact
+from edgeseg_runtime.files import read_limited, write_atomic
+from edgeseg_runtime.manifest import Manifest, read_artifact
 from edgeseg_runtime.onnx_check import check_self_contained
 from edgeseg_runtime.trt_compat import Progress
 
-__all__ = [
-    "PORTABLE",
-    "EngineFile",
-    "EngineKey",
-    "EngineOptions",
-    "build_bundle",
-    "build_engine",
-    "cache_folder",
-    "discard_engine",
-    "find_engine",
-    "list_engines",
-    "load_or_build",
-    "store_engine",
-]
+__all__ = ["build_bundle", "build_engine", "load_or_build"]
 
-PORTABLE = "portable"
-"""Target of a TensorRT-RTX engine that runs on every supported GPU from Ampere on."""
-
-RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-RECORD_SCHEMA = 1
-MAX_RECORD_BYTES = 64 * 1024
 MAX_PARSER_ERRORS = 20
 MIN_WORKSPACE_BYTES = 64 * 2**20
 
-_TURING = "sm75"
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """What the caller chooses about a build; precision is the graph's own.
-
-    Attributes:
-        batch: size given to a free batch axis.
-        workspace_bytes: bound of the builder's scratch memory, or None for three quarters of what
-            is free on the GPU when the build starts.
-        optimization_level: 0 (fast build) to 5 (fast engine).
-        allow_tf32: let float32 products round their factors to 10 bits, as TensorRT does by
-            itself: faster from Ampere on, and no longer what the other engines compute.
-    """
-
-    batch: int = 1
-    workspace_bytes: int | None = None
-    optimization_level: int = 3
-    allow_tf32: bool = False
-
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"batch is {self.batch}; expected at least 1")
-        if self.workspace_bytes is not None and self.workspace_bytes < 2**20:
-            raise ValueError(f"workspace_bytes is {self.workspace_bytes}; expected at least 1 MiB")
-        if not 0 <= self.optimization_level <= 5:
-            raise ValueError(f"optimization_level is {self.optimization_level}; expected 0..5")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineKey:
-    """All that an engine depends on. Equal keys mean interchangeable engines.
-
-    Attributes:
-        onnx_sha256: digest of the model it was compiled from.
-        flavour: "tensorrt" or "tensorrt_rtx".
-        version: of TensorRT, in full; no engine runs on another one.
-        targets: compute capabilities such as "sm89", or `PORTABLE`.
-        platform: operating system and processor, such as "linux-x86_64".
-        device: the GPU's name; empty for TensorRT-RTX, whose engines fit any GPU of the targets.
-        driver: CUDA version that the driver serves; empty for TensorRT-RTX.
-        options: what the caller chose.
-    """
-
-    onnx_sha256: str
-    flavour: str
-    version: str
-    targets: tuple[str, ...]
-    platform: str
-    device: str = ""
-    driver: str = ""
-    options: EngineOptions = EngineOptions()
-
-    @property
-    def file_name(self) -> str:
-        """Name of the engine's file: readable parts, then what makes it unique."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
-        targets = "+".join(self.targets)
-        return f"{self.onnx_sha256[:16]}.{self.flavour}-{self.version}.{targets}.{digest}.engine"
-
-    def serves(self, wanted: EngineKey) -> bool:
-        """Tell whether an engine of this key can stand in for one of the wanted key."""
-        same = dataclasses.replace(self, targets=wanted.targets) == wanted
-        return same and all(_covers(self.targets, target) for target in wanted.targets)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineFile:
-    """An engine that was built or found.
-
-    Attributes:
-        key: what it was made for.
-        path: its file, or None if no folder could be written.
-        sha256: digest of the plan.
-        size_bytes: size of the plan.
-        build_s: seconds that the build took; 0 if it was found in the cache.
-        is_new: whether it was built just now.
-    """
-
-    key: EngineKey
-    path: Path | None
-    sha256: str
-    size_bytes: int
-    build_s: float = 0.0
-    is_new: bool = False
 
 
 def build_bundle(
@@ -177,7 +64,7 @@ def build_bundle(
 
     Without targets, for the GPU of this machine, into the cache where loading the bundle finds
     it. With targets, ahead of time for other machines (TensorRT-RTX only, no GPU needed), into
-    `out` or BUNDLE/engines; on the device load with `engines=<that folder>`.
+    `out` or BUNDLE/engines; on the device load with `engines_folder=<that folder>`.
 
     Args:
         folder: the bundle.
@@ -210,7 +97,7 @@ def build_bundle(
     is_for_others = out is not None or targets is not None
     if is_for_others:
         destination.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _check_writable(destination)
+        check_writable(destination)
     return [
         load_or_build(
             onnx,
@@ -320,12 +207,12 @@ def load_or_build(
         force: build even if there is one.
         progress: see `build_engine`.
     """
-    is_safe = not needs_privacy or _is_private(store)
+    is_safe = not needs_privacy or is_private(store)
     for folder in () if force else (*trusted, *([store] if is_safe else [])):
         found = find_engine(folder, key)
         if found is not None:
             return found
-    with _locked(store, needs_privacy=needs_privacy) as is_usable:
+    with locked(store, needs_privacy=needs_privacy) as is_usable:
         if is_usable and not force:
             found = find_engine(store, key)  # built by another process while we waited
             if found is not None:
@@ -351,184 +238,6 @@ def load_or_build(
     )
 
 
-def find_engine(folder: Path, wanted: EngineKey) -> tuple[bytes, EngineFile] | None:
-    """Return a plan from a folder that serves the wanted key and is as recorded, or None.
-
-    A damaged one is reported in the log and passed over; building replaces it. That the folder can
-    be trusted is the caller's concern: who can write there can replace engine and record together.
-    """
-    pattern = f"{wanted.onnx_sha256[:16]}.{wanted.flavour}-*.engine.json"
-    for path in sorted(folder.glob(pattern)):
-        try:
-            key, artifact = _read_record(folder, path.name)
-            if not key.serves(wanted):
-                continue
-            plan = read_verified(
-                folder, artifact.file, size_bytes=artifact.size_bytes, sha256=artifact.sha256
-            )
-        except (BundleError, ValueError, TypeError, KeyError) as error:
-            _logger.warning("ignoring the cached engine %s: %s", path.name, error)
-            continue
-        return plan, EngineFile(
-            key=key,
-            path=folder / artifact.file,
-            sha256=artifact.sha256,
-            size_bytes=artifact.size_bytes,
-        )
-    return None
-
-
-def list_engines(folder: Path, onnx_sha256: str) -> list[EngineFile]:
-    """Return the engines of a model in a folder, whatever they were built for.
-
-    Only their records are read; whether a plan is as recorded is checked when it is loaded.
-    """
-    found = []
-    for path in sorted(folder.glob(f"{onnx_sha256[:16]}.*.engine.json")):
-        try:
-            key, artifact = _read_record(folder, path.name)
-        except (BundleError, ValueError, TypeError, KeyError) as error:
-            _logger.warning("ignoring the cached engine %s: %s", path.name, error)
-            continue
-        found.append(
-            EngineFile(
-                key=key,
-                path=folder / artifact.file,
-                sha256=artifact.sha256,
-                size_bytes=artifact.size_bytes,
-            )
-        )
-    return found
-
-
-def store_engine(folder: Path, key: EngineKey, plan: bytes) -> Path | None:
-    """Write an engine and then its record; return the engine's path, or None if that failed.
-
-    The caller holds the folder's lock. A process that dies in the middle leaves an engine
-    without a valid record, which is never loaded, and a temporary file that the next writer removes.
-    """
-    name = key.file_name
-    path = folder / name
-    record = {
-        "schema": RECORD_SCHEMA,
-        "key": dataclasses.asdict(key),
-        "file": name,
-        "sha256": hashlib.sha256(plan).hexdigest(),
-        "size_bytes": len(plan),
-    }
-    try:
-        for litter in folder.glob(f".{name}*.tmp"):
-            litter.unlink(missing_ok=True)
-        _record_path(path).unlink(missing_ok=True)
-        write_atomic(path, plan)
-        write_atomic(_record_path(path), (json.dumps(record, indent=2) + "\n").encode("utf-8"))
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        _logger.warning(
-            "the engine is not kept, because %s cannot be written (%s): it will be built again "
-            "next time. Free some space, or set EDGESEG_CACHE to another folder.",
-            folder,
-            error.strerror or error,
-        )
-        return None
-    return path
-
-
-def discard_engine(engine: EngineFile) -> None:
-    """Remove an engine that its library refused; its record goes first."""
-    if engine.path is not None:
-        with contextlib.suppress(OSError):
-            _record_path(engine.path).unlink(missing_ok=True)
-            engine.path.unlink(missing_ok=True)
-
-
-def cache_folder() -> Path:
-    """Return where engines are kept: $EDGESEG_CACHE, or the user's cache folder.
-
-    It is not created here.
-    """
-    chosen = os.environ.get("EDGESEG_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    try:
-        return Path(base or Path.home() / ".cache") / "edgeseg" / "engines"
-    except RuntimeError:  # no home folder: a service account
-        return Path(os.devnull) / "engines"
-
-
-def group_targets(targets: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the targets in groups that share one engine file: Turing, and all later ones.
-
-    Raises:
-        ValueError: for a target that TensorRT-RTX does not know, or none.
-    """
-    chosen = list(dict.fromkeys(target.strip().lower() for target in targets))
-    known = (*RTX_TARGETS, PORTABLE)
-    unknown = [target for target in chosen if target not in known]
-    if unknown or not chosen:
-        raise ValueError(
-            f"target is {unknown[0] if unknown else 'empty'!r}; expected one of {', '.join(known)}"
-        )
-    later = [PORTABLE] if PORTABLE in chosen else [t for t in RTX_TARGETS[1:] if t in chosen]
-    turing = [_TURING] if _TURING in chosen else []
-    return [tuple(group) for group in (turing, later) if group]
-
-
-def key_for_targets(
-    onnx: bytes, trt: Any, targets: Sequence[str], options: EngineOptions
-) -> EngineKey:
-    """Return the key of an engine compiled ahead of time.
-
-    Raises:
-        ValueError: if the library compiles only for the GPU it runs on.
-    """
-    if not trt_compat.is_rtx(trt):
-        raise ValueError(
-            f"targets are {', '.join(targets)}, but TensorRT compiles only for the GPU it runs on; "
-            "use flavour 'tensorrt_rtx', or build on the device"
-        )
-    return EngineKey(
-        onnx_sha256=hashlib.sha256(onnx).hexdigest(),
-        flavour="tensorrt_rtx",
-        version=trt.__version__,
-        targets=tuple(targets),
-        platform="any-" + platform.machine().lower().replace("amd64", "x86_64"),
-        options=options,
-    )
-
-
-def key_for_device(
-    onnx: bytes, trt: Any, device: cuda.DeviceInfo, options: EngineOptions
-) -> EngineKey:
-    """Return the key of an engine for one GPU.
-
-    Raises:
-        BackendUnavailable: if the library does not support that GPU.
-    """
-    if trt_compat.is_rtx(trt):
-        if device.sm not in RTX_TARGETS:
-            raise BackendUnavailable(
-                f"found {device.name} ({device.sm}), but TensorRT-RTX runs on "
-                f"{', '.join(RTX_TARGETS)}; use backend='tensorrt'"
-            )
-        return key_for_targets(onnx, trt, (device.sm,), options)
-    return EngineKey(
-        onnx_sha256=hashlib.sha256(onnx).hexdigest(),
-        flavour="tensorrt",
-        version=trt.__version__,
-        targets=(device.sm,),
-        platform=f"{sys.platform}-{platform.machine().lower()}",
-        device=device.name,
-        driver=device.driver_version,
-        options=options,
-    )
-
-
-# ---------------------------------------------------------------- building
-
-
 def _default_flavour(targets: Sequence[str] | None) -> str:
     if targets is not None:
         return "tensorrt_rtx"
@@ -537,10 +246,6 @@ def _default_flavour(targets: Sequence[str] | None) -> str:
     except BackendUnavailable:
         return "tensorrt_rtx"
     return "tensorrt"
-
-
-def _covers(targets: Sequence[str], target: str) -> bool:
-    return target in targets or (PORTABLE in targets and target in RTX_TARGETS[1:])
 
 
 def _compute_capabilities(trt: Any, targets: Sequence[str]) -> list[Any]:
@@ -703,100 +408,3 @@ def _save_quietly(file: Path, content: bytes) -> None:
         write_atomic(file, content)
     except OSError as error:
         _logger.info("%s is not written: %s", file, error)
-
-
-# ---------------------------------------------------------------- the folder of engines
-
-
-def _record_path(engine: Path) -> Path:
-    return engine.with_name(engine.name + ".json")
-
-
-def _read_record(folder: Path, name: str) -> tuple[EngineKey, Artifact]:
-    """Read a record.
-
-    Raises:
-        BundleError: if it cannot be read, or names a path out of the folder.
-        ValueError, TypeError, KeyError: if it is no record of this schema.
-    """
-    document = json.loads(read_limited(folder, name, max_bytes=MAX_RECORD_BYTES))
-    if document["schema"] != RECORD_SCHEMA:
-        raise ValueError(f"schema {document['schema']!r}, expected {RECORD_SCHEMA}")
-    key = dict(document["key"])
-    key["targets"] = tuple(key["targets"])
-    key["options"] = EngineOptions(**key["options"])
-    artifact = Artifact(
-        file=document["file"], sha256=document["sha256"], size_bytes=document["size_bytes"]
-    )
-    return EngineKey(**key), artifact
-
-
-def _is_private(folder: Path) -> bool:
-    """Tell whether only this user (or root) can change what is in a folder.
-
-    One that does not exist yet counts as private: it is created with mode 0700.
-    """
-    try:
-        status = folder.stat()
-    except OSError:
-        return True
-    if os.name != "posix":  # Windows: the profile's access list protects the cache
-        return True
-    owned = status.st_uid in {0, os.getuid()}
-    if owned and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return True
-    _logger.warning(
-        "engines in %s are not used, because others can write there; run: chmod 700 %s",
-        folder,
-        folder,
-    )
-    return False
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise OSError now rather than after a long build."""
-    probe = folder / f".{os.getpid()}.probe"
-    probe.touch()
-    probe.unlink()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path, *, needs_privacy: bool) -> Iterator[bool]:
-    """Hold a folder's lock; yields False, with a warning, if the folder cannot be used.
-
-    The lock is the operating system's, so it ends with its process, however that ends.
-    """
-    with contextlib.ExitStack() as stack:
-        is_usable = False
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not needs_privacy or _is_private(folder):
-                stream = stack.enter_context((folder / ".lock").open("ab"))
-                _lock(stream)
-                is_usable = True
-        except OSError as error:
-            _logger.warning(
-                "engines cannot be kept in %s (%s): building in memory. Set EDGESEG_CACHE to a "
-                "folder that can be written.",
-                folder,
-                error.strerror or error,
-            )
-        yield is_usable
-
-
-def _lock(stream: IO[bytes]) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        while True:
-            with contextlib.suppress(OSError):  # LK_LOCK gives up after ten seconds
-                msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)
-                return
-    else:
-        import fcntl
-
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _logger.info("waiting for another process that builds an engine")
-            fcntl.flock(stream, fcntl.LOCK_EX)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny_bundle import feed, write_bundle
 
-from edgeseg_runtime import cuda, engines, trt_compat
+from edgeseg_runtime import cuda, engine_key, engine_store, engines, trt_compat
 from edgeseg_runtime.backends import open_backend
 from edgeseg_runtime.backends.trt import (
     EngineSession,
@@ -377,7 +377,7 @@ def stale_key(trt, bundle, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGESEG_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir(mode=0o700)
     onnx = (bundle[0] / "model.onnx").read_bytes()
-    return onnx, engines.key_for_targets(onnx, trt, ("sm86",), engines.EngineOptions())
+    return onnx, engine_key.key_for_targets(onnx, trt, ("sm86",), engine_key.EngineOptions())
 
 
 @pytest.mark.parametrize("place", ["cache", "own"])
@@ -387,7 +387,7 @@ def test_an_engine_that_tensorrt_refuses_is_built_again_once(
     onnx, key = stale_key
     trusted = [tmp_path / "own"]
     trusted[0].mkdir()
-    path = engines.store_engine(tmp_path / place, key, STALE)
+    path = engine_store.store_engine(tmp_path / place, key, STALE)
     for is_first in (True, False):
         plan, file = load_engine(trt, FakeRuntime(STALE), onnx, key, trusted=trusted, progress=None)
         assert plan != STALE
@@ -491,7 +491,7 @@ def test_the_second_load_takes_the_engine_from_the_cache(bundle, flavour):
     backend = open_backend(flavour, *bundle)
     description = backend.backend.describe()
     assert description["build_s"] == 0
-    assert (engines.cache_folder() / description["file"]).is_file()
+    assert (engine_store.cache_folder() / description["file"]).is_file()
     backend.close()
 
 
@@ -547,8 +547,8 @@ def test_a_stale_engine_is_built_again_once(bundle, flavour, caplog):
     open_backend(flavour, *bundle).close()
     trt = trt_compat.import_tensorrt(flavour)
     onnx = (bundle[0] / "model.onnx").read_bytes()
-    key = engines.key_for_device(onnx, trt, cuda.probe(), engines.EngineOptions())
-    engines.store_engine(engines.cache_folder(), key, b"no engine" * 1000)
+    key = engine_key.key_for_device(onnx, trt, cuda.probe(), engine_key.EngineOptions())
+    engine_store.store_engine(engine_store.cache_folder(), key, b"no engine" * 1000)
     backend = open_backend(flavour, *bundle)
     assert "is stale and is built again" in caplog.text
     assert backend.backend.describe()["build_s"] > 0

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 from tiny_bundle import tiny_model, write_bundle
 
-from edgeseg_runtime import engines, trt_compat
+from edgeseg_runtime import engine_key, engine_store, engines, trt_compat
 from edgeseg_runtime.cuda import DeviceInfo
-from edgeseg_runtime.engines import EngineKey, EngineOptions
+from edgeseg_runtime.engine_key import EngineKey, EngineOptions
 from edgeseg_runtime.errors import BackendUnavailable, CorruptArtifact, EngineBuildError
 
 ONNX = tiny_model().SerializeToString()
@@ -70,13 +70,13 @@ def model_of(*nodes, inputs=None, output=("y", TensorProto.FLOAT)):
     ids=lambda value: "+".join(map(str, value)),
 )
 def test_targets_share_a_file_except_turing(targets, groups):
-    assert engines.group_targets(targets) == groups
+    assert engine_key.group_targets(targets) == groups
 
 
 @pytest.mark.parametrize("targets", [[], ["sm90"], ["sm86", "orin"], [""]], ids=str)
 def test_an_unknown_target_names_the_known_ones(targets):
     with pytest.raises(ValueError, match=r"expected one of sm75, sm80, .*portable"):
-        engines.group_targets(targets)
+        engine_key.group_targets(targets)
 
 
 @pytest.mark.parametrize(
@@ -115,17 +115,17 @@ def test_an_engine_serves_nothing_that_differs_in_anything_else(change):
 
 def test_a_tensorrt_engine_belongs_to_its_gpu_and_driver():
     trt = SimpleNamespace(__name__="tensorrt", __version__="10.3.0")
-    key = engines.key_for_device(ONNX, trt, RTX_4090, EngineOptions())
+    key = engine_key.key_for_device(ONNX, trt, RTX_4090, EngineOptions())
     assert (key.targets, key.device, key.driver) == (("sm89",), RTX_4090.name, "13.0")
     for change in ({"driver_version": "13.1"}, {"name": "NVIDIA RTX 6000"}, {"sm": "sm120"}):
         other = dataclasses.replace(RTX_4090, **change)
-        assert not key.serves(engines.key_for_device(ONNX, trt, other, EngineOptions()))
+        assert not key.serves(engine_key.key_for_device(ONNX, trt, other, EngineOptions()))
 
 
 def test_tensorrt_rtx_refuses_a_gpu_that_it_does_not_support(trt):
     orin = dataclasses.replace(RTX_4090, name="Orin", sm="sm87")
     with pytest.raises(BackendUnavailable, match=r"found Orin \(sm87\).*backend='tensorrt'"):
-        engines.key_for_device(ONNX, trt, orin, EngineOptions())
+        engine_key.key_for_device(ONNX, trt, orin, EngineOptions())
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_the_output_folder_is_the_callers_choice(trt, tmp_path):
     )
     assert file.path.parent == tmp_path / "to" / "device"
     assert not (tmp_path / "bundle" / "engines").exists()
-    wanted = engines.key_for_device(ONNX, trt, RTX_4090, EngineOptions())
-    plan, found = engines.find_engine(tmp_path / "to" / "device", wanted)
+    wanted = engine_key.key_for_device(ONNX, trt, RTX_4090, EngineOptions())
+    plan, found = engine_store.find_engine(tmp_path / "to" / "device", wanted)
     assert (len(plan), found.path) == (file.size_bytes, file.path)
 
 
@@ -182,7 +182,7 @@ def test_a_damaged_bundle_is_noticed_before_tensorrt_sees_it(tmp_path):
 def test_tensorrt_itself_has_no_targets():
     trt = SimpleNamespace(__name__="tensorrt", __version__="10.3.0")
     with pytest.raises(ValueError, match="only for the GPU it runs on"):
-        engines.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
+        engine_key.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
 
 
 @pytest.mark.usefixtures("trt")
@@ -550,12 +550,12 @@ PLAN = bytes(range(256)) * 40
 
 
 def test_an_engine_comes_back_as_it_was_stored(store):
-    path = engines.store_engine(store, key_of(), PLAN)
+    path = engine_store.store_engine(store, key_of(), PLAN)
     assert path.read_bytes() == PLAN, "a plan is stored without a header"
-    plan, file = engines.find_engine(store, key_of())
+    plan, file = engine_store.find_engine(store, key_of())
     assert (plan, file.path, file.key, file.is_new) == (PLAN, path, key_of(), False)
-    engines.discard_engine(file)
-    assert engines.find_engine(store, key_of()) is None
+    engine_store.discard_engine(file)
+    assert engine_store.find_engine(store, key_of()) is None
     assert list(store.iterdir()) == []
 
 
@@ -621,10 +621,10 @@ def _damage(name):
     ],
 )
 def test_an_engine_that_is_not_as_recorded_is_built_again_once(trt, store, damage, caplog):
-    key = engines.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
-    path = engines.store_engine(store, key, PLAN)
+    key = engine_key.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
+    path = engine_store.store_engine(store, key, PLAN)
     _damage(damage)(path, path.with_name(path.name + ".json"))
-    assert engines.find_engine(store, key) is None
+    assert engine_store.find_engine(store, key) is None
     if damage != "no_record":
         assert "ignoring the cached engine" in caplog.text
     plan, file = engines.load_or_build(ONNX, key, store=store)
@@ -636,8 +636,8 @@ def test_an_engine_that_is_not_as_recorded_is_built_again_once(trt, store, damag
 
 
 def test_an_engine_is_found_in_a_trusted_folder_before_the_store(trt, store, tmp_path):
-    key = engines.key_for_targets(ONNX, trt, ("sm86", "sm89"), EngineOptions())
-    engines.store_engine(tmp_path, key, PLAN)
+    key = engine_key.key_for_targets(ONNX, trt, ("sm86", "sm89"), EngineOptions())
+    engine_store.store_engine(tmp_path, key, PLAN)
     wanted = dataclasses.replace(key, targets=("sm89",))
     plan, file = engines.load_or_build(ONNX, wanted, store=store, trusted=[tmp_path])
     assert (plan, file.path.parent) == (PLAN, tmp_path)
@@ -645,17 +645,17 @@ def test_an_engine_is_found_in_a_trusted_folder_before_the_store(trt, store, tmp
 
 def test_an_engine_that_lies_in_a_bundle_is_not_trusted(trt, store, tmp_path):
     write_bundle(tmp_path)
-    key = engines.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
+    key = engine_key.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
     (tmp_path / "engines").mkdir()
-    engines.store_engine(tmp_path / "engines", key, PLAN)
+    engine_store.store_engine(tmp_path / "engines", key, PLAN)
     plan, _ = engines.load_or_build(ONNX, key, store=store)
     assert plan != PLAN
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])
 def test_a_cache_that_others_can_write_is_not_used(trt, store, mode, caplog):
-    key = engines.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
-    engines.store_engine(store, key, PLAN)
+    key = engine_key.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
+    engine_store.store_engine(store, key, PLAN)
     store.chmod(mode)
     plan, file = engines.load_or_build(ONNX, key, store=store)
     assert plan != PLAN
@@ -664,7 +664,7 @@ def test_a_cache_that_others_can_write_is_not_used(trt, store, mode, caplog):
 
 
 def test_a_new_cache_is_private(trt, tmp_path):
-    key = engines.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
+    key = engine_key.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
     _, file = engines.load_or_build(ONNX, key, store=tmp_path / "new")
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
     assert file.path.parent == tmp_path / "new"
@@ -672,14 +672,14 @@ def test_a_new_cache_is_private(trt, tmp_path):
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("EDGESEG_CACHE", str(tmp_path / "mine"))
-    assert engines.cache_folder() == tmp_path / "mine"
+    assert engine_store.cache_folder() == tmp_path / "mine"
     monkeypatch.delenv("EDGESEG_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert engines.cache_folder() == tmp_path / "edgeseg" / "engines"
+    assert engine_store.cache_folder() == tmp_path / "edgeseg" / "engines"
 
 
 def test_two_builders_at_once_build_one_engine(trt, store):
-    key = engines.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
+    key = engine_key.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
     files = []
     start = threading.Barrier(3)
 
@@ -702,7 +702,7 @@ def test_a_builder_waits_for_another_process(trt, store):
         "lock = open(sys.argv[1], 'ab'); fcntl.flock(lock, fcntl.LOCK_EX)\n"
         "print('locked', flush=True); sys.stdin.read()\n"
     )
-    key = engines.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
+    key = engine_key.key_for_targets(ONNX, trt, ("sm86",), EngineOptions())
     with subprocess.Popen(
         [sys.executable, "-c", code, str(store / ".lock")],
         stdin=subprocess.PIPE,
@@ -718,4 +718,4 @@ def test_a_builder_waits_for_another_process(trt, store):
         other.kill()  # the operating system lets go of the lock
     thread.join(timeout=60)
     assert not thread.is_alive()
-    assert engines.find_engine(store, key) is not None
+    assert engine_store.find_engine(store, key) is not None

@@ -15,9 +15,9 @@ import pytest
 from onnx import numpy_helper
 from tiny_bundle import feed, tiny_model, write_bundle
 
-from edgeseg_runtime import engines, load
+from edgeseg_runtime import engine_key, engine_store, engines, load
 from edgeseg_runtime.backends import open_backend
-from edgeseg_runtime.engines import EngineKey
+from edgeseg_runtime.engine_key import EngineKey
 from edgeseg_runtime.errors import (
     BundleError,
     CorruptArtifact,
@@ -276,9 +276,9 @@ KEY = EngineKey(
 WRITER = textwrap.dedent(
     """
     import dataclasses, logging, pathlib, resource, sys
-    from edgeseg_runtime import engines
+    from edgeseg_runtime import engine_key, engine_store
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    key = engines.EngineKey(
+    key = engine_key.EngineKey(
         onnx_sha256="ab" * 32, flavour="tensorrt_rtx", version="1.7.1.116", targets=("sm86",),
         platform="any-x86_64",
     )
@@ -287,7 +287,7 @@ WRITER = textwrap.dedent(
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     plan = bytes(size)
     print("writing", flush=True)
-    print(engines.store_engine(folder, key, plan), flush=True)
+    print(engine_store.store_engine(folder, key, plan), flush=True)
     """
 )
 
@@ -309,11 +309,11 @@ def test_a_writer_killed_at_any_moment_leaves_no_engine_that_is_half(tmp_path, d
         assert process.stdout.readline() == "writing\n"
         time.sleep(delay_ms / 1000)
         process.send_signal(signal.SIGKILL)
-    found = engines.find_engine(tmp_path, KEY)
+    found = engine_store.find_engine(tmp_path, KEY)
     if found is not None:  # it was faster than the signal
         assert found[0] == bytes(size)
-    assert engines.store_engine(tmp_path, KEY, b"whole" * 100) is not None
-    plan, _ = engines.find_engine(tmp_path, KEY)
+    assert engine_store.store_engine(tmp_path, KEY, b"whole" * 100) is not None
+    plan, _ = engine_store.find_engine(tmp_path, KEY)
     assert plan == b"whole" * 100
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         KEY.file_name,
@@ -355,7 +355,7 @@ def onnx():
 @pytest.fixture
 def key(onnx):
     trt = pytest.importorskip("tensorrt_rtx")
-    return engines.key_for_targets(onnx, trt, ("sm86",), engines.EngineOptions())
+    return engine_key.key_for_targets(onnx, trt, ("sm86",), engine_key.EngineOptions())
 
 
 def assert_built_in_memory(onnx, key, store, caplog, *, words):
@@ -400,32 +400,32 @@ def test_a_cache_that_cannot_be_created_means_an_engine_in_memory(tmp_path, onnx
 def test_a_foreign_engine_is_never_tried(tmp_path, onnx, key, change):
     tmp_path.chmod(0o700)
     foreign = dataclasses.replace(key, **change)
-    engines.store_engine(tmp_path, foreign, b"an engine from elsewhere")
-    assert engines.find_engine(tmp_path, key) is None
+    engine_store.store_engine(tmp_path, foreign, b"an engine from elsewhere")
+    assert engine_store.find_engine(tmp_path, key) is None
     if "version" in change:
         plan, file = engines.load_or_build(onnx, key, store=tmp_path)
         assert file.is_new
         assert plan != b"an engine from elsewhere"
-    assert engines.find_engine(tmp_path, foreign) is not None, "others' engines are left alone"
+    assert engine_store.find_engine(tmp_path, foreign) is not None, "others' engines are left alone"
 
 
 def test_an_engine_flipped_or_cut_anywhere_is_not_loaded(tmp_path):
     plan = bytes(range(256)) * 8
-    path = engines.store_engine(tmp_path, KEY, plan)
+    path = engine_store.store_engine(tmp_path, KEY, plan)
     for position in positions(len(plan)):
         content = bytearray(plan)
         content[position] ^= 1 << position % 8
         path.write_bytes(content)
-        assert engines.find_engine(tmp_path, KEY) is None
+        assert engine_store.find_engine(tmp_path, KEY) is None
         path.write_bytes(plan[:position])
-        assert engines.find_engine(tmp_path, KEY) is None
+        assert engine_store.find_engine(tmp_path, KEY) is None
     path.write_bytes(plan)
-    assert engines.find_engine(tmp_path, KEY) is not None
+    assert engine_store.find_engine(tmp_path, KEY) is not None
 
 
 def test_a_record_flipped_anywhere_gives_the_engine_as_it_was_or_none(tmp_path):
     plan = bytes(range(256)) * 8
-    path = engines.store_engine(tmp_path, KEY, plan)
+    path = engine_store.store_engine(tmp_path, KEY, plan)
     record = path.with_name(path.name + ".json")
     original = record.read_bytes()
     num_refused = 0
@@ -433,7 +433,7 @@ def test_a_record_flipped_anywhere_gives_the_engine_as_it_was_or_none(tmp_path):
         content = bytearray(original)
         content[position] ^= 1 << position % 8
         record.write_bytes(content)
-        found = engines.find_engine(tmp_path, KEY)
+        found = engine_store.find_engine(tmp_path, KEY)
         num_refused += found is None
         assert found is None or found[0] == plan
     assert num_refused > 0.6 * NUM_POSITIONS, "white space is all that may be flipped in peace"

@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime import cuda, engines, trt_compat
+from edgeseg_runtime import cuda, engine_key, engine_store, engines, trt_compat
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.engines import EngineFile, EngineOptions
+from edgeseg_runtime.engine_key import EngineOptions
+from edgeseg_runtime.engine_store import EngineFile
 from edgeseg_runtime.errors import (
     BackendError,
     DeviceLost,
@@ -93,7 +94,7 @@ class TrtBackend:
             gpu = cuda.CudaDevice(device)
             stack.callback(gpu.close)
             onnx = read_artifact(folder, manifest.artifact("onnx"), verify=verify)
-            key = engines.key_for_device(onnx, trt, gpu.info, options or EngineOptions())
+            key = engine_key.key_for_device(onnx, trt, gpu.info, options or EngineOptions())
             trusted = [Path(engines_folder)] if engines_folder is not None else []
             gpu.activate()
             self._runtime = trt.Runtime(trt_compat.vendor_logger(trt))  # outlives its engines
@@ -117,7 +118,7 @@ class TrtBackend:
             trt = trt_compat.import_tensorrt(cls.flavour)
             info = cuda.probe()
             manifest.artifact("onnx")
-            engines.key_for_device(b"", trt, info, EngineOptions())
+            engine_key.key_for_device(b"", trt, info, EngineOptions())
         except EdgesegError as error:
             return str(error)
         return None
@@ -426,7 +427,7 @@ def load_engine(
     trt: Any,
     runtime: Any,
     onnx: bytes,
-    key: engines.EngineKey,
+    key: engine_key.EngineKey,
     *,
     trusted: Sequence[Path],
     progress: Progress | None,
@@ -440,7 +441,7 @@ def load_engine(
         plan, file = engines.load_or_build(
             onnx,
             key,
-            store=engines.cache_folder(),
+            store=engine_store.cache_folder(),
             trusted=trusted,
             force=must_build,
             progress=progress,
@@ -462,7 +463,7 @@ def load_engine(
             trusted = ()
         else:
             _logger.warning("the engine %s is stale and is built again: %s", file.path, reason)
-            engines.discard_engine(file)
+            engine_store.discard_engine(file)
             must_build = True
     raise EngineBuildError(
         f"{trt.__name__} {trt.__version__} cannot load the engine that it has just built for "
