@@ -17,6 +17,7 @@
         +-- BackendUnavailable                      not installed, or not usable on this machine
         +-- EngineBuildError                        the engine refused to compile the model
         +-- DeviceLost                              the device failed; the process must restart
+        +-- NonFiniteOutput                         the model gave NaN or infinite numbers (strict mode)
         +-- OutOfMemory               exit code 5   host or device memory is exhausted
 
 A message says what was found, what was expected and what to do. Exceptions of vendors
@@ -44,6 +45,7 @@ __all__ = [
     "InputError",
     "ManifestError",
     "MissingArtifact",
+    "NonFiniteOutput",
     "OutOfMemory",
     "OutputContractError",
     "SchemaTooNew",
@@ -149,6 +151,10 @@ class EngineBuildError(BackendError):
 
 class DeviceLost(BackendError):
     """The device failed in a way that only a new process recovers from."""
+
+
+class NonFiniteOutput(BackendError):
+    """The model gave NaN or infinite numbers, and was loaded in strict mode."""
 
 
 class OutOfMemory(BackendError):

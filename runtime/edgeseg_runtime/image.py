@@ -20,6 +20,7 @@ from edgeseg_runtime.pillow_bilinear import resize_pillow_bilinear
 __all__ = [
     "Image",
     "check_image",
+    "check_pixels",
     "decode_image",
     "max_pixels",
     "read_image",
@@ -61,8 +62,22 @@ def check_image(image: Any) -> Image:
     height, width = image.shape[:2]
     if height == 0 or width == 0:
         raise ImageError(f"{found}, and neither side may be 0")
-    _check_pixels(height, width, "the picture")
+    check_pixels(height, width, "the picture")
     return cast("Image", image)
+
+
+def check_pixels(height: int, width: int, source: str) -> None:
+    """Refuse a picture with more pixels than the limit allows, see `max_pixels`.
+
+    Raises:
+        ImageTooLarge: if it is too large; the message names the source.
+    """
+    limit = max_pixels()
+    if height * width > limit:
+        raise ImageTooLarge(
+            f"{source} has {height}x{width} pixels; expected at most {limit}. "
+            f"Shrink it, or raise the limit: {_LIMIT_VARIABLE}={height * width}"
+        )
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
@@ -192,18 +207,9 @@ def _expected() -> str:
 def _check_header(header: Header, source: str) -> None:
     if header.height == 0 or header.width == 0:
         raise ImageError(f"{source} has no pixels ({header.height}x{header.width})")
-    _check_pixels(header.height, header.width, source)
+    check_pixels(header.height, header.width, source)
     if header.bits > 8:
         raise ImageError(
             f"{source} has {header.bits} bits per channel; expected 8. Read it with "
             f"cv2.IMREAD_UNCHANGED, then convert it: {_CONVERSIONS['16 bits']}"
-        )
-
-
-def _check_pixels(height: int, width: int, source: str) -> None:
-    limit = max_pixels()
-    if height * width > limit:
-        raise ImageTooLarge(
-            f"{source} has {height}x{width} pixels; expected at most {limit}. "
-            f"Shrink it, or raise the limit: {_LIMIT_VARIABLE}={height * width}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,20 @@ import numpy.typing as npt
 from edgeseg_runtime.errors import OutOfMemory
 from edgeseg_runtime.paste import MaskCrop
 
-__all__ = ["MaskSet"]
+__all__ = ["MaskSet", "read_only"]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def read_only(array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+    """Return a view of an array that cannot be written into; the array itself stays as it is."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 class MaskSet:
-    """N masks of one picture, safe to use from several threads.
+    """N masks of one picture, read-only and safe to use from several threads.
 
     A selection shares the crops of the set that it was taken from.
 
@@ -37,10 +46,10 @@ class MaskSet:
 
     @classmethod
     def from_array(cls, masks_NHW: npt.NDArray[np.bool_]) -> MaskSet:
-        """Return the set that holds ready masks (N, H, W)."""
+        """Return the set that holds ready masks (N, H, W); they are not copied."""
         count, height, width = masks_NHW.shape
         masks = cls(_WholeMask(masks_NHW), count=count, size=(height, width))
-        masks._array = masks_NHW
+        masks._array = read_only(masks_NHW)
         return masks
 
     def __len__(self) -> int:
@@ -56,11 +65,11 @@ class MaskSet:
         return selection
 
     def crop(self, index: int) -> MaskCrop:
-        """Return one mask, cut out where it can be set."""
+        """Return one mask, cut out where it can be set; read-only."""
         return self._shared.crop(int(self._rows[index]))
 
     def array(self) -> npt.NDArray[np.bool_]:
-        """Return all masks as (N, H, W), pasted on the first call.
+        """Return all masks as (N, H, W), pasted on the first call; read-only, copy them to change them.
 
         Raises:
             OutOfMemory: if N full pictures do not fit into memory.
@@ -83,7 +92,7 @@ class MaskSet:
             place = slice(top, top + bits.shape[0]), slice(left, left + bits.shape[1])
             written.append((index, *place))
             mask_HW[place] = bits
-        return masks_NHW
+        return read_only(masks_NHW)  # only what is written here is cleared for the next picture
 
 
 class _Memory:
@@ -160,6 +169,7 @@ class _Crops:
                 crop = self._crops[index]
                 if crop is None:
                     crop = self._paste(index)
+                    crop = crop._replace(bits=read_only(crop.bits))
                     self._crops[index] = crop
         return crop
 

@@ -18,7 +18,7 @@ from edgeseg_runtime.backends import Backend, CheckedBackend, open_backend
 from edgeseg_runtime.geometry import FAR, Box
 from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
-from edgeseg_runtime.results import Instances
+from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.sources import Frame, Source
 from edgeseg_runtime.tasks import RegionTask, Task, create_task
 
@@ -82,7 +82,7 @@ class Predictor(Generic[Result]):
 
         Raises:
             ImageError: if the picture has another layout.
-            BackendError: if the engine fails.
+            BackendError: if the engine fails, or gives NaN or infinite numbers in strict mode.
             ValueError: for boxes that are not (N, 4), finite and of some extent, or if the model
                 finds its own.
         """
@@ -107,6 +107,7 @@ class Predictor(Generic[Result]):
             task, size = self._region_task(), check_image(image).shape[:2]
             found = [self._predict(task, image, clock, box) for box in _checked_boxes(boxes)]
             result = task.gather(found, (size[0], size[1]))
+        result = _with_backend(result, self.backend.name)
         if paste_masks and isinstance(result, Instances):
             _ = result.masks
         clock.lap("postprocess")
@@ -170,12 +171,12 @@ class Predictor(Generic[Result]):
         Args:
             source: a `Source`, or what one is made of: a picture, folder, pattern, video, camera
                 number or URL. Damaged frames are skipped and counted there.
-            stop: ends the stream after the current frame when it is set.
+            stop: ends the stream after the current frame when it is set; so does that of a `Source`.
 
         Raises:
             SourceError: if there is nothing to read; at once, not on the first frame.
         """
-        frames = source if isinstance(source, Source) else Source(source, stop=stop)
+        frames = (source if isinstance(source, Source) else Source(source)).frames(stop=stop)
         return ((frame, self(frame.image)) for frame in frames)
 
     def close(self) -> None:
@@ -200,6 +201,13 @@ class Predictor(Generic[Result]):
             f"Predictor({manifest.name}, {manifest.task}, {size}, {manifest.precision}, "
             f"{self.backend.name})"
         )
+
+
+def _with_backend(result: Any, name: str) -> Any:
+    """Return a task's result with the name of the backend in it."""
+    if isinstance(result, list):
+        return [_with_backend(item, name) for item in result]
+    return result.with_backend(name) if isinstance(result, Instances | Landmarks) else result
 
 
 class _StageClock:
@@ -246,26 +254,37 @@ def load(
     backend: str = "auto",
     threads: int | None = None,
     verify: bool = True,
+    strict: bool = False,
     **options: Any,
 ) -> Predictor[Any]:
     """Return the predictor of a bundle that `edgeseg export` wrote.
 
     Args:
         folder: the bundle.
-        backend: "auto", "onnxruntime", "tensorrt" or "tensorrt_rtx".
+        backend: "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", or "auto": TensorRT if the
+            machine has it and a GPU, else ONNX Runtime, else OpenVINO. Every result names it.
         threads: threads of the engine on the CPU, or None for the engine's own choice.
         verify: compare every file with its recorded sha256 first. Switch it off only for files
             that were verified before; a damaged model gives wrong results or worse.
-        **options: passed to the backend.
+        strict: raise `NonFiniteOutput` when the model gives NaN or infinite numbers, in masks and
+            padding too. Otherwise what they concern is left out and counted: `num_nonfinite`.
+        **options: of the backend, see `docs/engines.md`; "auto" gives each backend those that it
+            knows.
 
     Raises:
         BundleError: if the bundle is missing, damaged or not usable by this runtime.
         BackendUnavailable: if the engine is not installed or its device is missing.
-        ValueError: if there is no such backend.
+        ValueError: if there is no such backend, or it has no such option.
     """
     manifest = Manifest.load(folder, verify=verify)
     task = create_task(manifest)
     engine = open_backend(
-        backend, Path(folder), manifest, threads=threads, verify=verify, **options
+        backend,
+        Path(folder),
+        manifest,
+        threads=threads,
+        verify=verify,
+        strict=strict,
+        **options,
     )
     return Predictor(manifest, task, engine)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -10,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.image import Image
-from edgeseg_runtime.masks import MaskSet
+from edgeseg_runtime.masks import MaskSet, read_only
 from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.rle import rle_from_crop
 
@@ -49,11 +51,15 @@ _SHARED = (
     "skeleton",
     "image_size",
     "num_nonfinite",
+    "backend",
 )
 
 
 class Instances:
-    """The instances of one picture; aligned arrays, one row per instance. Read-only.
+    """The instances of one picture; aligned arrays, one row per instance.
+
+    Read-only: the arrays cannot be written into either. Copy one to change it, and pass it to
+    `replace`.
 
     Masks are pasted when `masks` is first read; `mask_crops`, `to_coco` and `draw` never build the
     (N, H, W) array. Selecting (`result[0]`, `result[:5]`, `result[result.scores > 0.5]`) gives
@@ -76,7 +82,9 @@ class Instances:
         keypoint_names: name of key point or landmark number j; empty if unknown.
         skeleton: pairs of key points, by number, that `draw` connects.
         image_size: height, width of the source picture; taken from `masks` if None.
-        num_nonfinite: detections dropped because a box or a score was NaN or infinite.
+        num_nonfinite: detections dropped because a number of theirs was NaN or infinite, other than
+            in a mask or a heat map; of the task "keypoints", key points set to 0 for it.
+        backend: what computed it, such as "onnxruntime"; empty if unknown.
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -97,6 +105,7 @@ class Instances:
     skeleton: tuple[tuple[int, int], ...]
     image_size: tuple[int, int] | None
     num_nonfinite: int
+    backend: str
 
     def __init__(
         self,
@@ -117,6 +126,7 @@ class Instances:
         skeleton: Sequence[tuple[int, int]] = (),
         image_size: tuple[int, int] | None = None,
         num_nonfinite: int = 0,
+        backend: str = "",
     ) -> None:
         mask_set = _mask_set(masks)
         if image_size is None and mask_set is not None:
@@ -140,6 +150,7 @@ class Instances:
             skeleton=tuple(skeleton),
             image_size=image_size,
             num_nonfinite=num_nonfinite,
+            backend=backend,
             _mask_set=mask_set,
         )
         self._check()
@@ -151,7 +162,7 @@ class Instances:
 
     @property
     def masks(self) -> Bools | None:
-        """(N, H, W) bool in source pixels, or None; pasted on first use, then kept."""
+        """(N, H, W) bool in source pixels, or None; pasted on first use, then kept; read-only."""
         return None if self._mask_set is None else self._mask_set.array()
 
     @property
@@ -186,6 +197,12 @@ class Instances:
         """
         arguments = {name: getattr(self, name) for name in (*ROW_AXES, *_SHARED)}
         return Instances(**{**arguments, "masks": self._mask_set, **changes})
+
+    def with_backend(self, name: str) -> Instances:
+        """Return the same Instances as the result of another backend; nothing is checked again."""
+        found = copy.copy(self)
+        found.__dict__["backend"] = name
+        return found
 
     def __iter__(self) -> Iterator[Instances]:
         return (self[index] for index in range(len(self)))
@@ -252,18 +269,21 @@ class Instances:
     def to_supervision(self) -> Any:
         """Return the rows as `supervision.Detections`, with masks; names and the rest in `data`.
 
+        The arrays are copies, but for the masks, which stay read-only.
+
         Raises:
             ModuleNotFoundError: if supervision is not installed.
         """
         supervision = _import_supervision()
-        extras = {name: self._row(name) for name in self._given if name not in _DETECTIONS}
+        rows = {name: self._row(name).copy() for name in self._given}
+        extras = {name: values for name, values in rows.items() if name not in _DETECTIONS}
         names = np.array([self._name(int(label)) for label in self.labels], dtype=np.str_)
         return supervision.Detections(
-            xyxy=self.boxes,
+            xyxy=rows["boxes"],
             mask=self.masks,
-            confidence=self.scores,
-            class_id=self.labels,
-            tracker_id=self.track_ids,
+            confidence=rows["scores"],
+            class_id=rows["labels"],
+            tracker_id=rows.get("track_ids"),
             data={"class_name": names, **extras},
         )
 
@@ -332,7 +352,9 @@ class Instances:
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """The landmarks of one object; aligned arrays, one row per point. Read-only.
+    """The landmarks of one object; aligned arrays, one row per point.
+
+    Read-only: the arrays cannot be written into either.
 
     Attributes:
         points: (J, 2) float32 x, y in source pixels.
@@ -343,6 +365,7 @@ class Landmarks:
         skeleton: pairs of points, by number, that `draw` connects.
         image_size: height, width of the source picture; None if unknown.
         num_nonfinite: points set to 0 because a number of theirs was NaN or infinite.
+        backend: what computed it, such as "onnxruntime"; empty if unknown.
 
     Raises:
         ValueError: on construction, if the shapes do not fit together.
@@ -355,11 +378,12 @@ class Landmarks:
     skeleton: tuple[tuple[int, int], ...] = ()
     image_size: tuple[int, int] | None = None
     num_nonfinite: int = 0
+    backend: str = ""
 
     def __post_init__(self) -> None:
         for name in ("points", "scores", "box"):
             values = getattr(self, name)
-            array = None if values is None else np.asarray(values, np.float32)
+            array = None if values is None else read_only(np.asarray(values, np.float32))
             object.__setattr__(self, name, array)
         count = len(self.scores) if self.scores.ndim == 1 else -1
         if self.points.shape != (count, 2):
@@ -380,6 +404,10 @@ class Landmarks:
         if self.num_nonfinite:
             details.append(f"{self.num_nonfinite} nonfinite set to 0")
         return f"Landmarks({'; '.join(details)})"
+
+    def with_backend(self, name: str) -> Landmarks:
+        """Return the same landmarks as the result of another backend."""
+        return dataclasses.replace(self, backend=name)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Return the one entry of a COCO results file: a flat list of x, y, score as key points.
@@ -405,7 +433,8 @@ class Landmarks:
             ModuleNotFoundError: if supervision is not installed.
         """
         # By position: newer versions call the third argument keypoint_confidence.
-        return _import_supervision().KeyPoints(self.points[None], None, self.scores[None])
+        points, scores = self.points[None].copy(), self.scores[None].copy()
+        return _import_supervision().KeyPoints(points, None, scores)
 
     def draw(self, image: Image) -> Image:
         """Return a copy of the source picture with the points, their bones and the box.
@@ -442,11 +471,11 @@ def _row_array(name: str, values: npt.ArrayLike | None) -> npt.NDArray[Any] | No
     if values is None:
         return None
     if name not in _INTEGERS:
-        return np.asarray(values, np.float32)
+        return read_only(np.asarray(values, np.float32))
     array = np.asarray(values)
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"{name} is {array.dtype}; expected integers")
-    return array.astype(np.int64)
+    return read_only(array.astype(np.int64))
 
 
 def _rows(index: SupportsIndex | slice | npt.ArrayLike, count: int) -> slice | npt.NDArray[Any]:

@@ -13,6 +13,7 @@ import pytest
 from constant_bundle import write_constant_bundle
 from tiny_bundle import write_bundle
 
+from edgeseg.inspection import inspect_path
 from edgeseg.tables import sections_from_document, text_from_bytes, text_from_value
 
 # ---------------------------------------------------------------- run
@@ -98,6 +99,33 @@ def test_an_engine_that_is_not_there_exits_with_4(command, tiny, pictures, tmp_p
     code, _, err = command("run", tiny, pictures, "-o", tmp_path, "--backend", "magic")
     assert code == 2
     assert "expected one of auto, onnxruntime, openvino, tensorrt, tensorrt_rtx" in err
+
+
+def test_run_takes_a_folder_of_engines_wherever_auto_may_need_it(command, tiny, pictures, tmp_path):
+    arguments = ["run", tiny, pictures, "-o", tmp_path / "out", "--engines", tmp_path]
+    code, summary = command.json(*arguments)
+    assert (code, summary["num_frames"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "PICTURES", "--backend", "onnxruntime"), ("bench", "--backends", "onnxruntime")],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_folder_of_engines_for_a_backend_without_any_is_a_usage_error(
+    command, tiny, pictures, tmp_path, arguments
+):
+    name, *others = (pictures if argument == "PICTURES" else argument for argument in arguments)
+    code, _, err = command(name, tiny, *others, "-o", tmp_path / "out", "--engines", tmp_path)
+    assert code == 2
+    assert "--engines is given, but onnxruntime has no engines; leave it out, or take" in err
+
+
+def test_run_reads_a_folder_whose_name_is_a_number(command, tiny, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures.rename("2024")
+    code, summary = command.json("run", tiny, "2024", "-o", tmp_path / "out", "--reconnect", "0")
+    assert (code, summary["num_frames"]) == (0, 2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -195,6 +223,12 @@ def test_inspect_describes_a_bundle(command, tiny):
     assert code == 0
     assert "1x48x64x3" in text
     assert "__background__, circle, square" in text
+
+
+def test_inspect_says_what_it_does_and_reads_each_file_once(tiny):
+    stages = []
+    inspect_path(tiny, progress=lambda stage, done, total: stages.append(stage))
+    assert stages == ["read model.onnx", "count the operators", "load it with ONNX Runtime"]
 
 
 def test_inspect_finds_a_flipped_bit(command, tiny):

@@ -330,6 +330,102 @@ def test_callers_at_the_same_time_get_a_session_each():
         pool.run({})
 
 
+class SlowMaker:
+    """Makes sessions, of which the first is busy; later ones only when it is allowed to."""
+
+    def __init__(self, error=None):
+        self.is_allowed, self.has_begun = threading.Event(), threading.Event()
+        self.error, self.num_made, self.num_now = error, 0, 0
+        self.first = SlowSession(threading.Barrier(2))
+
+    def __call__(self):
+        self.num_made += 1
+        if self.num_made == 1:
+            return self.first
+        self.num_now += 1
+        assert self.num_now == 1, "an engine makes one context at a time"
+        self.has_begun.set()
+        assert self.is_allowed.wait(timeout=30)
+        self.num_now -= 1
+        if self.error is not None:
+            raise self.error
+        return SlowSession(threading.Barrier(1))
+
+    def end_first_run(self):
+        barrier, self.first.barrier = self.first.barrier, threading.Barrier(1)
+        barrier.wait(timeout=30)
+
+
+def two_callers(pool, make, threads):
+    """Return the runs of a caller that has the first session, and of one that makes another."""
+    first = threads.submit(pool.run, {})
+    while make.first.barrier.n_waiting == 0:
+        time.sleep(0.01)
+    second = threads.submit(pool.run, {})
+    assert make.has_begun.wait(timeout=30)
+    return first, second
+
+
+def test_a_session_that_is_being_made_keeps_nobody_from_returning_theirs():
+    make = SlowMaker()
+    pool = SessionPool(make, limit=3)
+    with ThreadPoolExecutor(4) as threads:
+        first, second = two_callers(pool, make, threads)
+        third = threads.submit(pool.run, {})
+        make.end_first_run()
+        assert first.result(timeout=30) == third.result(timeout=30) == {"session": make.first}
+        make.is_allowed.set()
+        assert second.result(timeout=30)["session"] is not make.first
+    assert pool.num_sessions == make.num_made == 2
+    pool.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_there_are_never_more_sessions_than_the_limit(seed):
+    make = SlowMaker()
+    make.is_allowed.set()
+    make.first.barrier = threading.Barrier(1)
+    pool = SessionPool(make, limit=2 + seed % 2)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: pool.run({}), range(200)))
+    assert pool.num_sessions == make.num_made <= 2 + seed % 2
+    pool.close()
+
+
+def test_a_session_that_cannot_be_made_leaves_the_others_usable():
+    make = SlowMaker(BackendError("no context"))
+    pool = SessionPool(make, limit=3)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = two_callers(pool, make, threads)
+        make.is_allowed.set()
+        with pytest.raises(BackendError, match="no context"):
+            second.result(timeout=30)
+        make.end_first_run()
+        first.result(timeout=30)
+    assert pool.run({}) == {"session": make.first}
+    assert pool.num_sessions == 1
+    pool.close()
+
+
+def test_closing_waits_for_a_session_that_is_being_made_and_frees_it():
+    make = SlowMaker()
+    pool = SessionPool(make, limit=2)
+    with ThreadPoolExecutor(3) as threads:
+        first, second = two_callers(pool, make, threads)
+        make.end_first_run()
+        first.result(timeout=30)
+        closing = threads.submit(pool.close)
+        time.sleep(0.05)
+        assert not closing.done(), "the context must be gone before its device is"
+        make.is_allowed.set()
+        closing.result(timeout=30)
+        session = second.result(timeout=30)["session"]
+    assert make.first.is_closed
+    assert session.is_closed
+    with pytest.raises(ValueError, match="closed"):
+        pool.run({})
+
+
 def test_a_session_that_does_not_fit_makes_callers_share(caplog):
     only = SlowSession(threading.Barrier(2))
     sessions = [only]

@@ -32,6 +32,29 @@ def test_masks_hold_nothing_of_earlier_pictures(seed):
         np.testing.assert_array_equal(masks.array(), expected)
 
 
+def test_nobody_writes_into_memory_that_the_next_picture_gets():
+    first, _ = _masks(1, size=(64, 64))
+    with pytest.raises(ValueError, match="read-only"):
+        first.array()[0] = True
+    with pytest.raises(ValueError, match="read-only"):
+        first.crop(0).bits[:] = True
+    address = first.array().ctypes.data
+    del first
+    gc.collect()
+    second, expected = _masks(2, size=(64, 64))
+    assert second.array().ctypes.data == address
+    np.testing.assert_array_equal(second.array(), expected)
+
+
+def test_masks_made_from_an_array_are_read_only_and_the_array_is_not():
+    own = np.zeros((2, 4, 5), bool)
+    masks = MaskSet.from_array(own)
+    with pytest.raises(ValueError, match="read-only"):
+        masks.array()[0] = True
+    own[1] = True
+    assert masks.array()[1].all(), "nothing is copied"
+
+
 @pytest.mark.parametrize("part", [np.s_[1], np.s_[:, 3:9], np.s_[0, 2], np.s_[::-1]])
 def test_whoever_holds_a_part_keeps_it(part):
     masks, expected = _masks(1)

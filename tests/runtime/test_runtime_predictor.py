@@ -14,7 +14,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from fake_model import FakeBackend, fake_predictor, instance_manifest, instance_outputs
+from fake_model import (
+    FakeBackend,
+    fake_predictor,
+    instance_manifest,
+    instance_outputs,
+    task_manifest,
+)
 
 import edgeseg_runtime
 from edgeseg_runtime import errors
@@ -25,6 +31,7 @@ from edgeseg_runtime.errors import (
     ImageError,
     InputContractError,
     ManifestError,
+    NonFiniteOutput,
     OutOfMemory,
     OutputContractError,
     SourceError,
@@ -193,6 +200,37 @@ def test_inputs_that_are_not_the_manifests_are_refused(change, message):
         backend.run(inputs)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf], ids=str)
+@pytest.mark.parametrize("name", ["boxes", "scores", "masks"])
+def test_strict_refuses_every_output_that_is_not_finite(name, value):
+    given = outputs()
+    backend = CheckedBackend("fake", FakeBackend(given), instance_manifest(), strict=True)
+    inputs, _ = create_task(instance_manifest()).preprocess(PICTURE)
+    assert len(backend.run(inputs)) == 4
+    given[name][0, 0] = value
+    with pytest.raises(NonFiniteOutput, match=rf"'{name}' holds \d+ NaN or infinite") as caught:
+        backend.run(inputs)
+    assert caught.value.exit_code == 4
+    assert "load it without" in str(caught.value).lower()
+
+
+def test_every_result_says_which_backend_made_it():
+    def predictor(task, outputs):
+        manifest = task_manifest(task, {name: array.shape for name, array in outputs.items()})
+        batch = {name: array[None] for name, array in outputs.items()}
+        return fake_predictor(manifest, batch)
+
+    boxes = [[0, 0, 9, 9], [5, 5, 20, 30]]
+    points, scores = np.ones((5, 2), np.float32), np.ones(5, np.float32)
+    found = fake_predictor(instance_manifest(), outputs())(PICTURE)
+    assert {found.backend, found[0].backend, found.filter(score=2).backend} == {"FakeBackend"}
+    poses = predictor("keypoints", {"keypoints": np.ones((5, 3), np.float32)})
+    assert poses(PICTURE).backend == poses(PICTURE, boxes=boxes).backend == "FakeBackend"
+    faces = predictor("landmarks", {"points": points, "scores": scores})
+    assert faces(PICTURE).backend == "FakeBackend"
+    assert [face.backend for face in faces(PICTURE, boxes=boxes)] == ["FakeBackend"] * 2
+
+
 def test_exhausted_memory_is_translated():
     backend = FakeBackend(outputs())
 
@@ -259,9 +297,9 @@ def test_an_unknown_backend_is_a_usage_error(tmp_path):
 
 
 class Absent:
-    """A backend whose library is missing."""
+    """A backend whose library is missing, with one option."""
 
-    def __init__(self, folder, manifest, *, threads, verify):
+    def __init__(self, folder, manifest, *, threads, verify, contexts=2):
         raise ModuleNotFoundError("No module named 'engine'")
 
     @classmethod
@@ -270,10 +308,11 @@ class Absent:
 
 
 class Present(FakeBackend):
-    """A backend that opens."""
+    """A backend that opens, with one option."""
 
-    def __init__(self, folder, manifest, *, threads, verify):
+    def __init__(self, folder, manifest, *, threads, verify, colour="grey"):
         super().__init__(outputs())
+        self.colour = colour
 
     @classmethod
     def obstacle(cls, folder, manifest):
@@ -304,6 +343,38 @@ def test_auto_tells_what_it_chose_and_why(tmp_path, caplog):
     assert "backend auto: tensorrt failed, trying the next one" in caplog.text
     assert "backend auto: not tensorrt_rtx, because it is not wanted" in caplog.text
     assert "backend auto: onnxruntime" in caplog.text
+
+
+@pytest.mark.usefixtures("own_backends")
+def test_auto_gives_each_backend_the_options_that_it_knows(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="edgeseg_runtime.backends")
+    backend = open_backend("auto", tmp_path, instance_manifest(), contexts=3, colour="red")
+    assert (backend.name, backend.backend.colour) == ("onnxruntime", "red")
+    assert "backend auto: onnxruntime has no option contexts" in caplog.text
+
+
+@pytest.mark.usefixtures("own_backends")
+def test_an_option_that_no_backend_of_auto_knows_is_a_usage_error(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"'magic' is no option of a backend; .*tensorrt takes contexts; .*colour"
+    ):
+        open_backend("auto", tmp_path, instance_manifest(), colour="red", magic=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("onnxruntime", "providers, is_spinning, has_arena, profile"),
+        ("openvino", "device, precision"),
+        ("tensorrt", "device, engines_folder, options, progress, contexts, use_graph"),
+        ("tensorrt_rtx", "device, engines_folder, options, progress, contexts, use_graph"),
+    ],
+)
+def test_an_option_that_the_backend_does_not_know_names_those_it_has(tmp_path, name, options):
+    with pytest.raises(
+        ValueError, match=f"'magic' is no option of a backend; {name} takes {options}$"
+    ):
+        open_backend(name, tmp_path, instance_manifest(), magic=1)
 
 
 def test_no_bundle_is_a_typed_error(tmp_path):

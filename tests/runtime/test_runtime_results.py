@@ -13,7 +13,7 @@ from edgeseg_runtime.draw import colour_from_number
 from edgeseg_runtime.errors import ImageError
 from edgeseg_runtime.masks import MaskSet
 from edgeseg_runtime.paste import MaskCrop
-from edgeseg_runtime.results import Instances
+from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.rle import mask_from_rle, rle_from_crop, rle_from_mask
 
 NAMES = ("__background__", "cat", "", "dog")
@@ -92,6 +92,28 @@ def test_instances_are_read_only():
         instances().boxes = 1
 
 
+@pytest.mark.parametrize("name", ["boxes", "scores", "labels", "keypoints", "track_ids", "masks"])
+def test_no_array_of_instances_can_be_written_into(name):
+    for found in (instances(), instances()[:2], instances().replace(scores=np.ones(3))):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(found, name)[0] = 1
+
+
+@pytest.mark.parametrize("name", ["points", "scores", "box"])
+def test_no_array_of_landmarks_can_be_written_into(name):
+    with pytest.raises(ValueError, match="read-only"):
+        getattr(Landmarks(np.ones((2, 2)), np.ones(2), np.ones(4)), name)[0] = 5
+
+
+def test_the_callers_own_arrays_stay_writeable():
+    boxes, points = np.zeros((3, 4), np.float32), np.zeros((2, 2), np.float32)
+    instances(boxes=boxes)
+    Landmarks(points, np.zeros(2))
+    boxes[0] = points[0] = 1
+    assert boxes.sum() == 4
+    assert points.sum() == 2
+
+
 # ---------------------------------------------------------------- selection
 
 
@@ -167,7 +189,8 @@ def test_many_threads_paste_every_mask_once():
 def test_ready_masks_are_taken_as_they_are():
     masks = np.random.default_rng(0).random((3, 6, 7)) < 0.5
     found = instances(masks=masks)
-    assert found.masks is masks
+    assert np.shares_memory(found.masks, masks)
+    assert found.masks is found.masks
     assert found.image_size == (6, 7)
     np.testing.assert_array_equal(found[[2, 0]].masks, masks[[2, 0]])
 

@@ -175,13 +175,20 @@ def test_centernet_scales_back_as_the_original():
 # ---------------------------------------------------------------- about a box
 
 
-def matrix_of_stacked_hourglass(centre, side, size):
-    matrix = np.zeros((3, 3))
-    matrix[0, 0] = matrix[1, 1] = size / side
+def matrix_of_stacked_hourglass(centre, scale, size):
+    """Return source from network, (3, 3): the inverse of utils/img.py, `get_transform`."""
+    side = 200 * scale
+    matrix = np.eye(3)
+    matrix[:2, :2] *= size / side
     matrix[0, 2] = size * (-centre[0] / side + 0.5)
     matrix[1, 2] = size * (-centre[1] / side + 0.5)
-    matrix[2, 2] = 1
     return np.linalg.inv(matrix)
+
+
+def box_of_person(centre, scale, dtype=np.float64):
+    """Return the box that a margin of 1.25 makes the square of 200 * scale pixels."""
+    corners = [value + sign * 80 * scale for sign in (-1, 1) for value in centre]
+    return tuple(np.array(corners, dtype).tolist())
 
 
 def crop_of_stacked_hourglass(image, inverse, size):
@@ -203,13 +210,12 @@ def test_a_truncated_crop_is_that_of_stacked_hourglass(seed):
     height, width = rng.integers(20, 200, 2).tolist()
     image = picture(height, width, seed)
     preprocess = rule("square_crop truncated", 64, 64)
-    box = random_box(rng, height, width)
+    centre = np.round(rng.uniform(-0.1, 1.1, 2) * (width, height), 3).tolist()
+    scale = round(rng.uniform(0.02, 1.5), 6)
     if seed == 0:
-        box = (-400.0, -400.0, -390.0, -380.0)  # nothing but black
-    geometry = geometry_of((height, width), preprocess, box)
-    centre = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-    side = 1.25 * max(box[2] - box[0], box[3] - box[1])
-    inverse = matrix_of_stacked_hourglass(centre, side, 64)
+        centre, scale = [-400.0, -390.0], 0.125  # nothing but black
+    geometry = geometry_of((height, width), preprocess, box_of_person(centre, scale))
+    inverse = matrix_of_stacked_hourglass(centre, scale, 64)
     assert (*geometry.step, *geometry.origin) == (
         inverse[0, 0],
         inverse[1, 1],
@@ -222,10 +228,30 @@ def test_a_truncated_crop_is_that_of_stacked_hourglass(seed):
     assert np.abs(fit_image(image, geometry, preprocess)[0] - expected).max() <= 0.51
 
 
-def test_points_are_truncated_as_stacked_hourglass_does():
-    geometry = geometry_of((99, 99), rule("square_crop truncated", 64, 64), (-30.0, -20.0, 41, 30))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("parts", [80, 100, 10**3, 10**6])
+def test_corners_and_joints_are_cut_to_the_pixels_of_stacked_hourglass(parts, dtype):
+    """Scales in 1/parts: many of the corners lie on whole pixels, where the last bit decides."""
+    rng = np.random.default_rng(parts)
+    preprocess = rule("square_crop truncated", 256, 256)
+    for _ in range(400):
+        scale = int(rng.integers(0.3 * parts, 4 * parts)) / parts
+        x, y = rng.integers(20, 400, 2).tolist()
+        centre = (float(x), round(y + 12 * scale, 3))  # MPII's centres were moved by the scale
+        geometry = geometry_of((400, 400), preprocess, box_of_person(centre, scale, dtype))
+        inverse = matrix_of_stacked_hourglass(centre, scale, 256)
+        points = np.array([[0, 0], [256, 256], *rng.integers(1, 256, (16, 2))], np.float32)
+        expected = [np.dot(inverse, [x, y, 1])[:2].astype(int) for x, y in points.tolist()]
+        found = scale_points_to_source(points, geometry, truncates=True)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_points_are_truncated_toward_zero():
+    geometry = geometry_of(
+        (99, 99), rule("square_crop truncated", 64, 64), box_of_person((5.5, 5.0), 0.444)
+    )
     points = np.random.default_rng(0).uniform(0, 64, (200, 2)).astype(np.float32)
-    inverse = matrix_of_stacked_hourglass((5.5, 5.0), 1.25 * 71, 64)
+    inverse = matrix_of_stacked_hourglass((5.5, 5.0), 0.444, 64)
     expected = [np.dot(inverse, [x, y, 1])[:2].astype(int) for x, y in points.tolist()]
     found = scale_points_to_source(points, geometry, truncates=True)
     np.testing.assert_array_equal(found, expected)
@@ -260,7 +286,9 @@ def test_without_a_box_the_square_holds_the_whole_picture():
 
 
 @pytest.mark.parametrize("name", CROPS)
-@pytest.mark.parametrize("box", [(0, 0, 1e-3, 1e-3), (-1e9, -1e9, 1e9, 1e9), (1e9, 0, 1e9 + 9, 9)])
+@pytest.mark.parametrize(
+    "box", [(0, 0, 1e-6, 1e-6), (0, 0, 1e-3, 1e-3), (-1e9, -1e9, 1e9, 1e9), (1e9, 0, 1e9 + 9, 9)]
+)
 def test_an_absurd_box_costs_no_more_than_the_input(name, box):
     preprocess = rule(name, pad_value=(7, 7, 7))
     geometry = geometry_of((50, 80), preprocess, box)

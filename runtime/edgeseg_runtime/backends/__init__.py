@@ -5,15 +5,17 @@
     open_backend         opens one for a bundle, checks what goes in and out of it
     CheckedBackend       the wrapper that does the checking
 
-A backend class is called as `Class(folder, manifest, threads=..., verify=..., **options)`. It
-imports its engine's library inside its methods and lets `ImportError` pass: it is translated
-here. Its classmethod `obstacle(folder, manifest)` says, without loading the model, why it cannot
-serve a bundle on this machine.
+A backend class is called as `Class(folder, manifest, threads=..., verify=..., **options)`; its
+options are the other keyword-only arguments of its `__init__`. It imports its engine's library
+inside its methods and lets `ImportError` pass: it is translated here. Its classmethod
+`obstacle(folder, manifest)` says, without loading the model, why it cannot serve a bundle on this
+machine.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -27,6 +29,7 @@ from edgeseg_runtime.errors import (
     BackendUnavailable,
     EngineBuildError,
     InputContractError,
+    NonFiniteOutput,
     OutOfMemory,
     OutputContractError,
 )
@@ -94,6 +97,7 @@ def open_backend(
     *,
     threads: int | None = None,
     verify: bool = True,
+    strict: bool = False,
     **options: Any,
 ) -> CheckedBackend:
     """Load a bundle's model into an engine.
@@ -107,10 +111,12 @@ def open_backend(
         manifest: its manifest.
         threads: threads of the engine on the CPU, or None for the engine's own choice.
         verify: compare the sha256 of every file with the manifest before an engine sees it.
-        **options: passed to the backend.
+        strict: see `CheckedBackend`.
+        **options: of the backend; "auto" gives each backend those that it knows.
 
     Raises:
-        ValueError: if there is no backend of that name.
+        ValueError: if there is no backend of that name, or it does not know an option; for "auto",
+            if no backend knows it.
         BackendUnavailable: if its library is not installed or its device is missing.
         BundleError: if a file is missing or damaged.
         OutOfMemory: if the model does not fit into memory.
@@ -118,11 +124,15 @@ def open_backend(
     path = Path(folder)
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; expected a positive number or None")
-    if name == "auto":
-        return _open_auto(path, manifest, threads, verify, options)
-    if name not in BACKENDS:
+    if name not in ("auto", *BACKENDS):
         raise ValueError(f"backend is {name!r}; expected one of auto, {', '.join(BACKENDS)}")
-    return _open(name, path, manifest, threads, verify, options)
+    _check_options((*_AUTO_ORDER, *_AUTO_CPU) if name == "auto" else (name,), options)
+    common = {"threads": threads, "verify": verify}
+    if name == "auto":
+        name, backend = _open_auto(path, manifest, common, options)
+    else:
+        backend = _open(name, path, manifest, {**common, **options})
+    return CheckedBackend(name, backend, manifest, strict=strict)
 
 
 class CheckedBackend:
@@ -132,12 +142,16 @@ class CheckedBackend:
         name: of the backend, such as "onnxruntime".
         backend: the backend itself.
         manifest: what the tensors are compared with.
+        strict: whether an output with a NaN or an infinite number is an error.
     """
 
-    def __init__(self, name: str, backend: Backend, manifest: Manifest) -> None:
+    def __init__(
+        self, name: str, backend: Backend, manifest: Manifest, *, strict: bool = False
+    ) -> None:
         self.name = name
         self.backend = backend
         self.manifest = manifest
+        self.strict = strict
         self._is_closed = False
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -146,6 +160,7 @@ class CheckedBackend:
         Raises:
             InputContractError: if an input is missing, unknown, or of another dtype or shape.
             OutputContractError: if the model's outputs are not those of the manifest.
+            NonFiniteOutput: if an output holds a NaN or an infinite number and this is `strict`.
             OutOfMemory: if the host's memory is exhausted.
             ValueError: if the backend is closed.
         """
@@ -157,7 +172,10 @@ class CheckedBackend:
         except MemoryError as error:
             raise OutOfMemory(_out_of_memory(self.name)) from error
         batch_size = next(iter(checked.values())).shape[:1]
-        return _check_outputs(outputs, self.manifest.outputs, batch_size)
+        found = _check_outputs(outputs, self.manifest.outputs, batch_size)
+        if self.strict:
+            _check_finite(found)
+        return found
 
     def describe(self) -> dict[str, Any]:
         """Return what runs where, for reports: at least `engine`, and what the backend knows.
@@ -177,26 +195,48 @@ class CheckedBackend:
         return f"CheckedBackend({self.name!r}, {self.backend!r})"
 
 
+def _option_names(name: str) -> list[str]:
+    """Return the options of a backend, beside those that every backend has."""
+    parameters = inspect.signature(_backend_class(name)).parameters.values()
+    names = [item.name for item in parameters if item.kind is inspect.Parameter.KEYWORD_ONLY]
+    return [item for item in names if item not in ("threads", "verify")]
+
+
+def _check_options(names: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuse an option that none of these backends knows."""
+    known = {name: _option_names(name) for name in names}
+    for option in options:
+        if not any(option in taken for taken in known.values()):
+            texts = [f"{name} takes {', '.join(taken) or 'none'}" for name, taken in known.items()]
+            raise ValueError(f"{option!r} is no option of a backend; {'; '.join(texts)}")
+
+
 def _open_auto(
-    folder: Path,
-    manifest: Manifest,
-    threads: int | None,
-    verify: bool,
-    options: Mapping[str, Any],
-) -> CheckedBackend:
+    folder: Path, manifest: Manifest, common: Mapping[str, Any], options: Mapping[str, Any]
+) -> tuple[str, Backend]:
+    """Return the first backend that can serve, after its name."""
     for name in _AUTO_ORDER:
         obstacle = _obstacle(name, folder, manifest)
         if obstacle is not None:
             _log.info("backend auto: not %s, because %s", name, obstacle)
             continue
-        backend = _try_open(name, folder, manifest, threads, verify, options)
+        backend = _try_open(name, folder, manifest, {**common, **_known_options(name, options)})
         if backend is not None:
             _log.info("backend auto: %s", name)
-            return backend
+            return name, backend
     usable = [name for name in _AUTO_CPU if _obstacle(name, folder, manifest) is None]
     chosen = (usable or _AUTO_CPU)[0]  # the first one's error says what to install
     _log.info("backend auto: %s", chosen)
-    return _open(chosen, folder, manifest, threads, verify, options)
+    return chosen, _open(chosen, folder, manifest, {**common, **_known_options(chosen, options)})
+
+
+def _known_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the options that a backend knows; the others are for another one."""
+    names = _option_names(name)
+    for option in options:
+        if option not in names:
+            _log.info("backend auto: %s has no option %s", name, option)
+    return {option: value for option, value in options.items() if option in names}
 
 
 def _obstacle(name: str, folder: Path, manifest: Manifest) -> str | None:
@@ -207,37 +247,24 @@ def _obstacle(name: str, folder: Path, manifest: Manifest) -> str | None:
 
 
 def _try_open(
-    name: str,
-    folder: Path,
-    manifest: Manifest,
-    threads: int | None,
-    verify: bool,
-    options: Mapping[str, Any],
-) -> CheckedBackend | None:
+    name: str, folder: Path, manifest: Manifest, options: Mapping[str, Any]
+) -> Backend | None:
     try:
-        return _open(name, folder, manifest, threads, verify, options)
+        return _open(name, folder, manifest, options)
     except (BackendUnavailable, EngineBuildError) as error:
         _log.warning("backend auto: %s failed, trying the next one: %s", name, error)
         return None
 
 
-def _open(
-    name: str,
-    folder: Path,
-    manifest: Manifest,
-    threads: int | None,
-    verify: bool,
-    options: Mapping[str, Any],
-) -> CheckedBackend:
+def _open(name: str, folder: Path, manifest: Manifest, options: Mapping[str, Any]) -> Backend:
     try:
-        backend = _backend_class(name)(folder, manifest, threads=threads, verify=verify, **options)
+        return _backend_class(name)(folder, manifest, **options)
     except ImportError as error:
         raise BackendUnavailable(
             f"the backend {name!r} cannot be used here ({error}). Install it: {INSTALL_HINTS[name]}"
         ) from error
     except MemoryError as error:
         raise OutOfMemory(_out_of_memory(name)) from error
-    return CheckedBackend(name, backend, manifest)
 
 
 def _backend_class(name: str) -> BackendClass:
@@ -286,6 +313,17 @@ def _check_outputs(
                 "Model and manifest do not belong together: export the bundle again."
             )
     return {spec.name: outputs[spec.name] for spec in specs}
+
+
+def _check_finite(outputs: Tensors) -> None:
+    for name, array in outputs.items():
+        num_bad = array.size - int(np.isfinite(array).sum())
+        if num_bad:
+            raise NonFiniteOutput(
+                f"the output {name!r} holds {num_bad} NaN or infinite numbers of {array.size}; "
+                "expected none, because the bundle was loaded with strict=True. Load it without "
+                "to leave out what they concern, or export the model in fp32."
+            )
 
 
 def _difference(

@@ -185,6 +185,8 @@ class _Binding:
 class SessionPool:
     """Sessions of one engine, made when callers need them at the same time.
 
+    They are made one at a time, as TensorRT asks for, while the others run.
+
     Args:
         make: makes a session.
         limit: most sessions.
@@ -198,6 +200,7 @@ class SessionPool:
         self._make = make
         self._limit = limit
         self._is_open = True
+        self._is_making = False
         self._changed = threading.Condition()
         self._sessions = [make()]
         self._idle = list(self._sessions)
@@ -227,29 +230,42 @@ class SessionPool:
         with self._changed:
             self._is_open = False
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._is_making)
         for session in self._sessions:
             session.close()
 
     def _take(self) -> EngineSession:
-        with self._changed:
-            while self._is_open:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_open or self._idle or self._may_make)
+                if not self._is_open:
+                    raise ValueError("the backend is closed; load the bundle again")
                 if self._idle:
                     return self._idle.pop()
-                if len(self._sessions) < self._limit:
-                    self._add()
-                else:
-                    self._changed.wait()
-        raise ValueError("the backend is closed; load the bundle again")
+                self._is_making = True
+            session = self._made()
+            if session is not None:
+                return session
 
-    def _add(self) -> None:
+    @property
+    def _may_make(self) -> bool:
+        return not self._is_making and len(self._sessions) < self._limit
+
+    def _made(self) -> EngineSession | None:
+        """Make a session without the lock, which returning callers need; None if it does not fit."""
+        session = None
         try:
             session = self._make()
         except OutOfMemory as error:
-            self._limit = len(self._sessions)
+            self._limit = len(self._sessions)  # nobody else changes it or them meanwhile
             _logger.warning("%d calls at a time, because no more fit: %s", self._limit, error)
-        else:
-            self._sessions.append(session)
-            self._idle.append(session)
+        finally:
+            with self._changed:
+                if session is not None:
+                    self._sessions.append(session)
+                self._is_making = False
+                self._changed.notify_all()
+        return session
 
 
 class EngineSession:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -157,7 +158,7 @@ class InstanceTask:
             boxes = clip_boxes(boxes, geometry.source)
             has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
             kept, boxes = kept[has_area], boxes[has_area]
-        rows = {
+        rows: dict[str, Any] = {
             name: _to_source(name, outputs[name][0][kept].astype(np.float32), geometry)
             for name in self._rows
         }

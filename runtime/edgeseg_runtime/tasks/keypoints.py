@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import FAR, Box, Geometry, scale_points_to_source
+from edgeseg_runtime.geometry import Box, Geometry
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.results import Instances
@@ -24,6 +24,7 @@ from edgeseg_runtime.tasks.contract import (
     options_from_manifest,
 )
 from edgeseg_runtime.tasks.inputs import PictureInput
+from edgeseg_runtime.tasks.points import points_in_source
 
 __all__ = ["KeypointTask", "Options"]
 
@@ -77,19 +78,19 @@ class KeypointTask:
         The score is the mean of the key points'. Key points with a NaN or an infinite number are
         set to 0 and counted.
         """
-        points_J3 = outputs["keypoints"][0].astype(np.float32)
-        is_finite_J = (np.abs(points_J3) < FAR).all(axis=1)
-        points_J3[~is_finite_J] = 0
-        points_J3[:, :2] = scale_points_to_source(
-            points_J3[:, :2], geometry, truncates=self.options.point_rounding == "truncate"
+        found_J3 = outputs["keypoints"][0].astype(np.float32)
+        points_J2, scores_J, num_nonfinite = points_in_source(
+            found_J3[:, :2],
+            found_J3[:, 2],
+            geometry,
+            truncates=self.options.point_rounding == "truncate",
         )
-        points_J3[~is_finite_J] = 0
         height, width = geometry.source
         return self._instances(
             np.array([geometry.box or (0, 0, width, height)]),
-            points_J3[None],
+            np.concatenate([points_J2, scores_J[:, None]], axis=1)[None],
             geometry.source,
-            num_nonfinite=int((~is_finite_J).sum()),
+            num_nonfinite=num_nonfinite,
         )
 
     def gather(self, results: Sequence[Instances], size: tuple[int, int]) -> Instances:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import FAR, Box, Geometry, scale_points_to_source
+from edgeseg_runtime.geometry import Box, Geometry
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.results import Landmarks
@@ -21,6 +21,7 @@ from edgeseg_runtime.tasks.contract import (
     options_from_manifest,
 )
 from edgeseg_runtime.tasks.inputs import PictureInput
+from edgeseg_runtime.tasks.points import points_in_source
 
 __all__ = ["LandmarkTask", "Options"]
 
@@ -63,19 +64,19 @@ class LandmarkTask:
 
         Points with a NaN or an infinite number are set to 0, with score 0, and counted.
         """
-        points_J2 = outputs["points"][0].astype(np.float32)
-        scores_J = outputs["scores"][0].astype(np.float32)
-        is_finite_J = (np.abs(points_J2) < FAR).all(axis=1) & np.isfinite(scores_J)
-        points_J2[~is_finite_J] = 0
-        points_J2 = scale_points_to_source(points_J2, geometry)
+        points_J2, scores_J, num_nonfinite = points_in_source(
+            outputs["points"][0].astype(np.float32),
+            outputs["scores"][0].astype(np.float32),
+            geometry,
+        )
         return Landmarks(
-            np.where(is_finite_J[:, None], points_J2, np.float32(0)),
-            np.where(is_finite_J, scores_J, np.float32(0)),
+            points_J2,
+            scores_J,
             None if geometry.box is None else np.array(geometry.box, np.float32),
             keypoint_names=self.manifest.keypoint_names,
             skeleton=self.manifest.skeleton,
             image_size=geometry.source,
-            num_nonfinite=int((~is_finite_J).sum()),
+            num_nonfinite=num_nonfinite,
         )
 
     def gather(self, results: Sequence[Landmarks], _size: tuple[int, int]) -> list[Landmarks]:
