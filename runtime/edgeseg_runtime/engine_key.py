@@ -4,7 +4,6 @@
 the user's. An engine for sm86, sm89 and sm120 together is as large as one for a single of them
 (measured: 11.8 MB, within 1 KB), so the targets share a file. Turing (sm75) gets a file of its own:
 NVIDIA discourages mixing it with later architectures because that costs them speed.
-Its fp32 matrix products do not compile (TensorRT-RTX 1.7.1): the exporter writes convolutions instead.
 Source: TensorRT-RTX documentation, "CPU-Only AOT and TensorRT-RTX Engines"; support matrix.
 """
 

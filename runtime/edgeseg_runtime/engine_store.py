@@ -47,6 +47,7 @@ __all__ = [
 RECORD_SCHEMA = 1
 MAX_RECORD_BYTES = 64 * 1024
 
+_IGNORED = "ignoring the cached engine %s: %s"
 _logger = logging.getLogger(__name__)
 
 
@@ -78,23 +79,17 @@ def find_engine(folder: Path, wanted: EngineKey) -> tuple[bytes, EngineFile] | N
     be trusted is the caller's concern: who can write there can replace engine and record together.
     """
     pattern = f"{wanted.onnx_sha256[:16]}.{wanted.flavour}-*.engine.json"
-    for path in sorted(folder.glob(pattern)):
+    for key, artifact in _records(folder, pattern):
+        if not key.serves(wanted):
+            continue
         try:
-            key, artifact = _read_record(folder, path.name)
-            if not key.serves(wanted):
-                continue
             plan = read_verified(
                 folder, artifact.file, size_bytes=artifact.size_bytes, sha256=artifact.sha256
             )
-        except (BundleError, ValueError, TypeError, KeyError) as error:
-            _logger.warning("ignoring the cached engine %s: %s", path.name, error)
+        except BundleError as error:
+            _logger.warning(_IGNORED, artifact.file, error)
             continue
-        return plan, EngineFile(
-            key=key,
-            path=folder / artifact.file,
-            sha256=artifact.sha256,
-            size_bytes=artifact.size_bytes,
-        )
+        return plan, _engine_file(folder, key, artifact)
     return None
 
 
@@ -103,22 +98,8 @@ def list_engines(folder: Path, onnx_sha256: str) -> list[EngineFile]:
 
     Only their records are read; whether a plan is as recorded is checked when it is loaded.
     """
-    found = []
-    for path in sorted(folder.glob(f"{onnx_sha256[:16]}.*.engine.json")):
-        try:
-            key, artifact = _read_record(folder, path.name)
-        except (BundleError, ValueError, TypeError, KeyError) as error:
-            _logger.warning("ignoring the cached engine %s: %s", path.name, error)
-            continue
-        found.append(
-            EngineFile(
-                key=key,
-                path=folder / artifact.file,
-                sha256=artifact.sha256,
-                size_bytes=artifact.size_bytes,
-            )
-        )
-    return found
+    records = _records(folder, f"{onnx_sha256[:16]}.*.engine.json")
+    return [_engine_file(folder, key, artifact) for key, artifact in records]
 
 
 def store_engine(folder: Path, key: EngineKey, plan: bytes) -> Path | None:
@@ -229,6 +210,26 @@ def locked(folder: Path, *, needs_privacy: bool) -> Iterator[bool]:
                 error.strerror or error,
             )
         yield is_usable
+
+
+def _records(folder: Path, pattern: str) -> Iterator[tuple[EngineKey, Artifact]]:
+    """Yield what the records of a pattern say, in the order of their names; skip what is none."""
+    for path in sorted(folder.glob(pattern)):
+        try:
+            record = _read_record(folder, path.name)
+        except (BundleError, ValueError, TypeError, KeyError) as error:
+            _logger.warning(_IGNORED, path.name, error)
+            continue
+        yield record
+
+
+def _engine_file(folder: Path, key: EngineKey, artifact: Artifact) -> EngineFile:
+    return EngineFile(
+        key=key,
+        path=folder / artifact.file,
+        sha256=artifact.sha256,
+        size_bytes=artifact.size_bytes,
+    )
 
 
 def _record_path(engine: Path) -> Path:

@@ -40,9 +40,21 @@ from edgeseg_runtime.errors import (
 from edgeseg_runtime.files import read_limited, write_atomic
 from edgeseg_runtime.manifest import Manifest, read_artifact
 from edgeseg_runtime.onnx_check import check_self_contained
+from edgeseg_runtime.onnx_fields import opset_of
+from edgeseg_runtime.onnx_inline import inline_functions
 from edgeseg_runtime.trt_compat import Progress
 
-__all__ = ["build_bundle", "build_engine", "load_or_build"]
+__all__ = [
+    "attach_timing_cache",
+    "build_bundle",
+    "build_engine",
+    "check_precisions",
+    "configure",
+    "is_out_of_memory",
+    "load_or_build",
+    "parse",
+    "workspace_bytes_from_free",
+]
 
 MAX_PARSER_ERRORS = 20
 MIN_WORKSPACE_BYTES = 64 * 2**20
@@ -133,7 +145,8 @@ def build_engine(
 
     Raises:
         BundleError: if the bytes are no ONNX model, or it refers to other files.
-        EngineBuildError: if the parser or the builder refuses the model; names the node.
+        EngineBuildError: if the parser or the builder refuses the model; names the node, or the
+            opset.
         BackendUnavailable: if the library is missing, or TensorRT finds no GPU.
         OutOfMemory: if the build ran out of memory.
     """
@@ -157,7 +170,7 @@ def build_engine(
     trt_compat.vendor_errors(trt)  # forget older ones
     builder = trt.Builder(trt_compat.vendor_logger(trt))
     network = builder.create_network(trt_compat.network_flags(trt))
-    _parse(trt, network, onnx)
+    parse(trt, network, onnx)
     asked = trt_compat.precisions_in_network(trt, network)
     config = builder.create_builder_config()
     configure(trt, builder, network, config, options)
@@ -262,9 +275,15 @@ def _compute_capabilities(trt: Any, targets: Sequence[str]) -> list[Any]:
     return [known[target] for target in targets]
 
 
-def _parse(trt: Any, network: Any, onnx: bytes) -> None:
+def parse(trt: Any, network: Any, onnx: bytes) -> None:
+    """Fill a network with a model.
+
+    Raises:
+        EngineBuildError: if the parser refuses the model, or reads only older opsets.
+    """
+    readable = _readable(trt, onnx)
     parser = trt.OnnxParser(network, trt_compat.vendor_logger(trt))
-    if parser.parse(onnx):
+    if parser.parse(readable):
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     lines = [_text_of_parser_error(error) for error in errors[:MAX_PARSER_ERRORS]]
@@ -275,6 +294,17 @@ def _parse(trt: Any, network: Any, onnx: bytes) -> None:
         f"{'; '.join(lines) or trt_compat.vendor_errors(trt)}. "
         "Export it again with this edgeseg, or use backend='onnxruntime'."
     )
+
+
+def _readable(trt: Any, onnx: bytes) -> bytes:
+    """Return a model in the form that this release's parser can read."""
+    found, newest = opset_of(onnx), trt_compat.newest_opset(trt)
+    if newest is not None and found > newest:
+        raise EngineBuildError(
+            f"found a model of opset {found}, but TensorRT {trt.__version__} reads up to opset "
+            f"{newest}. Export it again with --opset 17, or use backend='onnxruntime'."
+        )
+    return onnx if trt_compat.reads_functions(trt) else inline_functions(onnx)
 
 
 def _text_of_parser_error(error: Any) -> str:
@@ -364,13 +394,17 @@ def attach_timing_cache(config: Any, file: Path | None) -> Any:
 
 
 def check_precisions(trt: Any, engine: Any, asked: frozenset[str]) -> None:
-    """Read back from an engine (None: it could not be loaded) in which precisions it computes.
+    """Read back from an engine (None: it cannot be loaded) in which precisions it computes.
 
     Raises:
-        EngineBuildError: if one that the graph asks for does not occur. Without strong typing
-            TensorRT may run a whole half-precision model in float32, at a quarter of the speed.
+        EngineBuildError: if it cannot be loaded, or one that the graph asks for does not occur.
+            Without strong typing TensorRT may run a whole half-precision model in float32, at a
+            quarter of the speed.
+        OutOfMemory: if it does not fit into the GPU's memory.
     """
-    found = {} if engine is None else trt_compat.precisions_in_engine(trt, engine)
+    if engine is None:
+        _raise_load_error(trt, trt_compat.vendor_errors(trt))
+    found = trt_compat.precisions_in_engine(trt, engine)
     if not found:
         _logger.warning("the precision of the engine's layers cannot be read back")
         return
@@ -399,6 +433,18 @@ def _raise_build_error(trt: Any, reason: str) -> None:
     raise EngineBuildError(
         f"{trt.__name__} {trt.__version__} cannot compile the model: {reason}. "
         "Use backend='onnxruntime', or report the node named above."
+    )
+
+
+def _raise_load_error(trt: Any, reason: str) -> None:
+    if is_out_of_memory(reason):
+        raise OutOfMemory(
+            f"{trt.__name__} ran out of memory while loading what it has just built: {reason}. Close "
+            "other programs, or export the model at a smaller --image-size."
+        )
+    raise EngineBuildError(
+        f"{trt.__name__} {trt.__version__} cannot load the engine that it has just built: {reason}. "
+        "Update the GPU's driver, or use backend='onnxruntime'."
     )
 
 

@@ -1,11 +1,10 @@
 """Writes the bodies of a model's functions in the places where the model calls them.
 
-edgeseg's operators are functions of standard ONNX operators. ONNX Runtime and TensorRT expand them;
-OpenVINO's reader does not know functions. The model is rewritten in its encoded form, so the runtime
-needs no protobuf library and weights are copied, never decoded.
+edgeseg's operators are functions of standard ONNX operators. ONNX Runtime and newer releases of
+TensorRT expand them; OpenVINO and TensorRT 8 do not know functions. The model is rewritten in its
+encoded form, so the runtime needs no protobuf library and weights are copied, never decoded.
 
-Field numbers: onnx/onnx.proto. Encoding: protobuf.dev/programming-guides/encoding. What a call
-means: onnx/docs/IR.md, "Functions".
+Field numbers: onnx/onnx.proto. What a call means: onnx/docs/IR.md, "Functions".
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edgeseg_runtime.errors import CorruptArtifact
-from edgeseg_runtime.onnx_check import check_self_contained, read_varint
+from edgeseg_runtime.onnx_check import check_self_contained
+from edgeseg_runtime.onnx_fields import delimited, fields_of, text_of
 
 __all__ = ["inline_functions"]
 
@@ -23,8 +23,6 @@ MAX_DEPTH = 16
 
 Name = Callable[[str], str]
 """Gives a value or node of a body its name at the place of a call."""
-
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 _MODEL_GRAPH, _MODEL_FUNCTION = 7, 25
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
@@ -35,9 +33,6 @@ _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_REFERENCE = 6, 11, 21
 _FUNCTION_NAME, _FUNCTION_INPUT, _FUNCTION_OUTPUT = 1, 4, 5
 _FUNCTION_NODE, _FUNCTION_DOMAIN, _FUNCTION_OVERLOAD = 7, 10, 13
 _VALUE_NAME, _TENSOR_NAME = 1, 8
-
-Field = tuple[int, bytes, bytes]
-"""Number of a field, its encoding as a whole, and its content if it is length-delimited."""
 
 Functions = dict[tuple[str, str, str], "_Function"]
 
@@ -69,14 +64,14 @@ def inline_functions(onnx: bytes, *, file: str = "model.onnx") -> bytes:
 
 
 def _inlined(onnx: bytes) -> bytes:
-    fields = list(_fields(onnx))
+    fields = list(fields_of(onnx))
     functions = dict(
         _function(content) for number, _, content in fields if number == _MODEL_FUNCTION
     )
     if not functions:
         return onnx
     return b"".join(
-        _delimited(number, _graph(content, functions, _same, 0)) if number == _MODEL_GRAPH else raw
+        delimited(number, _graph(content, functions, _same, 0)) if number == _MODEL_GRAPH else raw
         for number, raw, content in fields
         if number != _MODEL_FUNCTION
     )
@@ -87,13 +82,13 @@ def _graph(graph: bytes, functions: Functions, name: Name, depth: int) -> bytes:
     if depth > MAX_DEPTH:
         raise ValueError(f"more than {MAX_DEPTH} levels of calls and graphs")
     parts = []
-    for number, raw, content in _fields(graph):
+    for number, raw, content in fields_of(graph):
         if number == _GRAPH_NODE:
-            parts += [_delimited(number, node) for node in _node(content, functions, name, depth)]
+            parts += [delimited(number, node) for node in _node(content, functions, name, depth)]
         elif name is not _same and number in _GRAPH_VALUES:
-            parts.append(_delimited(number, _renamed(content, {_VALUE_NAME}, name)))
+            parts.append(delimited(number, _renamed(content, {_VALUE_NAME}, name)))
         elif name is not _same and number == _GRAPH_INITIALIZER:
-            parts.append(_delimited(number, _renamed(content, {_TENSOR_NAME}, name)))
+            parts.append(delimited(number, _renamed(content, {_TENSOR_NAME}, name)))
         else:
             parts.append(raw)
     return b"".join(parts)
@@ -102,11 +97,11 @@ def _graph(graph: bytes, functions: Functions, name: Name, depth: int) -> bytes:
 def _node(node: bytes, functions: Functions, name: Name, depth: int) -> Iterator[bytes]:
     """Yield the nodes that stand for one: itself, or the body of the function that it calls."""
     texts: dict[int, list[str]] = {}
-    for number, _, content in _fields(node):
+    for number, _, content in fields_of(node):
         if number in {_NODE_INPUT, _NODE_OUTPUT}:
-            texts.setdefault(number, []).append(name(_text(content)))
+            texts.setdefault(number, []).append(name(text_of(content)))
         elif number in {_NODE_NAME, _NODE_OPERATOR, _NODE_DOMAIN, _NODE_OVERLOAD}:
-            texts[number] = [_text(content)]
+            texts[number] = [text_of(content)]
     domain, operator, overload = (
         texts.get(number, [""])[0] for number in (_NODE_DOMAIN, _NODE_OPERATOR, _NODE_OVERLOAD)
     )
@@ -136,11 +131,11 @@ def _node(node: bytes, functions: Functions, name: Name, depth: int) -> Iterator
 
 def _plain_node(node: bytes, functions: Functions, name: Name, depth: int) -> bytes:
     parts = []
-    for number, raw, content in _fields(node):
+    for number, raw, content in fields_of(node):
         if number == _NODE_ATTRIBUTE:
-            parts.append(_delimited(number, _attribute(content, functions, name, depth)))
+            parts.append(delimited(number, _attribute(content, functions, name, depth)))
         elif number in {_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME} and name is not _same:
-            parts.append(_delimited(number, name(_text(content)).encode()))
+            parts.append(delimited(number, name(text_of(content)).encode()))
         else:
             parts.append(raw)
     return b"".join(parts)
@@ -148,11 +143,11 @@ def _plain_node(node: bytes, functions: Functions, name: Name, depth: int) -> by
 
 def _attribute(attribute: bytes, functions: Functions, name: Name, depth: int) -> bytes:
     parts = []
-    for number, raw, content in _fields(attribute):
+    for number, raw, content in fields_of(attribute):
         if number == _ATTRIBUTE_REFERENCE and content:
-            raise ValueError(f"the attribute {_text(content)!r} of a call is used in the body")
+            raise ValueError(f"the attribute {text_of(content)!r} of a call is used in the body")
         if number in {_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS}:
-            parts.append(_delimited(number, _graph(content, functions, name, depth + 1)))
+            parts.append(delimited(number, _graph(content, functions, name, depth + 1)))
         else:
             parts.append(raw)
     return b"".join(parts)
@@ -161,7 +156,7 @@ def _attribute(attribute: bytes, functions: Functions, name: Name, depth: int) -
 def _function(content: bytes) -> tuple[tuple[str, str, str], _Function]:
     texts: dict[int, list[str]] = {}
     nodes = []
-    for number, _, part in _fields(content):
+    for number, _, part in fields_of(content):
         if number == _FUNCTION_NODE:
             nodes.append(part)
         elif number in {
@@ -171,7 +166,7 @@ def _function(content: bytes) -> tuple[tuple[str, str, str], _Function]:
             _FUNCTION_DOMAIN,
             _FUNCTION_OVERLOAD,
         }:
-            texts.setdefault(number, []).append(_text(part))
+            texts.setdefault(number, []).append(text_of(part))
     domain, operator, overload = (
         texts.get(number, [""])[0]
         for number in (_FUNCTION_DOMAIN, _FUNCTION_NAME, _FUNCTION_OVERLOAD)
@@ -190,49 +185,6 @@ def _same(text: str) -> str:
 def _renamed(message: bytes, numbers: set[int], name: Name) -> bytes:
     """Return a message whose texts in these fields have another name."""
     return b"".join(
-        _delimited(number, name(_text(content)).encode()) if number in numbers else raw
-        for number, raw, content in _fields(message)
+        delimited(number, name(text_of(content)).encode()) if number in numbers else raw
+        for number, raw, content in fields_of(message)
     )
-
-
-# ---------------------------------------------------------------- the encoding
-
-
-def _fields(message: bytes) -> Iterator[Field]:
-    """Yield the fields of an encoded message in their order."""
-    position, end = 0, len(message)
-    while position < end:
-        start = position
-        tag, position = read_varint(message, position, end)
-        wire_type, content = tag & 7, b""
-        if wire_type == _VARINT:
-            _, position = read_varint(message, position, end)
-        elif wire_type == _LENGTH_DELIMITED:
-            size, position = read_varint(message, position, end)
-            content = message[position : position + size]
-            position += size
-        elif wire_type in {_FIXED32, _FIXED64}:
-            position += 4 if wire_type == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {wire_type} at byte {start}")
-        if position > end:
-            raise ValueError(f"a field ends at byte {position}, its message at {end}")
-        yield tag >> 3, message[start:position], content
-
-
-def _delimited(number: int, content: bytes) -> bytes:
-    """Return a length-delimited field in its encoding."""
-    return _encoded(number << 3 | _LENGTH_DELIMITED) + _encoded(len(content)) + content
-
-
-def _encoded(value: int) -> bytes:
-    data = bytearray()
-    while value > 0x7F:
-        data.append(value & 0x7F | 0x80)
-        value >>= 7
-    data.append(value)
-    return bytes(data)
-
-
-def _text(content: bytes) -> str:
-    return content.decode("utf-8")

@@ -7,6 +7,16 @@
 | 10.12 - 10.x | STRONGLY_TYPED | the graph's types |
 | 11.x, TensorRT-RTX | none: its enum value became 0 | the graph's types |
 
+| release | newest opset that the ONNX parser reads | functions of a model |
+|---|---|---|
+| 8.5, 8.6 | 17 | unknown: a call is taken for a plugin |
+| 9.x | 19 | read from 9.0 on, but new there: inlined by us |
+| 10.x, 11.x, TensorRT-RTX | 20 at least | read |
+
+Source: onnx/onnx-tensorrt, branches 8.5-GA to 10.1-GA: docs/operators.md, docs/Changelog.md, ModelImporter.cpp.
+Up to 11.1 at least its parser takes the mode "linear", which GridSample has from opset 20 on, for "nearest" and says
+nothing (pull request 1060 there, NVIDIA/TensorRT issue 4646). So the exporter writes no mode: linear is the default.
+
 | what | from | before |
 |---|---|---|
 | `IProgressMonitor`, names of nodes in parser errors | 10.0 | a build shows no progress; errors give the node's number |
@@ -38,12 +48,16 @@ __all__ = [
     "FLAVOURS",
     "Progress",
     "import_tensorrt",
+    "is_rtx",
+    "is_strongly_typed",
     "network_flags",
+    "newest_opset",
     "numpy_dtype",
     "permit_precisions",
     "precisions_in_engine",
     "precisions_in_network",
     "progress_monitor",
+    "reads_functions",
     "shares_profiles",
     "vendor_errors",
     "vendor_logger",
@@ -52,6 +66,9 @@ __all__ = [
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 MINIMUM = (8, 5)  # named tensors: execute_async_v3
+READS_FUNCTIONS = (10,)
+NEWEST_OPSETS = (((9,), 17), ((10,), 19))
+"""Release, and the newest opset that the ONNX parsers before it read."""
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a phase, the steps done and the steps in all."""
@@ -92,7 +109,7 @@ def import_tensorrt(flavour: str) -> Any:
         raise ValueError(f"flavour is {flavour!r}; expected one of {', '.join(FLAVOURS)}")
     try:
         trt = importlib.import_module(flavour)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
         raise BackendUnavailable(
             f"{flavour} cannot be imported ({error}); install it: {_INSTALL[flavour]}"
         ) from error
@@ -126,6 +143,18 @@ def network_flags(trt: Any) -> int:
     if (10, 12) <= version_of(trt) < (11,) and not is_rtx(trt):
         return 1 << int(flag.STRONGLY_TYPED)
     return 0
+
+
+def newest_opset(trt: Any) -> int | None:
+    """Return the newest opset that the ONNX parser reads, or None if it reads all that edgeseg writes."""
+    if is_rtx(trt):
+        return None
+    return next((opset for end, opset in NEWEST_OPSETS if version_of(trt) < end), None)
+
+
+def reads_functions(trt: Any) -> bool:
+    """Tell whether the ONNX parser knows functions that a model defines."""
+    return is_rtx(trt) or version_of(trt) >= READS_FUNCTIONS
 
 
 def permit_precisions(trt: Any, network: Any, config: Any) -> list[str]:
@@ -256,7 +285,7 @@ def vendor_errors(trt: Any) -> str:
 
 
 def progress_monitor(trt: Any, progress: Progress) -> Any:
-    """Return a progress monitor for a builder's configuration, or None before TensorRT 8.6.
+    """Return a progress monitor for a builder's configuration, or None before TensorRT 10.0.
 
     Python code called from inside the builder must not raise. What `progress` raises, a keyboard
     interrupt too, is kept in the attribute `error` and cancels the build at its next step.

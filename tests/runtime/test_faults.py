@@ -25,6 +25,7 @@ from edgeseg_runtime.errors import (
     ImageTooLarge,
     ManifestError,
     MissingArtifact,
+    NonFiniteOutput,
     SchemaTooNew,
     UnsafePath,
 )
@@ -236,6 +237,21 @@ def test_detections_that_are_no_numbers_are_dropped_and_counted(tmp_path, bad, p
     assert result.num_nonfinite == 1
     kept = [score for score in scores if np.isfinite(score) and score > 0]
     np.testing.assert_array_equal(result.scores, np.array(kept, np.float32))
+
+
+def test_numbers_that_are_none_are_an_error_in_strict_mode(tmp_path):
+    write_bundle(tmp_path / "bad", tiny_model(scores=(0.9, float("nan"), 0.5, 0.0)))
+    message = "'scores' holds 1 NaN or infinite numbers of 4"
+    with (
+        load(tmp_path / "bad", threads=1, strict=True) as predictor,
+        pytest.raises(NonFiniteOutput, match=message),
+    ):
+        predictor(picture())
+    write_bundle(tmp_path / "good")
+    with load(tmp_path / "good", threads=1, strict=True) as predictor:
+        result = predictor(picture())
+        assert len(result) == 3
+        assert result.backend == predictor.backend.name
 
 
 def test_no_detection_at_all_gives_empty_arrays_twice_in_a_row(tmp_path):

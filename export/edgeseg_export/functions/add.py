@@ -1,5 +1,7 @@
 """Appends to a model the body of each `edgeseg::` node."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
@@ -24,7 +26,7 @@ ABSENT = Type(TensorProto.UNDEFINED, ())
 
 
 def add_functions(model: ModelProto) -> ModelProto:
-    """The same model, changed in place: each of its `edgeseg::` nodes has a body and runs on any engine.
+    """Return the same model, changed in place: each of its `edgeseg::` nodes has a body and runs on any engine.
 
     A body depends on the node's sizes and attributes, so it is a function of its own, `Nms_1000to100`,
     `PyramidRoiAlign_1000x256x7x7` or `DeformConv2d_64x128x128`, which equal nodes share; nodes keep their inputs and attributes and take the name. (Functions
@@ -59,7 +61,7 @@ def add_functions(model: ModelProto) -> ModelProto:
 def _new_name(
     op_type: str, attributes: Mapping[str, Any], inputs: list[Type], taken: AbstractSet[str]
 ) -> str:
-    """The operator's name with the sizes that a reader wants to see, and a number where that is taken."""
+    """Return the operator's name with the sizes that a reader wants to see, and a number where that is taken."""
     if op_type == "Nms":
         size = f"{inputs[0].shape[1]}to{attributes['max_output']}"
     elif op_type == "DeformConv2d":
@@ -95,7 +97,7 @@ def _type(value: ValueInfoProto) -> Type:
 
 
 def _known_type(node: NodeProto, name: str, types: Mapping[str, Type]) -> Type:
-    """The type of an input, its batch axis as free: one body serves every batch size. ABSENT where it is left out."""
+    """Return the type of an input, its batch axis free: one body serves every batch size. ABSENT where it is left out."""
     if not name:
         return ABSENT
     found = types.get(name)

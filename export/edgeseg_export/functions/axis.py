@@ -3,6 +3,8 @@
 Shape suffixes: B pictures, M boxes, U bins along the axis, S samples of a bin, K candidate samples of a tap.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ CANDIDATES = 7
 
 
 class Axis(NamedTuple):
-    """What is known of each box along one axis, values [B,1,M,1] float in cells, and the constants of the axis."""
+    """What is known of each box along one axis, values (B, 1, M, 1) float in cells, and the constants of the axis."""
 
     low: str
     bin_size: str
@@ -28,17 +30,17 @@ class Axis(NamedTuple):
     atlas_size: int
 
     def values(self) -> list[str]:
-        """The values of the boxes, without the constants."""
+        """Return the values of the boxes, without the constants."""
         return [self.low, self.bin_size, self.num_samples, self.size, self.corner]
 
-    def with_values(self, values: Sequence[str]) -> "Axis":
-        """The axis with other boxes, or other shapes of theirs."""
+    def with_values(self, values: Sequence[str]) -> Axis:
+        """Return the axis with other boxes, or other shapes of theirs."""
         low, bin_size, num_samples, size, corner = values
         return Axis(low, bin_size, num_samples, size, corner, self.bins, self.atlas_size)
 
 
 def fixed_samples(body: Body, axis: Axis, sample: str) -> str:
-    """[B,S,M,U]: GridSample's coordinate of the samples with these numbers (broadcastable to [B,S,M,1])."""
+    """Return GridSample's coordinate of the samples with these numbers (broadcastable to (B, S, M, 1)), (B, S, M, U)."""
     step = body.op("Div", axis.bin_size, axis.num_samples)
     step = body.op("Mul", body.op("Add", sample, body.floats(0.5)), step)
     position = body.op("Add", _bin_starts(body, axis), step)
@@ -47,7 +49,7 @@ def fixed_samples(body: Body, axis: Axis, sample: str) -> str:
 
 
 def num_taps(body: Body, axis: Axis) -> str:
-    """[B,1,M,1]: how many taps hold all samples of a bin.
+    """Return how many taps hold all samples of a bin, (B, 1, M, 1).
 
     n samples at most one cell apart touch at most n + 1 cells, and a tap holds two.
     """
@@ -57,11 +59,11 @@ def num_taps(body: Body, axis: Axis) -> str:
 
 
 def taps(body: Body, axis: Axis, tap: str) -> tuple[str, str]:
-    """GridSample's coordinate of each tap and its weight, each [B,S,M,U]; weights of a bin add up to its valid share.
+    """Return GridSample's coordinate of each tap and its weight, (B, S, M, U); weights of a bin add up to its valid share.
 
     The samples of a bin are linear interpolations between cells, so their mean is a weighted sum of cells, and two
     neighbouring cells with the weights a and b are one interpolation between them at b / (a + b), times a + b. This
-    halves the reads of large boxes, exactly. `tap` counts the pairs of cells of a bin (broadcastable to [B,S,M,1]).
+    halves the reads of large boxes, exactly. `tap` counts the pairs of cells of a bin (broadcastable to (B, S, M, 1)).
     """
     one, zero = body.floats(1), body.floats(0)
     count = body.op("Max", axis.num_samples, one)
@@ -123,7 +125,7 @@ def _clamp(body: Body, axis: Axis, position: str) -> str:
 
 
 def _coordinate(body: Body, axis: Axis, position: str) -> str:
-    """align_corners=0: the centre of cell i lies at (2 i + 1) / size - 1."""
+    """Return what GridSample (align_corners=0) calls a cell: the centre of cell i lies at (2 i + 1) / size - 1."""
     one = body.floats(1)
     position = body.op("Add", position, axis.corner)
     position = body.op("Add", body.op("Mul", position, body.floats(2)), one)

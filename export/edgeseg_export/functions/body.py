@@ -1,5 +1,7 @@
 """Writes the nodes of an ONNX function body in the order in which they compute."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
@@ -15,69 +17,69 @@ Step = Callable[..., tuple[tuple[str, ...], str]]
 class Body:
     """Nodes under construction. A value is the name that the nodes know it by."""
 
-    def __init__(self, outer: "Body | None" = None) -> None:
+    def __init__(self, outer: Body | None = None) -> None:
         self.nodes: list[NodeProto] = []
         self._root: Body = outer._root if outer else self  # one pool of names and constants
         self._names = 0
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """Appends a node with one output, whose name it returns."""
+        """Append a node with one output and return its name."""
         return self.ops(op_type, *inputs, num_outputs=1, **attributes)[0]
 
     def ops(self, op_type: str, *inputs: str, num_outputs: int, **attributes: Any) -> list[str]:
-        """Appends a node with several outputs, whose names it returns."""
+        """Append a node with several outputs and return their names."""
         outputs = [self.name(op_type) for _ in range(num_outputs)]
         self.nodes.append(helper.make_node(op_type, inputs, outputs, **attributes))
         return outputs
 
     def name(self, stem: str) -> str:
-        """A name that no other value has."""
+        """Return a name that no other value has."""
         self._root._names += 1
         return f"{stem}_{self._root._names}"
 
     def floats(self, values: npt.ArrayLike) -> str:
-        """A float32 constant."""
+        """Return a float32 constant."""
         return self._constant(np.asarray(values, np.float32))
 
     def ints(self, *values: int) -> str:
-        """A one-dimensional int64 constant: a shape, axes, bounds."""
+        """Return a one-dimensional int64 constant: a shape, axes, bounds."""
         return self._constant(np.asarray(values, np.int64))
 
     def true(self) -> str:
-        """A scalar bool constant."""
+        """Return the scalar true."""
         return self._constant(np.asarray(True))
 
     def reshape(self, value: str, *shape: int) -> str:
-        """The value in another shape, where 0 keeps a dimension: the batch axis may be free."""
+        """Return the value in another shape, where 0 keeps a dimension: the batch axis may be free."""
         return self.op("Reshape", value, self.ints(*shape))
 
     def slice(self, value: str, start: int, stop: int, *, axis: int) -> str:
-        """value[start:stop] along the axis."""
+        """Return value[start:stop] along the axis."""
         return self.op("Slice", value, self.ints(start), self.ints(stop), self.ints(axis))
 
     def split(self, value: str, count: int, *, axis: int) -> list[str]:
-        """The slices of size 1 along an axis of size `count`."""
+        """Return the slices of size 1 along an axis of size `count`."""
         return self.ops("Split", value, self.ints(*[1] * count), num_outputs=count, axis=axis)
 
     def gather_rows(self, values: str, indices: str) -> str:
-        """values[b, indices[b, i]] for values [B,N,...] and int64 indices [B,I]."""
+        """Return values[b, indices[b, i]] for values (B, N, ...) and int64 indices (B, I)."""
         rows = self.op("Unsqueeze", indices, self.ints(2))
         return self.op("GatherND", values, rows, batch_dims=1)
 
     def output(self, name: str, value: str) -> None:
-        """Gives the value the name of an output of the function."""
+        """Give the value the name of an output of the function."""
         self.nodes.append(helper.make_node("Identity", [value], [name]))
 
     def sort(self, values: str, count: int, *, largest: bool = True) -> tuple[str, str]:
-        """The first `count` values of the last axis in order, and their int64 indices; the lower index first."""
+        """Return the first `count` values of the last axis in order, and their int64 indices; the lower index first."""
         ordered, order = self.ops(
             "TopK", values, self.ints(count), num_outputs=2, axis=-1, largest=int(largest)
         )
         return ordered, order
 
     def loop_while(self, is_needed: str, states: tuple[str, ...], step: Step) -> list[str]:
-        """The float32 states after as many steps as are needed.
+        """Return the float32 states after as many steps as are needed.
 
         Args:
             is_needed: Scalar bool: whether to take the first step.

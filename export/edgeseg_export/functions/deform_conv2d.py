@@ -3,6 +3,8 @@
 Shape suffixes: B pictures, G offset groups, T taps of the kernel, R rows and S columns of the output.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +34,7 @@ def deform_conv2d_function(
     offset_groups: int,
     is_half: bool = False,
 ) -> FunctionProto:
-    """The function for maps of one size, which computes what `edgeseg.ops.deform_conv2d` does.
+    """Return the function for maps of one size, which computes what `edgeseg.ops.deform_conv2d` does.
 
     Each offset group is a picture for GridSample, which reads all taps as rows of one tall picture: bilinear, zero
     padding, align_corners 0, the form that ONNX Runtime (from 1.25) has a fast path for. The samples come channel by
@@ -87,8 +89,7 @@ def deform_conv2d_function(
             "GridSample",
             x,
             body.reshape(grid, -1, taps * (stop - start), columns, 2),
-            mode="linear",
-            padding_mode="zeros",
+            padding_mode="zeros",  # and no mode, as in PyramidRoiAlign
             align_corners=0,
         )
         if is_half:
@@ -113,7 +114,7 @@ def deform_conv2d_function(
 
 
 def _in_grid(body: Body, cells: str, positions: npt.NDArray[np.float32], of_map: int) -> str:
-    """Where GridSample counts positions + cells, from -1 to 1 between the outer borders of the map."""
+    """Return where GridSample counts positions + cells, from -1 to 1 between the outer borders of the map."""
 
     def in_grid(position: npt.ArrayLike) -> npt.NDArray[np.float64]:
         return (2 * np.asarray(position, np.float64) + 1) / of_map - 1

@@ -3,6 +3,8 @@
 Shape suffixes: B pictures, N boxes in falling score order, M boxes of a block, L boxes from the block on, K results.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -24,7 +26,7 @@ def nms_function(
     max_output: int,
     score_threshold: float,
 ) -> FunctionProto:
-    """The function for N boxes a picture, which computes what `edgeseg.ops.nms` does.
+    """Return the function for N boxes a picture, which computes what `edgeseg.ops.nms` does.
 
     The sorted boxes are taken in blocks. The kept boxes of a block are the fixed point of keep = alive and not any(kept
     box before that overlaps), iterated until nothing changes; then they suppress the boxes of all later blocks. How
@@ -72,7 +74,7 @@ def nms_function(
 def _keep_in_blocks(
     body: Body, boxes_BN5: str, groups_BN1: str, alive_BN: str, num_boxes: int, iou_threshold: float
 ) -> str:
-    """[B,N] float, 1 for the kept boxes: block by block, each against all later ones."""
+    """Return 1 for the kept boxes, (B, N) float: block by block, each against all later ones."""
     alive_B1L = body.op("Unsqueeze", alive_BN, body.ints(1))
     boxes_B5N = body.op("Transpose", boxes_BN5, perm=[0, 2, 1])
     groups_B1N = body.op("Transpose", groups_BN1, perm=[0, 2, 1]) if groups_BN1 else ""
@@ -116,7 +118,7 @@ def _keep_in_tiles(
     max_output: int,
     iou_threshold: float,
 ) -> str:
-    """[B,N] float, 1 for the kept boxes as far as the first `max_output` of each picture are concerned.
+    """Return 1 for the kept boxes, (B, N) float, as far as the first `max_output` of each picture are concerned.
 
     One loop over the tiles (row, column) of pairs of blocks, column by column down to the diagonal: the rows' boxes are
     final when they suppress the column's, and the diagonal makes these final. It ends where no candidates are left.
@@ -195,7 +197,7 @@ def _keep_in_tiles(
 
 
 def _lengthened(body: Body, value: str, missing: int, rank: int) -> str:
-    """The value with so many zeros more along axis 1."""
+    """Return the value with so many zeros more along axis 1."""
     if not missing:
         return value
     ends = [0] * rank
@@ -208,7 +210,7 @@ def _as_float(body: Body, condition: str) -> str:
 
 
 def _boxes_and_areas(body: Body, boxes_BN4: str) -> str:
-    """[B,N,5] x1 y1 x2 y2 area, where a box with x2 < x1 or y2 < y1 lies too far away to overlap any."""
+    """Return x1 y1 x2 y2 area, (B, N, 5), where a box with x2 < x1 or y2 < y1 lies too far away to overlap any."""
     low_BN2 = body.slice(boxes_BN4, 0, 2, axis=2)
     high_BN2 = body.slice(boxes_BN4, 2, 4, axis=2)
     is_inverted = _as_float(body, body.op("Less", high_BN2, low_BN2))
@@ -221,7 +223,7 @@ def _boxes_and_areas(body: Body, boxes_BN4: str) -> str:
 
 
 def _overlaps(body: Body, rows_BM5: str, columns_B5L: str, iou_threshold: float) -> str:
-    """[B,M,L] bool: the IoU is above the threshold, in the arithmetic of the original."""
+    """Return whether the IoU is above the threshold, (B, M, L) bool, in the arithmetic of the original."""
     x1, y1, x2, y2, area = body.split(rows_BM5, 5, axis=2)
     u1, v1, u2, v2, other = body.split(columns_B5L, 5, axis=1)
     width = body.op("Sub", body.op("Min", x2, u2), body.op("Max", x1, u1))
@@ -233,7 +235,7 @@ def _overlaps(body: Body, rows_BM5: str, columns_B5L: str, iou_threshold: float)
 
 
 def _fixed_point(body: Body, alive_B1L: str, overlaps_BML: str, size: int) -> str:
-    """[B,1,M] float, 1 for the kept boxes of the block."""
+    """Return 1 for the kept boxes of the block, (B, 1, M) float."""
     alive_B1M = body.slice(alive_B1L, 0, size, axis=2)
     overlaps_BMM = body.slice(overlaps_BML, 0, size, axis=2)
     before_MM = body.floats(np.triu(np.ones((size, size)), 1))
@@ -247,14 +249,14 @@ def _fixed_point(body: Body, alive_B1L: str, overlaps_BML: str, size: int) -> st
 
 
 def _has_changed(body: Body, before: str, after: str) -> str:
-    """Scalar bool: two tensors of zeros and ones differ."""
+    """Return whether two tensors of zeros and ones differ, a scalar bool."""
     change = body.op("Abs", body.op("Sub", after, before))
     largest = body.op("ReduceMax", change, keepdims=0)
     return body.op("Greater", largest, body.floats(0.5))
 
 
 def _survivors(body: Body, keep_B1M: str, suppresses_BML: str, alive_B1L: str) -> str:
-    """[B,1,L] float, 1 for the boxes that were alive and that no kept one suppresses.
+    """Return 1 for the boxes that were alive and that no kept one suppresses, (B, 1, L) float.
 
     Not a MatMul: TensorRT-RTX has none in float32 for Turing.
     """
@@ -265,7 +267,7 @@ def _survivors(body: Body, keep_B1M: str, suppresses_BML: str, alive_B1L: str) -
 
 
 def _first_kept(body: Body, keep_BN: str, order_BN: str, num_boxes: int, max_output: int) -> None:
-    """Writes the outputs: the first K kept boxes have the K largest of keep * (N - position)."""
+    """Write the outputs: the first K kept boxes have the K largest of keep * (N - position)."""
     keys_BN = body.op("Mul", keep_BN, body.floats(np.arange(num_boxes, 0, -1)))
     count = min(max_output, num_boxes)
     keys_BK, position_BK = body.sort(keys_BN, count)

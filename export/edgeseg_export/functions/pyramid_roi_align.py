@@ -4,6 +4,8 @@ Shape suffixes: B pictures, R boxes, M boxes of a chunk, L levels, C channels, S
 bin, U rows or columns of bins, P bins of a box, Q bins of all boxes, K columns of a table.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -44,7 +46,7 @@ def pyramid_roi_align_function(
     rois_last: bool = False,
     is_half: bool = False,
 ) -> FunctionProto:
-    """The function for R boxes a picture, which computes what `edgeseg.ops.pyramid_roi_align` does.
+    """Return the function for R boxes a picture, which computes what `edgeseg.ops.pyramid_roi_align` does.
 
     The levels are laid side by side in one map, each sample of each box becomes a point in it, and one GridSample reads
     them all: bilinear, zero padding, align_corners 0, which is the form that ONNX Runtime (from 1.25) has a fast path for.
@@ -112,7 +114,7 @@ def pyramid_roi_align_function(
 def _atlas(
     body: Body, features: Sequence[str], sizes: Sequence[tuple[int, int]], is_half: bool
 ) -> Atlas:
-    """Copies each level as rarely as possible, since the fine ones are large.
+    """Return all levels in one map; each is copied as rarely as possible, since the fine ones are large.
 
     What is free beside the coarse ones is filled with copies of them, which no sample of weight reads: ONNX Runtime
     concatenates several times faster than it pads. Zeros fill what no copy fits.
@@ -138,7 +140,7 @@ def _atlas(
 
 
 def _grow(body: Body, value: str, size: int, wanted: int, *, axis: int) -> str:
-    """The map with something behind it along the axis, where it has `size` rows or columns and shall have `wanted`."""
+    """Return the map with something behind it along the axis, where it has `size` rows or columns and shall have `wanted`."""
     if wanted == size:
         return value
     if wanted == 2 * size:
@@ -158,7 +160,7 @@ def _axes(
     sampling_ratio: int,
     aligned: bool,
 ) -> tuple[Axis, Axis]:
-    """What the samples of each box depend on, y and x, taken from the level of its area."""
+    """Return what the samples of each box depend on, y and x, taken from the level of its area."""
     rois_B1R4 = body.op("Unsqueeze", "rois", body.ints(1))
     x1, y1, x2, y2 = body.split(rois_B1R4, 4, axis=3)
     area = body.op("Mul", body.op("Sub", x2, x1), body.op("Sub", y2, y1))
@@ -187,7 +189,7 @@ def _axes(
 def _bins(
     body: Body, low: str, high: str, bins: int, sampling_ratio: int, aligned: bool
 ) -> tuple[str, str]:
-    """Size of a bin in cells and its number of samples along one axis."""
+    """Return the size of a bin in cells and its number of samples along one axis."""
     size = body.op("Sub", high, low)
     if not aligned:  # what is not finite stays so: its samples are outside
         one, lowest = body.floats(1), body.floats(np.finfo(np.float32).min)
@@ -216,7 +218,7 @@ def _sample(
     *,
     rois_last: bool = False,
 ) -> str:
-    """[B,C,S,Q]: the atlas at each combination of y and x; `shape` is S, M and the bins' rows and columns.
+    """Return the atlas at each combination of y and x, (B, C, S, Q); `shape` is S, M and the bins' rows and columns.
 
     The points of a sample are ordered by box and bin, with `rois_last` by bin and box.
     """
@@ -230,9 +232,9 @@ def _sample(
     x = body.op("Expand", body.op("Unsqueeze", x_BSMU, axes_x), points)
     grid = body.op("Concat", *(body.op("Unsqueeze", v, body.ints(5)) for v in (x, y)), axis=5)
     grid = body.reshape(grid, 0, shape[0], math.prod(shape[1:]), 2)
-    return body.op(
-        "GridSample", atlas.value, grid, mode="linear", padding_mode="zeros", align_corners=0
-    )
+    # Linear is the default. By the name that opset 20 gives it TensorRT's parser, up to 11.1 at least, does not know it
+    # and takes the nearest cell in silence (onnx/onnx-tensorrt pull request 1060, NVIDIA/TensorRT issue 4646).
+    return body.op("GridSample", atlas.value, grid, padding_mode="zeros", align_corners=0)
 
 
 def _fixed(
@@ -245,7 +247,7 @@ def _fixed(
     sampling_ratio: int,
     rois_last: bool,
 ) -> str:
-    """[B,R,C,P] or [B,C,Q] with the same number of samples in every bin."""
+    """Return (B, R, C, P) or (B, C, Q) with the same number of samples in every bin."""
     sample = np.arange(sampling_ratio**2).reshape(-1, 1, 1)
     sampled_BCSQ = _sample(
         body,
@@ -267,7 +269,7 @@ def _fixed(
 
 
 def _adaptive(body: Body, atlas: Atlas, y: Axis, x: Axis, num_rois: int) -> str:
-    """[B,R,C,P] with as many samples in each bin as its size asks for."""
+    """Return (B, R, C, P) with as many samples in each bin as its size asks for."""
     num_bins = y.bins * x.bins
     num_taps_B1R1 = body.op("Mul", num_taps(body, y), num_taps(body, x))
     num_taps_BR, order_BR = body.sort(body.op("Squeeze", num_taps_B1R1, body.ints(1, 3)), num_rois)
@@ -303,7 +305,7 @@ def _adaptive(body: Body, atlas: Atlas, y: Axis, x: Axis, num_rois: int) -> str:
 def _remaining_blocks(
     body: Body, atlas: Atlas, y: Axis, x: Axis, num_boxes: int, sum_BCQ: str, num_taps_BM: str
 ) -> str:
-    """[B,C,Q]: the sum with all taps, given that with the first block, in a loop as long as the largest box needs."""
+    """Return the sum with all taps, (B, C, Q), given that with the first block, in a loop as long as the largest box needs."""
     most = body.op("ReduceMax", num_taps_BM, keepdims=0)
     block = body.floats(BLOCK)
 
@@ -317,7 +319,7 @@ def _remaining_blocks(
 
 
 def _block(body: Body, atlas: Atlas, y: Axis, x: Axis, num_boxes: int, first: str) -> str:
-    """[B,C,Q]: the weighted sum of the taps from `first` on, counted row by row in each bin."""
+    """Return the weighted sum of the taps from `first` on, counted row by row in each bin, (B, C, Q)."""
     number = body.op("Add", first, body.floats(np.arange(BLOCK).reshape(-1, 1, 1)))
     taps_of_row = body.op("Max", num_taps(body, x), body.floats(1))
     # The half keeps quotients of whole numbers from being rounded down to the one before.
