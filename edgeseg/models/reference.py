@@ -15,11 +15,13 @@ class ReferenceModel(nn.Module):
         name: key of ``edgeseg.models.MODELS``.
         config: the family's frozen configuration dataclass.
         outputs: names of the stages that are results.
+        score_threshold: what the score of every detection exceeds; empty rows have the score 0.
     """
 
     name: str
     config: Any
     outputs: tuple[str, ...]
+    score_threshold: float = 0.0
 
     @abstractmethod
     def stages(self, *inputs: Any, **options: Any) -> dict[str, Tensor]:

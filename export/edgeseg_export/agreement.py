@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from edgeseg_bench.evaluation import agreement_types
 from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
+from edgeseg_export.sessions import cpu_session
+from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.errors import EdgesegError
+from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
-from edgeseg_runtime.quantized import bytes_for_cpu
 from edgeseg_runtime.tasks import create_task
 
-Image = npt.NDArray[np.uint8]
-Tensors = dict[str, npt.NDArray[Any]]
 Result = dict[str, Any]
+
+MIN_AGREEMENT_AP = 0.5
+"""Below it a graph of lower precision is broken, not just less exact."""
+
+
+class ParityError(EdgesegError):
+    """The exported graph does not compute what the PyTorch model computes."""
+
+    exit_code = 1
 
 
 class GraphBackend:
     """Runs a graph that is in memory, on the CPU."""
 
     def __init__(self, graph: onnx.ModelProto) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            bytes_for_cpu(graph.SerializeToString()), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = cpu_session(graph)
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, inputs: Tensors) -> Tensors:
@@ -78,6 +80,28 @@ def measure_agreement(
         "num_matched": agreement.num_matched,
         "num_label_flips": agreement.num_label_flips,
     }
+
+
+def check_agreement(measured: Mapping[str, Any], precision: str) -> None:
+    """Do nothing if a graph of lower precision still finds what the float32 graph finds.
+
+    Args:
+        measured: from :func:`measure_agreement`; without detections to compare it says nothing.
+        precision: of the graph, for the message.
+
+    Raises:
+        ParityError: agreement AP is below `MIN_AGREEMENT_AP`.
+    """
+    if not measured["num_detections"]:
+        return
+    kind, ap = min(measured["ap"].items(), key=lambda item: item[1])
+    if ap < MIN_AGREEMENT_AP:
+        raise ParityError(
+            f"the {precision} graph finds other things than the float32 graph: agreement AP of {kind} "
+            f"{ap:.3f} found, at least {MIN_AGREEMENT_AP} expected, on {measured['num_pictures']} "
+            "pictures. Nothing was written; calibrate on pictures like those you check on, let "
+            "--precision auto choose, or allow it with --allow-mismatch"
+        )
 
 
 def agreement_of(

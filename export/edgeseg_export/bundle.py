@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import glob
 import hashlib
+import itertools
 import os
 import platform
 import secrets
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +25,24 @@ import torch
 
 from edgeseg.models import PrecisionRecipe, get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
-from edgeseg_export.agreement import measure_agreement
+from edgeseg_export.agreement import check_agreement, measure_agreement
 from edgeseg_export.calibration import METHODS, calibrate
 from edgeseg_export.functions import add_functions
 from edgeseg_export.parity import Image, Parity, measure_parity
-from edgeseg_export.passes import apply
+from edgeseg_export.passes import Pass, apply
 from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.passes.fold_constants import fold_constants
 from edgeseg_export.passes.fold_norms import fold_norms
 from edgeseg_export.passes.name_operators import name_operators
+from edgeseg_export.passes.opset import OLDER_OPSET, to_opset17
 from edgeseg_export.passes.strip_metadata import strip_metadata
 from edgeseg_export.precision import PRECISIONS, assign, convert, values_needed
 from edgeseg_export.search import DEFAULT_MAX_DROP, search, values_for_search
-from edgeseg_export.trace import ExportError, stage_names, trace
+from edgeseg_export.trace import OPSET, ExportError, stage_names, trace
 from edgeseg_runtime import __version__
-from edgeseg_runtime.files import write_atomic
+from edgeseg_runtime.engine_key import PORTABLE, group_targets
+from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.files import sync_folder, write_atomic
 from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, TensorSpec
 
 ONNX_FILE = "model.onnx"
@@ -49,7 +55,16 @@ GRAPH_PASSES = (
     fold_norms,
 )
 """What every graph goes through; edgeseg's operators get their bodies last, see `complete_graph`."""
-ENGINES = ("onnxruntime", "tensorrt", "tensorrt_rtx")
+COMPLETING_PASSES: dict[int, tuple[Pass, ...]] = {
+    OLDER_OPSET: (add_functions, to_opset17),
+    OPSET: (add_functions,),
+}
+"""Opset that a graph can be written in -> what completes it."""
+ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+COMPILED = ("tensorrt", "tensorrt_rtx")
+"""Engines that an export compiles right away."""
+LITTER_AGE_S = 24 * 3600
+"""After this long, an unfinished folder is that of an export that was killed."""
 AUTO = "auto"
 """Precision that is searched: see `search.py`."""
 CALIBRATED = ("int8", "mixed", AUTO)
@@ -63,6 +78,7 @@ def export_bundle(
     model: ReferenceModel,
     folder: str | os.PathLike[str],
     *,
+    opset: int = OPSET,
     precision: str = "fp32",
     calibration: Sequence[Image] | None = None,
     calibration_method: str = "minmax",
@@ -86,6 +102,8 @@ def export_bundle(
     Args:
         model: made by ``edgeseg.create_model``.
         folder: must not exist, or be empty, unless ``overwrite``.
+        opset: 20, or 17 for TensorRT 8.5 and 8.6 (JetPack 5, 6.0), which read nothing newer; the
+            results are the same.
         precision: "fp32", "fp16", "int8", "mixed" (int8 and fp16), see `precision.py`, or "auto":
             int8 where that loses little. Below fp32, the manifest also tells how far the results
             agree with those of the fp32 graph.
@@ -115,10 +133,11 @@ def export_bundle(
         ValueError: an option that does not exist.
         FileExistsError: ``folder`` holds something and ``overwrite`` is not set.
         ExportError: the model cannot be turned into a graph.
-        ParityError: the graph differs from the model; nothing is written.
+        ParityError: the graph differs from the model, or in lower precision finds other things than
+            in float32; nothing is written.
     """
     folder = Path(folder)
-    _check_options(precision, calibration, calibration_method, backends)
+    _check_options(opset, precision, calibration, calibration_method, max_drop, backends, targets)
     _check_folder(folder, overwrite=overwrite)
     was_training = model.training
     model.eval()
@@ -126,18 +145,18 @@ def export_bundle(
         progress("trace", 0, 1)
         manifest = model_manifest(model)
         plain = trace_graph(model, manifest, dynamic_batch=dynamic_batch)
-        tapped = complete_graph(plain)
+        tapped = complete_graph(plain, opset=opset)
+        outputs = [spec.name for spec in manifest.outputs]
+        graph = drop_outputs(tapped, outputs)
         pictures, data = _pictures(images, num_images, manifest)
         progress("parity", 0, len(pictures))
-        parity = _measure(model, tapped, manifest, pictures, data, tolerance, progress)
+        parity = _measure(model, tapped, graph, manifest, pictures, data, tolerance, progress)
         if not allow_mismatch:
             parity.check()
     finally:
         model.train(was_training)
     if dynamic_batch:
         manifest = _with_free_batch(manifest)
-    outputs = [spec.name for spec in manifest.outputs]
-    graph = drop_outputs(tapped, outputs)
     loss: dict[str, Any] = {}
     if precision != "fp32":
         reference = graph
@@ -146,6 +165,7 @@ def export_bundle(
             reference,
             manifest,
             recipe=get_spec(manifest.name).precision,
+            opset=opset,
             precision=precision,
             calibration=calibration if calibration is not None else pictures,
             method=calibration_method,
@@ -153,6 +173,8 @@ def export_bundle(
             pictures=pictures,
             progress=progress,
         )
+        if not allow_mismatch:
+            check_agreement(loss["precision"]["agreement_with_fp32"], precision)
     progress("write", 0, 1)
     with _new_folder(folder, overwrite=overwrite) as partial_folder:
         artifact = _write_graph(graph, partial_folder)
@@ -161,7 +183,7 @@ def export_bundle(
             precision=precision,
             artifacts={"onnx": artifact},
             parity=parity.to_json() | loss,
-            provenance=_provenance(model, command, weights_source),
+            provenance=_provenance(model, opset, command, weights_source),
         ).save(partial_folder)
         _compile(partial_folder, backends, targets, progress)
         progress("finish", 0, 1)  # what is cancelled by now leaves nothing
@@ -182,15 +204,19 @@ def trace_graph(
     return plain
 
 
-def complete_graph(plain: onnx.ModelProto) -> onnx.ModelProto:
+def complete_graph(plain: onnx.ModelProto, *, opset: int = OPSET) -> onnx.ModelProto:
     """Return a copy of a graph in which edgeseg's operators have bodies, so that any engine runs it.
+
+    Args:
+        plain: from :func:`trace_graph`.
+        opset: of the copy, one of `COMPLETING_PASSES`.
 
     Raises:
         ExportError: the result is not valid ONNX.
     """
     complete = onnx.ModelProto()
     complete.CopyFrom(plain)
-    complete = apply(complete, (add_functions,))
+    complete = apply(complete, COMPLETING_PASSES[opset])
     try:
         onnx.checker.check_model(complete)
     except onnx.checker.ValidationError as error:
@@ -204,6 +230,7 @@ def _lower(
     manifest: Manifest,
     *,
     recipe: PrecisionRecipe,
+    opset: int,
     precision: str,
     calibration: Sequence[Image],
     method: str,
@@ -218,6 +245,7 @@ def _lower(
         reference: the same, complete.
         manifest: of the model.
         recipe: which modules may compute in which precision.
+        opset: of the graph.
         precision: see :func:`export_bundle`.
         calibration: pictures to find the ranges of values on.
         method: of calibration.
@@ -225,6 +253,7 @@ def _lower(
         pictures: to compare the results on.
         progress: called as progress(stage, done, total).
     """
+    complete = functools.partial(complete_graph, opset=opset)
     is_searched = precision == AUTO
     assignment = assign(plain, recipe, "int8" if is_searched else precision)
     values = values_for_search(plain, recipe) if is_searched else values_needed(plain, assignment)
@@ -244,14 +273,14 @@ def _lower(
             recipe,
             magnitudes,
             calibration,
-            complete=complete_graph,
+            complete=complete,
             max_drop=max_drop,
             progress=progress,
         )
         assignment = dict(found.assignment)
         precision = "int8" if assignment else "fp32"
         table = {"search": found.to_json()}
-    graph = complete_graph(convert(plain, assignment, magnitudes))
+    graph = complete(convert(plain, assignment, magnitudes))
     agreement = measure_agreement(
         reference,
         graph,
@@ -280,8 +309,18 @@ def weights_sha256(model: ReferenceModel) -> str:
 
 
 def _check_options(
-    precision: str, calibration: Sequence[Image] | None, method: str, backends: Sequence[str]
+    opset: int,
+    precision: str,
+    calibration: Sequence[Image] | None,
+    method: str,
+    max_drop: float,
+    backends: Sequence[str],
+    targets: Sequence[str],
 ) -> None:
+    if opset not in COMPLETING_PASSES:
+        raise ValueError(
+            f"opset {opset} found, expected one of {', '.join(map(str, COMPLETING_PASSES))}"
+        )
     known = (*PRECISIONS, AUTO)
     if precision not in known:
         raise ValueError(f"precision {precision!r} found, expected one of {', '.join(known)}")
@@ -296,9 +335,18 @@ def _check_options(
         raise ValueError(
             f"calibration method {method!r} found, expected one of {', '.join(METHODS)}"
         )
+    if not 0 <= max_drop <= 1:
+        raise ValueError(f"max_drop {max_drop} found, expected 0 to 1, a loss of agreement AP")
     unknown = sorted(set(backends) - set(ENGINES))
     if unknown or not backends:
         raise ValueError(f"backends {list(backends)} found, expected some of {', '.join(ENGINES)}")
+    if targets and "tensorrt_rtx" not in backends:
+        raise ValueError(
+            f"targets {', '.join(targets)} found for {', '.join(backends)}; only tensorrt_rtx "
+            "compiles for other machines: add it to the backends, or leave the targets out"
+        )
+    if targets:
+        group_targets(targets)
 
 
 def _check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -323,15 +371,16 @@ def _pictures(
             raise ValueError("images is empty, expected at least one picture")
         return images, "given pictures"
     from edgeseg_bench.datasets import open_dataset
-    from edgeseg_bench.evaluation import dataset_kind
+    from edgeseg_bench.evaluation import dataset_kind, pictures_seen
 
     dataset = open_dataset("shapes", kind=dataset_kind(manifest), limit=num_images)
-    return [sample.image for sample in dataset], dataset.name
+    return list(itertools.islice(pictures_seen(manifest, dataset), num_images)), dataset.name
 
 
 def _measure(
     model: ReferenceModel,
     tapped: onnx.ModelProto,
+    exported: onnx.ModelProto,
     manifest: Manifest,
     pictures: Sequence[Image],
     data: str,
@@ -342,6 +391,7 @@ def _measure(
     return measure_parity(
         model,
         tapped,
+        exported,
         manifest,
         pictures,
         data=data,
@@ -373,18 +423,15 @@ def _write_graph(graph: onnx.ModelProto, folder: Path) -> Artifact:
 def _compile(
     folder: Path, backends: Sequence[str], targets: Sequence[str], progress: Progress
 ) -> None:
-    from edgeseg_runtime.engine_key import PORTABLE
-    from edgeseg_runtime.engines import build_bundle
-
     for backend in backends:
-        if backend != "onnxruntime":
+        if backend in COMPILED:
             stage = f"compile for {backend}"
             progress(stage, 0, 1)
             # Its many phases are one stage here; being called at all lets Ctrl-C end the build.
             build_bundle(
                 folder,
                 flavour=backend,
-                targets=targets or ((PORTABLE,) if backend == "tensorrt_rtx" else None),
+                targets=(targets or (PORTABLE,)) if backend == "tensorrt_rtx" else None,
                 progress=functools.partial(_report_stage, progress, stage),
             )
 
@@ -396,10 +443,11 @@ def _report_stage(
 
 
 def _provenance(
-    model: ReferenceModel, command: Sequence[str] | None, weights_source: str | None
+    model: ReferenceModel, opset: int, command: Sequence[str] | None, weights_source: str | None
 ) -> dict[str, Any]:
     return {
         "edgeseg": __version__,
+        "opset": opset,
         "torch": torch.__version__,
         "onnx": onnx.__version__,
         "numpy": np.__version__,
@@ -417,10 +465,11 @@ def _provenance(
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def _new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a folder to fill; it takes its place only if the block ends well."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_litter(folder)
     fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     fresh.mkdir()
     try:
@@ -430,10 +479,26 @@ def _new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def _remove_litter(folder: Path) -> None:
+    """Remove what exports to this folder left that were killed a day ago or earlier."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LITTER_AGE_S:
+                shutil.rmtree(path)
+
+
 def _replace(folder: Path, fresh: Path, *, overwrite: bool) -> None:
+    """Put a finished folder in its place; if that fails, the old one is there again."""
     old = fresh.with_suffix(".old")
     _check_folder(folder, overwrite=overwrite)
-    if folder.exists():
+    is_replaced = folder.exists()
+    if is_replaced:
         folder.rename(old)
-    fresh.rename(folder)
+    try:
+        fresh.rename(folder)
+    except BaseException:
+        if is_replaced:
+            old.rename(folder)
+        raise
+    sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -8,20 +8,16 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from edgeseg_export.sessions import cpu_session
+from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.tasks import create_task
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-Image = npt.NDArray[np.uint8]
 
 METHODS = ("minmax", "entropy", "percentile")
 PERCENTILE = 99.99
@@ -59,8 +55,9 @@ def calibrate(
         raise ValueError(f"calibration method {method!r} found, expected one of {METHODS}")
     if not len(pictures):
         raise ValueError("there is no picture to calibrate on; give at least one, better 100")
-    find = _largest if method == "minmax" else _thresholds
-    return find(model, manifest, pictures, values, method, on_picture)
+    if method == "minmax":
+        return _largest(model, manifest, pictures, values, on_picture)
+    return _thresholds(model, manifest, pictures, values, method, on_picture)
 
 
 def groups_that_fit(model: onnx.ModelProto, values: Sequence[str]) -> list[list[str]]:
@@ -86,11 +83,9 @@ def _largest(
     manifest: Manifest,
     pictures: Sequence[Image],
     values: Sequence[str],
-    method: str,
     on_picture: Callable[[int, int], None],
 ) -> dict[str, float]:
     """Return the largest magnitudes; the graph itself reduces its values, so nothing large is fetched."""
-    del method
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
@@ -103,7 +98,7 @@ def _largest(
             )
         )
         watched.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
-    session = _session(watched)
+    session = cpu_session(watched)
     task = create_task(manifest)
     found = np.zeros(len(values))
     for done, picture in enumerate(pictures, 1):
@@ -137,7 +132,7 @@ def _thresholds(
     total = len(groups) * len(pictures)
     done = 0
     for group in groups:
-        session = _session(_with_outputs(model, group))
+        session = cpu_session(_with_outputs(model, group))
         for picture in pictures:
             inputs, _ = task.preprocess(picture)
             for value, array in zip(group, session.run(group, inputs), strict=True):
@@ -163,13 +158,3 @@ def _with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelPr
 def _silence() -> contextlib.AbstractContextManager[Any]:
     """Keep what ONNX Runtime's calibration prints from the user."""
     return contextlib.redirect_stdout(io.StringIO())
-
-
-def _session(model: onnx.ModelProto) -> InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )

@@ -13,23 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx
 
 from edgeseg_bench.evaluation import agreement_types
 from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
-from edgeseg_export.agreement import GraphBackend, coco_entries
+from edgeseg_bench.runner import Progress
+from edgeseg_export.agreement import GraphBackend, Result, coco_entries
 from edgeseg_export.taps import TapDifference, TapMeter, first_bad
 from edgeseg_runtime.backends import Backend, CheckedBackend
 from edgeseg_runtime.geometry import Geometry
+from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.tasks import Task, create_task
-
-Image = npt.NDArray[np.uint8]
-Result = dict[str, Any]
-Progress = Callable[[str, int, int], None]
-"""Called as progress(stage, done, total)."""
 
 NUM_TAP_PICTURES = 8
 """Nodes are compared on the first pictures only: every value of a picture counts."""
@@ -130,11 +126,6 @@ class CompareReport:
     first_bad_tap: str | None
     agreement: Agreement
     names: Mapping[int, str]
-
-    @property
-    def worst_step(self) -> Step:
-        """The step that lost most."""
-        return min(self.steps, key=lambda step: min(step.ap_to_previous.values(), default=1.0))
 
     def metrics(self) -> dict[str, float]:
         """Return what conditions may ask for, by name; what has no value here is left out."""

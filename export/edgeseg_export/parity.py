@@ -16,7 +16,7 @@ import onnx
 import torch
 
 from edgeseg.models.reference import ReferenceModel
-from edgeseg_runtime.errors import EdgesegError
+from edgeseg_export.agreement import GraphBackend, ParityError
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.tasks import create_task
 
@@ -31,13 +31,7 @@ OUTLIER_SHARE = 0.01
 MAX_BOX_DISTANCE = 1.0
 """Network pixels (sum over the four sides) within which two rows are the same one."""
 SCORE_MARGIN = 1e-3
-"""A detection this close to the worst one kept may be missing on the other side."""
-
-
-class ParityError(EdgesegError):
-    """The exported graph does not compute what the PyTorch model computes."""
-
-    exit_code = 1
+"""A detection this close to the threshold, or to the worst of a full list, may be missing there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +108,7 @@ class Parity:
 
 @dataclass
 class _Totals:
+    score_threshold: float
     stages: dict[str, float] = field(default_factory=dict)
     max_abs: dict[str, float] = field(default_factory=dict)
     num_images: int = 0
@@ -124,6 +119,7 @@ class _Totals:
 def measure_parity(
     model: ReferenceModel,
     tapped: onnx.ModelProto,
+    exported: onnx.ModelProto,
     manifest: Manifest,
     images: Iterable[Image],
     *,
@@ -133,30 +129,26 @@ def measure_parity(
 ) -> Parity:
     """Run model and graph on pictures and compare every stage.
 
+    Results are read from the graph that is shipped: without the further outputs an engine fuses
+    other nodes.
+
     Args:
         model: the PyTorch model.
         tapped: its graph with the intermediate stages as further outputs.
+        exported: its graph with the results alone.
         manifest: its manifest; the pictures go through the runtime's own preprocessing.
         images: (H, W, 3) uint8 BGR.
         data: what to call the pictures.
         tolerance: bound of the relative difference of a stage.
         on_image: called after each picture.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        tapped.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    outputs = [spec.name for spec in manifest.outputs]
+    tapped_backend, exported_backend = GraphBackend(tapped), GraphBackend(exported)
     task = create_task(manifest)
-    totals = _Totals()
+    totals = _Totals(score_threshold=model.score_threshold)
     for image in images:
         inputs, _ = task.preprocess(image)
-        candidate = dict(zip(names, session.run(names, inputs), strict=True))
-        _add_image(totals, _torch_stages(model, inputs), candidate, outputs)
+        reference = _torch_stages(model, inputs)
+        _add_image(totals, reference, tapped_backend.run(inputs), exported_backend.run(inputs))
         on_image()
     return Parity(
         data=data,
@@ -176,29 +168,35 @@ def _torch_stages(model: ReferenceModel, inputs: Tensors) -> dict[str, Array]:
     return {name: tensor.numpy() for name, tensor in stages.items()}
 
 
-def _add_image(
-    totals: _Totals, reference: Tensors, candidate: Tensors, outputs: Iterable[str]
-) -> None:
-    rows_N: Array | None = None
+def _add_image(totals: _Totals, reference: Tensors, tapped: Tensors, exported: Tensors) -> None:
+    """Add a picture: its intermediate stages are read from one graph, its results from the other."""
+    rows_N: dict[bool, Array | None] = {False: None, True: None}
     for name, expected in reference.items():
-        found = candidate[name]
+        is_output = name in exported
         if name in ROW_STAGES:
-            rows_N = _matching_rows(name, reference, candidate)
-        is_output = name in outputs
-        if rows_N is not None and expected.shape[1:2] == rows_N.shape:
-            is_row_N = _is_used(expected if not is_output else reference["scores"]) & (rows_N >= 0)
-            expected = expected[0, is_row_N]
-            found = found[0, rows_N[is_row_N]]
+            rows_N[False] = _matching_rows(name, reference, tapped)
+            rows_N[True] = _matching_rows(name, reference, exported) if is_output else None
+        found = (exported if is_output else tapped)[name]
+        expected, found = _same_rows(expected, found, rows_N[is_output])
         difference = np.abs(expected.astype(np.float64) - found.astype(np.float64))
         totals.stages[name] = max(totals.stages.get(name, 0.0), _relative(difference, expected))
         if is_output:
             largest = float(difference.max(initial=0.0))
             totals.max_abs[name] = max(totals.max_abs.get(name, 0.0), largest)
     totals.num_images += 1
-    if "scores" in reference and "boxes" in reference:
+    detections_N = rows_N[True]
+    if detections_N is not None:
         totals.num_detections += int((reference["scores"] > 0).sum())
-        totals.num_unmatched += _num_unmatched(reference, candidate)
-        totals.num_unmatched += _num_unmatched(candidate, reference)
+        totals.num_unmatched += _num_unmatched(
+            detections_N, reference, exported, totals.score_threshold
+        )
+
+
+def _same_rows(expected: Array, found: Array, rows_N: Array | None) -> tuple[Array, Array]:
+    """Return the rows of both that have a counterpart, in one order; all that is no list of rows."""
+    if rows_N is None or expected.shape[1:2] != rows_N.shape:
+        return expected, found
+    return expected[0, rows_N >= 0], found[0, rows_N[rows_N >= 0]]
 
 
 def _is_used(values: Array) -> Array:
@@ -217,13 +215,28 @@ def _relative(difference: Array, expected: Array) -> float:
 
 
 def _matching_rows(name: str, reference: Tensors, candidate: Tensors) -> Array:
-    """Return for each reference row (N,) the candidate row that is the same one, or -1."""
-    expected_NF, found_NF = (_row_features(name, tensors) for tensors in (reference, candidate))
+    """Return for each reference row (N,) the candidate row that is the same one, or -1.
+
+    No row is taken twice: the closest pairs come first. Empty rows are nobody's counterpart.
+    """
+    sides = (reference, candidate)
+    expected_NF, found_NF = (_row_features(name, side) for side in sides)
+    is_used_NN = np.logical_and.outer(*(_is_used(side[_marker(name)]) for side in sides))
     distances_NN = np.abs(expected_NF[:, None, :] - found_NF[None, :, :]).sum(axis=-1)
-    distances_NN = np.nan_to_num(distances_NN, nan=np.inf)
-    nearest_N = distances_NN.argmin(axis=1)
-    is_same_N = distances_NN[np.arange(len(nearest_N)), nearest_N] <= MAX_BOX_DISTANCE
-    return np.where(is_same_N, nearest_N, -1)
+    row_P, match_P = np.nonzero(is_used_NN & (distances_NN <= MAX_BOX_DISTANCE))  # P pairs, no NaN
+    rows_N = np.full(len(expected_NF), -1)
+    is_free_N = np.ones(len(found_NF), bool)
+    for pair in np.argsort(distances_NN[row_P, match_P], kind="stable"):
+        row, match = row_P[pair], match_P[pair]
+        if rows_N[row] < 0 and is_free_N[match]:
+            rows_N[row] = match
+            is_free_N[match] = False
+    return rows_N
+
+
+def _marker(name: str) -> str:
+    """Return the stage that is 0 in the empty rows of a stage."""
+    return "scores" if name == "boxes" else name
 
 
 def _row_features(name: str, tensors: Tensors) -> Array:
@@ -235,12 +248,30 @@ def _row_features(name: str, tensors: Tensors) -> Array:
     return np.concatenate([boxes_N4, labels_N1, tensors["scores"][0][:, None]], axis=1)
 
 
-def _num_unmatched(reference: Tensors, candidate: Tensors) -> int:
-    """Return how many detections of one side are missing on the other, borderline ones aside."""
-    kept = candidate["scores"][0][candidate["scores"][0] > 0]
-    bar = float(kept.min()) + SCORE_MARGIN if kept.size else 0.0
-    is_clear_N = reference["scores"][0] > bar
-    return int((is_clear_N & (_matching_rows("boxes", reference, candidate) < 0)).sum())
+def _num_unmatched(
+    rows_N: Array, reference: Tensors, candidate: Tensors, score_threshold: float
+) -> int:
+    """Return how many detections of either side are missing on the other, borderline ones aside.
+
+    Args:
+        rows_N: for each reference row the candidate row that is the same one, or -1.
+        reference: one side.
+        candidate: the other.
+        score_threshold: what a detection's score exceeds on both sides.
+    """
+    lost_N = rows_N < 0
+    added_N = ~np.isin(np.arange(len(lost_N)), rows_N)
+    lost = reference["scores"][0, lost_N] > _bar(candidate, score_threshold)
+    added = candidate["scores"][0, added_N] > _bar(reference, score_threshold)
+    return int(lost.sum() + added.sum())
+
+
+def _bar(side: Tensors, score_threshold: float) -> float:
+    """Return the score above which a detection of the other side must be on this one, too."""
+    scores_N = side["scores"][0]
+    is_full = bool((scores_N > 0).all())
+    lowest = max(score_threshold, float(scores_N.min())) if is_full else score_threshold
+    return lowest + SCORE_MARGIN
 
 
 def _json_number(value: float) -> float | None:

@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
 from edgeseg.models import PrecisionRecipe
 from edgeseg_export.agreement import Result, agreement_of, coco_results, graph_predictor
 from edgeseg_export.passes.quantize import WEIGHT_AXES, int8_nodes
 from edgeseg_export.precision import assign, convert, values_needed
+from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
-
-Image = npt.NDArray[np.uint8]
 
 MAX_GROUPS = 12
 """A search builds and runs at most three times as many graphs."""

@@ -23,6 +23,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgeseg_export.calibration import groups_that_fit
 from edgeseg_export.passes.drop_outputs import drop_outputs
+from edgeseg_export.sessions import cpu_session
 from edgeseg_runtime.quantized import bytes_for_cpu
 
 if TYPE_CHECKING:
@@ -169,8 +170,8 @@ class _Group:
         fetched = [tap.candidate.fetched for tap in taps]
         selected, choices = _with_given_choices(candidate, reference)
         cut, given = _with_given_values(selected, all_taps)
-        self._accumulated = _session(_reduced(selected, fetched))
-        self._own = _session(_reduced(cut, fetched))
+        self._accumulated = cpu_session(_reduced(selected, fetched))
+        self._own = cpu_session(_reduced(cut, fetched))
         self._fetched = fetched
         used = {value.name for s in (self._accumulated, self._own) for value in s.get_inputs()}
         self._choices = {name: value for name, value in choices.items() if name in used}
@@ -181,7 +182,7 @@ class _Group:
             *self._choices.values(),
         ]
         self._needed = list(dict.fromkeys(needed))
-        self._reference = _session(_reduced(reference, self._needed))
+        self._reference = cpu_session(_reduced(reference, self._needed))
 
     def run(
         self, inputs: Tensors
@@ -385,15 +386,6 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-def _session(model: onnx.ModelProto) -> InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    content = bytes_for_cpu(model.SerializeToString())
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _feed(session: InferenceSession, values: Tensors) -> dict[str, npt.NDArray[Any]]:

@@ -150,7 +150,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     return target
 
 
@@ -168,7 +168,7 @@ def _unsafe_link(folder: str | os.PathLike[str], file: str) -> UnsafePath:
     )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Flush a rename to the disk; only POSIX can open a folder."""
     if os.name != "posix":
         return

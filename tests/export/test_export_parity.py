@@ -25,8 +25,9 @@ PICTURES = [np.zeros((30, 40, 3), np.uint8)]
 class ReferenceOfArrays:
     """A model whose only stages are its outputs, which are given."""
 
-    def __init__(self, outputs):
+    def __init__(self, outputs, score_threshold):
         self.outputs = outputs
+        self.score_threshold = score_threshold
 
     def stages(self, image):
         return {name: torch.from_numpy(array) for name, array in self.outputs.items()}
@@ -49,11 +50,12 @@ def points(task):
     return {k: rng.uniform(1, 60, (1, *s)).astype(np.float32) for k, s in shapes.items()}
 
 
-def compare(task, reference, candidate):
+def compare(task, reference, candidate, *, score_threshold=0.0):
     shapes = {name: array.shape[1:] for name, array in reference.items()}
     rounding = {"resize": "stretch", "rounding": "floor"}
     return measure_parity(
-        ReferenceOfArrays(reference),
+        ReferenceOfArrays(reference, score_threshold),
+        constant_graph(candidate),
         constant_graph(candidate),
         task_manifest(task, shapes, preprocess=rounding),
         PICTURES,
@@ -92,6 +94,40 @@ def test_a_row_without_counterpart_is_counted_whatever_else_it_has():
     parity = compare("instances", reference, candidate)
     assert parity.num_unmatched == 2
     assert not parity.is_within_tolerance
+
+
+@pytest.mark.parametrize("kept", [(), (0,), (0, 1, 2, 3)], ids=["none", "best", "all but one"])
+def test_lost_detections_are_counted(kept):
+    reference = rows()
+    candidate = {name: np.zeros_like(array) for name, array in reference.items()}
+    for name, array in reference.items():
+        candidate[name][0, : len(kept)] = array[0, kept]
+    assert compare("instances", reference, candidate).num_unmatched == 5 - len(kept)
+    assert compare("instances", candidate, reference).num_unmatched == 5 - len(kept)
+
+
+def test_copies_of_one_detection_are_not_the_counterparts_of_several():
+    reference = rows()
+    candidate = {name: array[:, [0, 0, 0, 0, 0, 5]] for name, array in reference.items()}
+    assert compare("instances", reference, candidate).num_unmatched == 4 + 4
+
+
+def test_a_detection_at_the_threshold_may_be_missing():
+    reference = rows()
+    candidate = {name: array.copy() for name, array in reference.items()}
+    candidate["scores"][0, 4] = 0.0
+    for threshold, num_unmatched in ((0.4995, 0), (0.3, 1)):
+        parity = compare("instances", reference, candidate, score_threshold=threshold)
+        assert parity.num_unmatched == num_unmatched
+
+
+def test_the_worst_of_a_full_list_may_be_another_one():
+    reference = {name: array[:, :5] for name, array in rows().items()}
+    candidate = {name: array.copy() for name, array in reference.items()}
+    candidate["boxes"][0, 4] += 200.0
+    assert compare("instances", reference, candidate).num_unmatched == 0
+    candidate["boxes"][0, 3] += 200.0
+    assert compare("instances", reference, candidate).num_unmatched == 2
 
 
 @pytest.mark.parametrize("task", ["keypoints", "landmarks"])

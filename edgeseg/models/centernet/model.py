@@ -16,6 +16,7 @@ from edgeseg.models.layers.dla import DLA34, DLAUp
 from edgeseg.models.layers.heatmaps import suppress_neighbours
 from edgeseg.models.layers.hourglass104 import Hourglass104
 from edgeseg.models.layers.image import ImageNormalization
+from edgeseg.models.layers.limits import MAX_TOP_K
 from edgeseg.models.layers.peaks import TopPeaks, take_places, top_peaks, top_peaks_of_each
 from edgeseg.models.layers.resnet import ResNet, SmallResNet
 from edgeseg.models.reference import ReferenceModel, check_image_size
@@ -23,7 +24,6 @@ from edgeseg.models.reference import ReferenceModel, check_image_size
 STRIDE = 4
 """Network pixels a place of the maps."""
 NORM_EPS = 1e-5
-MAX_TOP_K = 3840  # TensorRT's
 TASKS = ("detection", "pose")
 BACKBONES = ("resnet18", "resnet34", "resnet101", "dla34", "dlav0_34", "hourglass104", "small")
 

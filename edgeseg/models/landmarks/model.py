@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.models.hourglass.model import HourglassConfig, StackedHourglass
-from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.models.layers.conv import ConvNorm, dense
 from edgeseg.models.layers.heatmaps import find_peaks, quarter_shifts, soft_argmax
 from edgeseg.models.layers.hrnet import HRNet, fuse_sizes
 from edgeseg.models.layers.image import ImageNormalization
 from edgeseg.models.layers.mobilenet import InvertedResidual
-from edgeseg.models.layers.roi_heads import dense
 from edgeseg.models.reference import ReferenceModel, check_image_size
 
 STRIDE = 4

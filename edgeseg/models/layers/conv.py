@@ -1,4 +1,7 @@
-"""Convolution blocks that all families build on."""
+"""Convolution blocks that all families build on.
+
+Shape suffixes: B pictures, C channels, K features of a dense layer, R rows that it is applied to.
+"""
 
 from __future__ import annotations
 
@@ -54,3 +57,13 @@ class ConvNorm(nn.Module):
         if self.negative_slope:
             return F.leaky_relu(y_BCHW, self.negative_slope)
         return torch.relu(y_BCHW)
+
+
+def dense(x_BKR: Tensor, layer: nn.Linear) -> Tensor:
+    """Return ``layer`` applied to every column of ``x_BKR``, (B, out_features, R).
+
+    As a 1x1 convolution over a map of R rows: TensorRT-RTX has no float32 matrix product for Turing,
+    and RoI-Align gives columns without transposing them.
+    """
+    kernel = layer.weight[:, :, None, None]
+    return F.conv2d(x_BKR[..., None], kernel, layer.bias).squeeze(3)

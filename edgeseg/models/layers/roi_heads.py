@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseg.models.layers.boxes import clip_boxes, decode_boxes, has_min_size, take_rows
-from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.models.layers.conv import ConvNorm, dense
 from edgeseg.ops import nms
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -75,16 +75,6 @@ class BoxPredictor(nn.Module):
             dense(features_BKR, layer) for layer in (self.cls_score, self.bbox_pred)
         )
         return logits_BYR.transpose(1, 2), deltas_BDR.transpose(1, 2)
-
-
-def dense(x_BKR: Tensor, layer: nn.Linear) -> Tensor:
-    """Return ``layer`` applied to every column, (B, out_features, R).
-
-    As a 1x1 convolution over a map of R rows: TensorRT-RTX has no float32 matrix product for Turing,
-    and RoI-Align gives columns without transposing them.
-    """
-    kernel = layer.weight[:, :, None, None]
-    return F.conv2d(x_BKR[..., None], kernel, layer.bias).squeeze(3)
 
 
 class MaskHead(nn.Module):

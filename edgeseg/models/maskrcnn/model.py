@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgeseg.models.layers.fpn import FPN
 from edgeseg.models.layers.image import ImageNormalization
+from edgeseg.models.layers.limits import MAX_TOP_K
 from edgeseg.models.layers.resnet import ResNet, SmallResNet
 from edgeseg.models.layers.roi_heads import (
     BoxHead,
@@ -28,9 +29,20 @@ from edgeseg.models.layers.roi_heads import (
 from edgeseg.models.layers.rpn import RPN, AnchorGrid
 from edgeseg.models.reference import ReferenceModel, check_image_size
 from edgeseg.ops import pyramid_roi_align
+from edgeseg.ops.pyramid_roi_align import LEVEL_RULES
+from edgeseg_runtime.manifest import INTERPOLATIONS, SIZE_ROUNDINGS
+from edgeseg_runtime.paste import PASTE_RULES
 
 STRIDES = (4, 8, 16, 32)
 SIZE_DIVISOR = 32
+CHOICES = {
+    "interpolation": INTERPOLATIONS,
+    "rounding": SIZE_ROUNDINGS,
+    "channel_order": ("rgb", "bgr"),
+    "roi_level_rule": LEVEL_RULES,
+    "mask_paste": tuple(PASTE_RULES),
+}
+"""Fields of `MaskRCNNConfig` that hold the name of a rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +112,13 @@ class MaskRCNNConfig:
     num_keypoints: int = 0
 
     def __post_init__(self) -> None:
+        self._check_input()
+        self._check_classes()
+        self._check_choices()
+        self._check_anchors()
+        self._check_selection()
+
+    def _check_input(self) -> None:
         height, width = self.image_size
         if height % SIZE_DIVISOR or width % SIZE_DIVISOR or height <= 0 or width <= 0:
             raise ValueError(
@@ -111,6 +130,8 @@ class MaskRCNNConfig:
                 f"min_size {self.min_size}, max_size {self.max_size} found, "
                 "expected 0 < min_size <= max_size"
             )
+
+    def _check_classes(self) -> None:
         if self.num_classes < 1 + self.background_first:
             raise ValueError(
                 f"num_classes {self.num_classes} found, expected at least {1 + self.background_first}"
@@ -122,6 +143,43 @@ class MaskRCNNConfig:
                 raise ValueError(
                     f"{name} with {len(values)} entries found, expected one per class number: "
                     f"{self.num_classes}"
+                )
+        if self.num_keypoints < 0:
+            raise ValueError(
+                f"num_keypoints {self.num_keypoints} found, expected 0 (a mask branch) or more"
+            )
+
+    def _check_choices(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} found, expected one of {', '.join(choices)}"
+                )
+
+    def _check_anchors(self) -> None:
+        num_levels = len(STRIDES) + 1
+        if len(self.anchor_sizes) != num_levels or min(self.anchor_sizes) <= 0:
+            raise ValueError(
+                f"anchor_sizes {self.anchor_sizes} found, expected {num_levels} positive sizes, one "
+                "for each level P2 to P6"
+            )
+        if not self.anchor_ratios or min(self.anchor_ratios) <= 0:
+            raise ValueError(f"anchor_ratios {self.anchor_ratios} found, expected positive numbers")
+
+    def _check_selection(self) -> None:
+        for name in ("rpn_nms_thresh", "box_score_thresh", "box_nms_thresh"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} found, expected 0 to 1")
+        for name in (
+            "rpn_pre_nms_top_n",
+            "rpn_post_nms_top_n",
+            "box_candidates",
+            "box_detections_per_img",
+        ):
+            if not 1 <= getattr(self, name) <= MAX_TOP_K:
+                raise ValueError(
+                    f"{name} {getattr(self, name)} found, expected 1 to {MAX_TOP_K}: TensorRT "
+                    "sorts no more"
                 )
 
     @property
@@ -182,6 +240,7 @@ class MaskRCNN(ReferenceModel):
                 num_convs=config.mask_num_convs,
                 norm_eps=config.head_norm_eps,
             )
+        self.score_threshold = config.box_score_thresh
         self.outputs = (
             "boxes",
             "scores",

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from edgeseg.models.layers.anchors import grid_anchors
 from edgeseg.models.layers.boxes import decode_boxes, take_rows
-from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.models.layers.conv import ConvNorm, dense
 from edgeseg.models.layers.image import ImageNormalization
+from edgeseg.models.layers.limits import MAX_TOP_K
 from edgeseg.models.layers.mobilenet import MobileNetV1
 from edgeseg.models.layers.resnet import ResNet, SmallResNet
-from edgeseg.models.layers.roi_heads import dense
 from edgeseg.models.reference import ReferenceModel, check_image_size
 from edgeseg.ops import nms
 
@@ -30,8 +30,6 @@ NUM_LANDMARKS = 5
 BRANCHES = ("box", "landmarks", "gender", "mesh")
 BACKBONES = ("mobilenet025", "resnet50", "small")
 RESIZES = ("original", "letterbox")
-MAX_TOP_K = 3840
-"""TensorRT sorts no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +199,7 @@ class RetinaFace(ReferenceModel):
             self.mesh_heads = self._heads(config.mesh_coefficients)
             self.mesh_decoder = nn.Linear(config.mesh_coefficients, 3 * config.num_vertices)
         self.register_buffer("anchors", config.anchors(), persistent=False)
+        self.score_threshold = config.confidence_threshold
         self.outputs = (
             "boxes",
             "scores",

@@ -22,6 +22,7 @@ from edgeseg.models.layers.fast_nms import (
 )
 from edgeseg.models.layers.fpn import BilinearFPN
 from edgeseg.models.layers.image import ImageNormalization
+from edgeseg.models.layers.limits import MAX_TOP_K
 from edgeseg.models.layers.prototypes import (
     SCORER_MIN_SIZE,
     MaskScorer,
@@ -39,8 +40,6 @@ BACKBONE_LEVELS = 3
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """The reciprocals of the original's variances 0.1 and 0.2 (layers/box_utils.py)."""
 NMS_RULES = ("fast", "fast_cross_class", "traditional")
-MAX_TOP_K = 3840
-"""TensorRT sorts no more."""
 OUTSIDE = -1e6
 """A coordinate that no picture reaches: a mask that is cropped there is empty."""
 
@@ -231,6 +230,7 @@ class Yolact(ReferenceModel):
         )
         self.mask_scorer = MaskScorer(config.num_classes - 1) if config.use_maskiou else None
         self.register_buffer("priors", config.priors(), persistent=False)
+        self.score_threshold = config.nms_conf_thresh
         self.outputs = ("boxes", "scores", "labels", "masks")
         if config.use_maskiou:
             self.outputs += ("mask_scores",)
