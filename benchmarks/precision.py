@@ -6,6 +6,8 @@ All bundles run in ONNX Runtime. They are calibrated on pictures of the training
 split.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import tempfile
@@ -16,6 +18,7 @@ from rich.console import Console
 
 import edgeseg
 import edgeseg_runtime
+from edgeseg.exporting import calibration_pictures
 from edgeseg.models import model_manifest
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
@@ -32,9 +35,7 @@ def main() -> None:
     arguments = parse_arguments()
     console = Console()
     model = edgeseg.create_model(arguments.model, weights="shapes")
-    kind = dataset_kind(model_manifest(model))
-    training = open_dataset("shapes", split="train", kind=kind, limit=arguments.num_calibration)
-    calibration = [sample.image for sample in training]
+    calibration = calibration_pictures("shapes", arguments.num_calibration, model)
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         predictors: dict[str, Any] = {}
         memory: dict[str, int] = {}
@@ -50,12 +51,12 @@ def main() -> None:
                 edgeseg_runtime.load(folder, backend="onnxruntime", threads=arguments.threads)
             )
             memory[precision] = peak_memory(
-                folder, backend="onnxruntime", threads=arguments.threads
+                folder, backend="onnxruntime", options={"threads": arguments.threads}
             ).peak_bytes
         console.print("Measuring")
         report = run_bench(
             predictors,
-            open_dataset("shapes", kind=kind, limit=arguments.limit),
+            open_dataset("shapes", kind=dataset_kind(model_manifest(model)), limit=arguments.limit),
             limit=arguments.limit,
             quick=arguments.quick,
             peak_memory_bytes=memory,

@@ -27,21 +27,23 @@ def first_pictures(source: Path, count: int) -> list[Any]:
 
 
 def calibration_pictures(source: str, count: int, model: ReferenceModel) -> list[Any]:
-    """Return pictures of a folder, or of a data set that shows what the model looks for.
+    """Return pictures of a folder, or what the model would look at in those of a data set.
+
+    Of a data set they come from the training split: accuracy is measured on the other.
 
     Raises:
         SourceError: there is nothing to read.
         ValueError: no such data set.
     """
     from edgeseg.models import model_manifest
-    from edgeseg_bench.datasets import open_dataset
-    from edgeseg_bench.evaluation import dataset_kind
+    from edgeseg_bench.datasets import open_training_split
+    from edgeseg_bench.evaluation import dataset_kind, pictures_seen
 
     if not is_data_set(source):
         return first_pictures(Path(source), count)
-    split = "train" if source == "shapes" else None  # never what accuracy is measured on
-    kind = dataset_kind(model_manifest(model))
-    return [sample.image for sample in open_dataset(source, split=split, kind=kind, limit=count)]
+    manifest = model_manifest(model)
+    samples = open_training_split(source, kind=dataset_kind(manifest), limit=count)
+    return list(itertools.islice(pictures_seen(manifest, samples), count))
 
 
 def renderables(manifest: Manifest, seconds: float) -> Iterator[RenderableType]:

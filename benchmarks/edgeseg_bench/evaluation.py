@@ -4,7 +4,9 @@ Whatever a model finds becomes COCO results, with further keys beside those of C
 "points", "annotation_id"), so that one table of metrics serves every task.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -14,14 +16,16 @@ import numpy as np
 from edgeseg_bench.datasets.base import Sample
 from edgeseg_bench.metrics.coco import Scores, coco_ap
 from edgeseg_bench.metrics.faces import gender_accuracy, landmark_nme, mesh_nme
-from edgeseg_bench.metrics.keypoints import pckh
+from edgeseg_bench.metrics.keypoints import NUM_JOINTS, head_size, pckh
 from edgeseg_bench.metrics.landmarks import OUTER_EYE_CORNERS, landmark_scores
 from edgeseg_bench.metrics.wider import wider_ap
+from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import RegionTask
 
 Result: TypeAlias = dict[str, Any]
+Annotation: TypeAlias = Mapping[str, Any]
 GroundTruth: TypeAlias = Mapping[str, Any]
 
 POINT_LABELS = {5: "landmarks"}
@@ -37,7 +41,8 @@ class Metric:
         columns: the scores that a table shows -> their headings.
         tasks: of the models that it fits.
         outputs: a model must have one of these outputs.
-        label: key that every annotation must have.
+        has_label: tells whether an annotation has what it needs.
+        leaves_out: it measures the annotations that are labelled, one is enough; others need all of them.
         score: the function, of ground truth and results.
     """
 
@@ -45,7 +50,8 @@ class Metric:
     columns: Mapping[str, str]
     tasks: tuple[str, ...] = ("instances",)
     outputs: tuple[str, ...]
-    label: str
+    has_label: Callable[[Annotation], bool]
+    leaves_out: bool = False
     score: Callable[[GroundTruth, Sequence[Result]], Scores]
 
     def fits(self, manifest: Manifest) -> bool:
@@ -55,7 +61,17 @@ class Metric:
 
     def is_labelled(self, ground_truth: GroundTruth) -> bool:
         """Tell whether the labels have what it needs; many data sets have boxes only."""
-        return all(self.label in annotation for annotation in ground_truth["annotations"])
+        are_labelled = map(self.has_label, ground_truth["annotations"])
+        return any(are_labelled) if self.leaves_out else all(are_labelled)
+
+
+def _has(name: str) -> Callable[[Annotation], bool]:
+    return lambda annotation: annotation.get(name) is not None
+
+
+def _has_head(person: Annotation) -> bool:
+    has_joints = np.size(person.get("keypoints", ())) == 3 * NUM_JOINTS
+    return has_joints and head_size(person) is not None
 
 
 def _localisation(ground_truth: GroundTruth, results: Sequence[Result]) -> Scores:
@@ -85,14 +101,14 @@ METRICS: tuple[Metric, ...] = (
         name="bbox",
         columns={"AP": "box AP"},
         outputs=("boxes",),
-        label="bbox",
+        has_label=_has("bbox"),
         score=partial(coco_ap, iou_type="bbox"),
     ),
     Metric(
         name="segm",
         columns={"AP": "mask AP"},
         outputs=("masks",),
-        label="segmentation",
+        has_label=_has("segmentation"),
         score=partial(coco_ap, iou_type="segm"),
     ),
     Metric(
@@ -100,7 +116,7 @@ METRICS: tuple[Metric, ...] = (
         columns={"AP": "key-point AP"},
         tasks=("instances", "keypoints"),
         outputs=("keypoints", "keypoint_heatmaps"),
-        label="keypoints",
+        has_label=_has("keypoints"),
         score=partial(coco_ap, iou_type="keypoints"),
     ),
     Metric(
@@ -108,14 +124,15 @@ METRICS: tuple[Metric, ...] = (
         columns={"PCKh": "PCKh@0.5"},
         tasks=("keypoints",),
         outputs=("keypoints",),
-        label="head_box",
+        has_label=_has_head,
+        leaves_out=True,
         score=pckh,
     ),
     Metric(
         name="wider",
         columns={"easy": "easy AP", "medium": "medium AP", "hard": "hard AP"},
         outputs=("landmarks",),
-        label="bbox",
+        has_label=_has("bbox"),
         score=wider_ap,
     ),
     Metric(
@@ -123,28 +140,32 @@ METRICS: tuple[Metric, ...] = (
         columns={"NME": "NME", "AUC@0.10": "AUC@0.10", "failures@0.10": "failures"},
         tasks=("landmarks",),
         outputs=("points",),
-        label="landmarks",
+        has_label=_has("landmarks"),
+        leaves_out=True,
         score=_localisation,
     ),
     Metric(
         name="landmarks",
         columns={"NME": "landmark NME"},
         outputs=("landmarks",),
-        label="landmarks",
+        has_label=_has("landmarks"),
+        leaves_out=True,
         score=landmark_nme,
     ),
     Metric(
         name="gender",
         columns={"balanced": "gender accuracy"},
         outputs=("gender",),
-        label="gender",
+        has_label=_has("gender"),
+        leaves_out=True,
         score=gender_accuracy,
     ),
     Metric(
         name="mesh",
         columns={"NME": "mesh NME"},
         outputs=("mesh",),
-        label="mesh",
+        has_label=_has("mesh"),
+        leaves_out=True,
         score=mesh_nme,
     ),
 )
@@ -158,6 +179,25 @@ def dataset_kind(manifest: Manifest) -> str:
     if outputs & {"keypoints", "keypoint_heatmaps"}:
         return "person_keypoints"
     return "instances"
+
+
+def pictures_seen(manifest: Manifest, samples: Iterable[Sample]) -> Iterator[Image]:
+    """Yield what a model looks at, to calibrate or compare it on, (H, W, 3) uint8 BGR.
+
+    That is the whole picture, or for a model that looks at one box at a time the square about each
+    labelled box, as far as the picture goes.
+    """
+    margin = manifest.preprocess.crop_margin
+    for sample in samples:
+        if manifest.preprocess.resize != "square_crop":
+            yield sample.image
+            continue
+        for annotation in sample.annotations:
+            x, y, width, height = annotation["bbox"]
+            half = margin * max(width, height) / 2
+            top, left = (max(int(middle - half), 0) for middle in (y + height / 2, x + width / 2))
+            side = max(round(2 * half), 1)
+            yield np.ascontiguousarray(sample.image[top : top + side, left : left + side])
 
 
 def detect(predictor: Predictor[Any], sample: Sample) -> list[Result]:

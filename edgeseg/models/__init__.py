@@ -71,8 +71,9 @@ class PrecisionRecipe:
     """Which modules of a family may compute with fewer bits; all others stay float32.
 
     Names are those of modules ("backbone", "fpn.output") and stand for everything inside them; the
-    longest one that fits counts. Coordinates, decoding, soft-max, suppression and sampling grids
-    are never named.
+    longest one that fits counts. A name behind a dot (".conv3") stands for the modules of that name
+    inside any other, and counts before all others. Coordinates, decoding, soft-max, suppression and
+    sampling grids are never named.
 
     Attributes:
         int8: modules whose convolutions lose little in int8.
@@ -89,10 +90,13 @@ class PrecisionRecipe:
 class ModelSpec:
     """What is known of a model before it is built.
 
-    ``manifest(model)`` describes a model to a device, without artifacts. ``num_parameters`` and
-    ``gflops`` (multiply-adds, one picture of the default size) are the original's own figures where
-    it gives them; ``accuracy`` holds published metrics, from ``source``. ``precision`` is used by
-    exports below float32.
+    ``task`` is what one takes it for: "instances", "keypoints" or "landmarks". Its manifest's task,
+    how a device reads its outputs, may be another: instances can have key points.
+
+    ``manifest(model)`` describes a model to a device, without artifacts. ``num_parameters``
+    is the original's own figure where it gives one; ``gflops`` are the multiply-adds of one picture
+    of the default size with all its results, as counted here; ``accuracy`` holds published metrics,
+    from ``source``. ``precision`` is used by exports below float32.
 
     ``build(name, weights, image_size, config)`` returns the module in evaluation mode. ``weights``
     are an official checkpoint (path or state dict), "shapes" or None (random); ``image_size`` is
@@ -106,7 +110,7 @@ class ModelSpec:
     family: str
     image_size: tuple[int, int]
     num_parameters: int
-    gflops: float | None = None
+    gflops: float
     licence: str
     source: str
     accuracy: Mapping[str, float] = field(default_factory=dict)
@@ -143,14 +147,15 @@ class Family:
         origin: str,
         num_parameters: int,
         *,
-        gflops: float | None = None,
+        task: str | None = None,
+        gflops: float,
         accuracy: Mapping[str, float],
     ) -> ModelSpec:
-        """Return the description of one variant."""
+        """Return the description of one variant; its task is the family's if None."""
         licence, source = self.origins[origin]
         return ModelSpec(
             name=name,
-            task=self.task,
+            task=task or self.task,
             family=self.name,
             image_size=self.presets[name].get("image_size", self.image_size),
             num_parameters=num_parameters,

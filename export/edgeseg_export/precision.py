@@ -9,7 +9,7 @@ auto    see `search.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import onnx
 
@@ -21,8 +21,6 @@ PRECISIONS = ("fp32", "fp16", "int8", "mixed")
 
 Assignment = Mapping[str, str]
 """Node name -> "int8" or "fp16"; nodes that are not in it stay float32."""
-Calibrate = Callable[[Sequence[str]], Mapping[str, float]]
-"""Called with names of values, returns the magnitudes at which they are clipped."""
 
 
 def assign(model: onnx.ModelProto, recipe: PrecisionRecipe, precision: str) -> dict[str, str]:
@@ -88,12 +86,12 @@ def _wished(node: onnx.NodeProto, recipe: PrecisionRecipe, precision: str) -> st
         module = node.op_type  # of no module: edgeseg's operators
     kinds = {"int8": recipe.int8, "half": recipe.half, "float32": recipe.float32}
     fitting = [
-        (len(name), kind)
+        (name.startswith("."), len(name), kind)
         for kind, names in kinds.items()
         for name in names
-        if module == name or module.startswith(f"{name}.")
+        if f".{module}.".startswith(f".{name}.") or (name[0] == "." and f"{name}." in f"{module}.")
     ]
-    return _WISHES[precision].get(max(fitting)[1]) if fitting else None
+    return _WISHES[precision].get(max(fitting)[-1]) if fitting else None
 
 
 _WISHES: dict[str, dict[str, str]] = {

@@ -1,5 +1,7 @@
 """Which metrics are taken of which model, and how models of one object at a time are asked."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from edgeseg_bench.evaluation import (
     dataset_kind,
     detect,
     measure_accuracy,
+    pictures_seen,
 )
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 from edgeseg_runtime.predictor import Predictor
@@ -77,6 +80,58 @@ def test_the_built_in_labels_have_what_their_models_are_measured_on(kind):
     for name, manifest in MANIFESTS.items():
         if dataset_kind(manifest) == kind:
             assert all(m.is_labelled(truth) for m in METRICS if m.fits(manifest)), name
+
+
+PARTLY_LABELLED = {
+    "landmarks": ("faces", "landmarks"),
+    "gender": ("faces", "gender"),
+    "mesh": ("faces", "mesh"),
+    "points": ("faces", "landmarks"),
+    "pckh": ("person_keypoints", "head_box"),
+}
+"""Metric -> kind of data, key of the labels."""
+
+
+@pytest.mark.parametrize("name", PARTLY_LABELLED)
+def test_one_annotation_without_a_label_costs_no_metric(name):
+    kind, key = PARTLY_LABELLED[name]
+    truth = open_dataset("shapes", kind=kind, limit=4).coco()
+    (metric,) = (metric for metric in METRICS if metric.name == name)
+    first, *others = truth["annotations"]
+    assert others
+    for annotation in (first, *others):
+        assert metric.is_labelled(truth)
+        del annotation[key]
+        annotation["keypoints"] = [0.0] * 48  # nor do joints tell the size of a head
+    assert not metric.is_labelled(truth)
+
+
+def test_faces_without_landmarks_are_left_out_of_their_error():
+    truth = open_dataset("shapes", kind="faces", limit=2).coco()
+    results = [
+        {key: face[key] for key in ("image_id", "category_id", "bbox", "landmarks")}
+        | {"score": 0.9, "gender": face["gender"], "mesh": face["mesh"]}
+        for face in truth["annotations"]
+    ]
+    truth["annotations"][0]["landmarks"] = None
+    scores = measure_accuracy(MANIFESTS["faces"], truth, results)
+    assert scores["landmarks"]["NME"] == 0
+    assert scores["landmarks"]["matched"] == 1
+
+
+def test_the_size_of_a_head_may_come_from_its_joints():
+    truth = open_dataset("shapes", kind="person_keypoints", limit=2).coco()
+    for person in truth["annotations"]:
+        del person["head_box"]
+    assert "pckh" in measure_accuracy(MANIFESTS["top-down"], truth, [])
+
+
+def test_joints_of_another_markup_have_no_pckh():
+    truth = open_dataset("shapes", kind="person_keypoints", limit=2).coco()
+    for person in truth["annotations"]:
+        person["keypoints"] = [1.0] * 51
+    (metric,) = (metric for metric in METRICS if metric.name == "pckh")
+    assert not metric.is_labelled(truth)
 
 
 class Oracle:
@@ -157,3 +212,22 @@ def test_labels_of_another_markup_are_refused():
 def test_a_landmark_model_without_results_has_no_error_to_report():
     truth = open_dataset("shapes", kind="faces", limit=1).coco()
     assert measure_accuracy(MANIFESTS["landmarks"], truth, []) == {"points": {"NME": None}}
+
+
+def test_a_detector_sees_whole_pictures_and_a_pose_model_each_person():
+    people = open_dataset("shapes", kind="person_keypoints", limit=3)
+    whole = list(pictures_seen(MANIFESTS["boxes"], people))
+    assert [picture.shape for picture in whole] == [sample.image.shape for sample in people]
+    persons = list(pictures_seen(MANIFESTS["top-down"], people))
+    boxes = [a["bbox"] for sample in people for a in sample.annotations]
+    assert len(persons) == len(boxes) > 3
+    for picture, (_, _, width, height) in zip(persons, boxes, strict=True):
+        assert picture.flags.c_contiguous
+        assert 0 < max(picture.shape[:2]) <= 1.25 * max(width, height) + 1
+
+
+def test_the_square_about_a_box_ends_with_the_picture():
+    image = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
+    sample = SimpleNamespace(image=image, annotations=[{"bbox": [50, 30, 16, 8]}])
+    (seen,) = pictures_seen(MANIFESTS["top-down"], [sample])
+    np.testing.assert_array_equal(seen, image[24:40, 48:60])

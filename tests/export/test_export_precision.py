@@ -1,6 +1,7 @@
 """Graphs in int8 and float16: what changes, what must not, and what it costs."""
 
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import edgeseg
 import edgeseg_runtime
 from edgeseg.models import PrecisionRecipe, get_spec, model_manifest
 from edgeseg_bench.datasets import open_dataset
+from edgeseg_export.agreement import ParityError, check_agreement
 from edgeseg_export.bundle import complete_graph, trace_graph
 from edgeseg_export.calibration import METHODS, calibrate
 from edgeseg_export.passes.drop_outputs import drop_outputs
@@ -311,3 +313,25 @@ def test_an_int8_bundle_finds_what_the_fp32_bundle_finds(
         same = found[found.labels == instance.labels[0]]
         corners = np.abs(same.boxes - instance.boxes).max(axis=1)
         assert corners.min(initial=np.inf) < 4  # pixels
+
+
+def test_a_graph_that_int8_has_ruined_is_not_written(tiny_model, tmp_path):
+    black = [np.zeros((64, 64, 3), np.uint8)]  # every range is far too small
+    with pytest.raises(ParityError, match=r"the int8 graph finds other things.* agreement AP of"):
+        edgeseg.export_bundle(tiny_model, tmp_path / "int8", precision="int8", calibration=black)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("num_detections", "ap", "is_refused"),
+    [
+        (0, {"bbox": 0.0}, False),
+        (9, {"bbox": 0.5, "segm": 0.9}, False),
+        (9, {"bbox": 0.9, "segm": 0.49}, True),
+    ],
+    ids=["nothing to compare", "at the bar", "masks below"],
+)
+def test_the_lowest_agreement_counts(num_detections, ap, is_refused):
+    measured = {"num_detections": num_detections, "ap": ap, "num_pictures": 4}
+    with pytest.raises(ParityError, match=r"segm 0\.490") if is_refused else nullcontext():
+        check_agreement(measured, "int8")

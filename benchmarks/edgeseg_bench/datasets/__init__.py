@@ -1,12 +1,25 @@
 """Labelled data sets by name: "shapes" draws its own pictures, others read their standard file layouts."""
 
+from __future__ import annotations
+
+import logging
 from pathlib import Path
 
 from edgeseg_bench.datasets.base import Annotation, Category, Dataset, DatasetError, Sample
 
-__all__ = ["Annotation", "Category", "Dataset", "DatasetError", "Sample", "open_dataset"]
+__all__ = [
+    "Annotation",
+    "Category",
+    "Dataset",
+    "DatasetError",
+    "Sample",
+    "open_dataset",
+    "open_training_split",
+]
 
 SCHEMES = ("coco", "wider", "300w", "wflw")
+
+_log = logging.getLogger(__name__)
 
 
 def open_dataset(
@@ -42,6 +55,36 @@ def open_dataset(
     if named_split and split and named_split != split:
         raise ValueError(f"{name!r} names the split {named_split!r}, but split is {split!r}.")
     return _open_files(scheme, folder, named_split or split, limit=limit, kind=kind)
+
+
+def open_training_split(name: str, *, limit: int | None = None, kind: str | None = None) -> Dataset:
+    """Open a data set's split for training, or the split that its name says.
+
+    A data set without one is opened as `open_dataset` does, and a warning is logged.
+
+    Args:
+        name: see `open_dataset`; so are the others.
+        limit: use only the first pictures; None = all.
+        kind: what is labelled.
+
+    Raises:
+        ValueError: no data set has this name, or it has no such split or kind.
+        DatasetError: the files on disk are not such a data set.
+    """
+    _, _, place = name.partition(":")
+    if place and _split_place(place)[1]:
+        return open_dataset(name, limit=limit, kind=kind)
+    try:
+        return open_dataset(name, split="train", limit=limit, kind=kind)
+    except DatasetError as error:
+        dataset = open_dataset(name, limit=limit, kind=kind)
+        _log.warning(
+            "%s has no training split (%s) and %s is used: measure accuracy on other pictures",
+            name,
+            error,
+            dataset.name,
+        )
+        return dataset
 
 
 def _open_files(

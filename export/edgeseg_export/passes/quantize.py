@@ -11,7 +11,7 @@ the ReLU needs no kernel, see `edgeseg_runtime.quantized`.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -157,19 +157,23 @@ class _Activations:
 
 
 class _Weights:
-    """The weights of a graph; each becomes int8 once, whoever shares it."""
+    """The weights of a graph; each node gets int8 ones of its own.
+
+    ONNX Runtime cannot load a graph with shared ones on x86 without VNNI: where it makes them uint8
+    (`edgeseg_runtime.quantized.EXACT_PRODUCTS`) it does so once for each reader, under one name.
+    """
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self.quantized: set[str] = set()
+        self.num_readers: Counter[str] = Counter()
 
     def quantize(self, node: NodeProto) -> NodeProto:
         """Make a node read its weight from int8; return the node that turns it into floats."""
-        name, axis = node.input[1], WEIGHT_AXES[node.op_type]
-        if name not in self.quantized:
-            self.quantized.add(name)
-            self.graph.initializer.extend(_int8_weight(self.tensors[name], axis))
+        shared, axis = node.input[1], WEIGHT_AXES[node.op_type]
+        name = f"{shared}.{self.num_readers[shared]}" if shared in self.num_readers else shared
+        self.num_readers[shared] += 1
+        self.graph.initializer.extend(_int8_weight(self.tensors[shared], name, axis))
         node.input[1] = f"{node.name}.weight"
         return helper.make_node(
             "DequantizeLinear",
@@ -271,7 +275,9 @@ def _renamed(info: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
     return copy
 
 
-def _int8_weight(tensor: TensorProto, axis: int) -> tuple[TensorProto, TensorProto, TensorProto]:
+def _int8_weight(
+    tensor: TensorProto, name: str, axis: int
+) -> tuple[TensorProto, TensorProto, TensorProto]:
     """Return levels, scales and zero points of a weight, one scale for each index of the axis."""
     weight = numpy_helper.to_array(tensor).astype(np.float32)
     others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -280,7 +286,7 @@ def _int8_weight(tensor: TensorProto, axis: int) -> tuple[TensorProto, TensorPro
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     levels = np.clip(np.rint(weight / scales.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
     return (
-        numpy_helper.from_array(levels, f"{tensor.name}_quantized"),
-        numpy_helper.from_array(scales, f"{tensor.name}_scale"),
-        numpy_helper.from_array(np.zeros(len(scales), np.int8), f"{tensor.name}_zero"),
+        numpy_helper.from_array(levels, f"{name}_quantized"),
+        numpy_helper.from_array(scales, f"{name}_scale"),
+        numpy_helper.from_array(np.zeros(len(scales), np.int8), f"{name}_zero"),
     )

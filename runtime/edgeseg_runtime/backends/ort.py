@@ -22,7 +22,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.manifest import Manifest, read_artifact
 from edgeseg_runtime.onnx_check import check_self_contained
-from edgeseg_runtime.quantized import bytes_for_cpu
+from edgeseg_runtime.quantized import EXACT_PRODUCTS, bytes_for_cpu
 
 __all__ = ["OrtBackend", "node_times"]
 
@@ -88,6 +88,7 @@ class OrtBackend:
         session_options.log_severity_level = _FATAL_SEVERITY
         session_options.enable_cpu_mem_arena = has_arena
         session_options.add_session_config_entry("session.load_model_format", "ONNX")
+        session_options.add_session_config_entry(*EXACT_PRODUCTS)
         if CPU not in chosen:
             session_options.add_session_config_entry(_NO_CPU, "1")
         if threads is not None:
@@ -264,7 +265,7 @@ def _translated_load(file: str, version: str) -> Iterator[None]:
             ) from error
         raise EngineBuildError(
             f"ONNX Runtime {version} cannot run {file}: {text}. Upgrade it (pip install -U "
-            "onnxruntime), or export the model with an older --opset."
+            "onnxruntime), or export the model again with --opset 17."
         ) from error
 
 
