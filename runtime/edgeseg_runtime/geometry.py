@@ -100,7 +100,7 @@ def geometry_of(
     """
     network = preprocess.height, preprocess.width
     if preprocess.resize == "square_crop":
-        return _square_crop(source, network, box, preprocess.crop_margin)
+        return _square_crop(source, network, box, preprocess)
     if box is not None:
         raise ValueError(f"resize {preprocess.resize!r} shows the whole picture; it takes no box")
     if preprocess.resize == "affine":
@@ -277,7 +277,7 @@ def _centred(source: tuple[int, int], network: tuple[int, int]) -> Geometry:
 
 
 def _square_crop(
-    source: tuple[int, int], network: tuple[int, int], box: Box | None, margin: float
+    source: tuple[int, int], network: tuple[int, int], box: Box | None, preprocess: Preprocess
 ) -> Geometry:
     """Return the square about a box, or about the whole picture, stretched over the input.
 
@@ -288,7 +288,10 @@ def _square_crop(
         centre, side = (source[1] / 2, source[0] / 2), float(max(source))
     else:
         x1, y1, x2, y2 = box
-        centre, side = ((x1 + x2) / 2, (y1 + y2) / 2), margin * max(x2 - x1, y2 - y1)
+        centre = (x1 + x2) / 2, (y1 + y2) / 2
+        side = preprocess.crop_margin * max(x2 - x1, y2 - y1)
+        if preprocess.rounding == "truncate":
+            centre, side = _as_annotated(centre, side)
     step, origin = [], []
     for middle, size in zip(centre, network[::-1], strict=True):
         step.append(1 / (size / side))
@@ -300,6 +303,17 @@ def _square_crop(
         origin=(origin[0], origin[1]),
         box=box,
     )
+
+
+def _as_annotated(centre: tuple[float, float], side: float) -> tuple[tuple[float, float], float]:
+    """Return centre and side as Stacked Hourglass computes them of MPII's annotation.
+
+    That gives a centre and a scale in decimals; the side is 200 * scale. The corners of a box are
+    such decimals only nearly, and a corner of the square that lies on a whole pixel would be
+    truncated to the one before it.
+    """
+    scale = max(round(side / 200, 6), 1e-6)  # never an empty square
+    return (round(centre[0], 4), round(centre[1], 4)), 200 * scale
 
 
 def _fits(geometry: Geometry) -> bool:

@@ -16,10 +16,9 @@ GOLDEN_BOX = np.array([[62, 52, 278, 268]], np.float32)
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+def bundle(bundle_of):
     """The bundle of hourglass_tiny with its shipped weights."""
-    model = edgeseg.create_model("hourglass_tiny", weights="shapes")
-    return edgeseg.export_bundle(model, tmp_path_factory.mktemp("hourglass") / "tiny")
+    return bundle_of("hourglass_tiny")
 
 
 @pytest.mark.slow
