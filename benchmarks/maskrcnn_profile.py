@@ -5,6 +5,8 @@
 The model has random weights, scaled so that the picture fills all 100 detections; no download is needed.
 """
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import json

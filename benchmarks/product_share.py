@@ -7,6 +7,8 @@ scaled so that pictures have many results; no download is needed. GridSample cou
 sampling half of deformable convolutions.
 """
 
+from __future__ import annotations
+
 import argparse
 import dataclasses
 import importlib

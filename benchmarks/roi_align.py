@@ -7,6 +7,8 @@ operator. "every level" runs RoiAlign for all boxes on every level and selects, 
 "own level" gathers each level's boxes first, which does not.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 from typing import Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,13 @@ from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.memory import peak_memory
 from edgeseg_bench.results import BenchReport
-from edgeseg_bench.runner import run_bench
+from edgeseg_bench.runner import Progress, run_bench
 from edgeseg_runtime import Manifest, Predictor, load
 from edgeseg_runtime.backends import BACKENDS
 
 TORCH = "torch"
+TORCH_OPENER = "edgeseg.benchmark:open_torch"
 TENSORRT = "tensorrt"  # and tensorrt_rtx
-
-Progress = Callable[[str, int, int], None]
 
 
 def benchmark(
@@ -64,18 +63,17 @@ def benchmark(
         for done, name in enumerate(backends):
             progress("load", done, len(backends))
             if name == TORCH:
-                predictor = _torch_predictor(manifest, weights, threads)
+                predictor = open_torch(folder, weights=weights, threads=threads)
             else:
                 predictor = load(
                     folder, backend=name, threads=threads, **_options(name, engines_folder)
                 )
             predictors[name] = stack.enter_context(predictor)
         memory: dict[str, int] = {}
-        engines = [name for name in backends if name != TORCH]
-        for done, name in enumerate(engines):
-            progress("memory", done, len(engines))
+        for done, name in enumerate(backends):
+            progress("memory", done, len(backends))
             if engines_folder is None or not name.startswith(TENSORRT):
-                memory[name] = peak_memory(folder, backend=name, threads=threads).peak_bytes
+                memory[name] = _peak_bytes(folder, name, weights=weights, threads=threads)
         return run_bench(
             predictors,
             dataset,
@@ -88,9 +86,21 @@ def benchmark(
         )
 
 
-def _torch_predictor(
-    manifest: Manifest, weights: str | None, threads: int | None
+def open_torch(
+    folder: Path, *, backend: str = TORCH, weights: str | None, threads: int | None
 ) -> Predictor[Any]:
+    """Return the PyTorch model of a bundle as a predictor.
+
+    Args:
+        folder: the bundle.
+        backend: always "torch".
+        weights: see `benchmark`.
+        threads: of torch in the whole process; None = its own choice.
+
+    Raises:
+        ValueError: the model cannot be rebuilt.
+        EdgesegError: a damaged bundle, or another checkpoint than the exported one.
+    """
     import torch
 
     from edgeseg import torch_predictor
@@ -98,7 +108,15 @@ def _torch_predictor(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return torch_predictor(rebuild_model(manifest, weights=weights))
+    return torch_predictor(rebuild_model(Manifest.load(folder), weights=weights))
+
+
+def _peak_bytes(folder: Path, name: str, *, weights: str | None, threads: int | None) -> int:
+    options: dict[str, Any] = {"threads": threads}
+    if name != TORCH:
+        return peak_memory(folder, backend=name, options=options).peak_bytes
+    options["weights"] = weights
+    return peak_memory(folder, backend=name, opener=TORCH_OPENER, options=options).peak_bytes
 
 
 def _options(name: str, engines_folder: Path | None) -> dict[str, Any]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from edgeseg.models import model_manifest
 from edgeseg.models.reference import ReferenceModel
+from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
-
-Tensors = dict[str, "np.ndarray[Any, Any]"]
 
 
 class TorchBackend:

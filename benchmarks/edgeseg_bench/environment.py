@@ -1,5 +1,7 @@
 """Describes the machine and the software that a measurement ran on."""
 
+from __future__ import annotations
+
 import os
 import platform
 import re

@@ -5,6 +5,8 @@ operations that take turns hardly moves. So several contenders always run on the
 another, in alternating order (A B, B A, A B ...), and ratios are taken per pair.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,29 +1,35 @@
-"""Measures the peak memory of a bundle in a process of its own.
+"""Measures the peak memory of a predictor in a process of its own.
 
 The peak of the benchmark's own process says little: it holds every backend, the pictures and torch. So a fresh
-process loads the bundle, runs pictures of the source sizes and reports its peak resident set.
+process opens the predictor, runs pictures of noise and reports its peak resident set.
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edgeseg_runtime.errors import BackendError
 
+RUNTIME = "edgeseg_runtime:load"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PeakMemory:
-    """Resident memory of a process that runs one bundle.
+    """Resident memory of a process that runs one predictor.
 
     Attributes:
         peak_bytes: the most it ever held.
-        before_bytes: the most it had held before the bundle was loaded: Python, numpy and cv2.
+        before_bytes: the most it had held before the predictor was opened: Python, numpy and cv2.
     """
 
     peak_bytes: int
@@ -34,19 +40,21 @@ def peak_memory(
     folder: str | Path,
     *,
     backend: str,
-    threads: int | None = None,
+    opener: str = RUNTIME,
+    options: Mapping[str, Any] | None = None,
     image_size: tuple[int, int] = (480, 640),
     num_runs: int = 5,
     timeout_seconds: float = 600.0,
 ) -> PeakMemory:
-    """Load and run a bundle in a fresh process and return its peak resident memory.
+    """Open and run a bundle in a fresh process and return its peak resident memory.
 
     Memory on a GPU is not part of it.
 
     Args:
         folder: the bundle.
-        backend: name of the engine.
-        threads: see `edgeseg_runtime.load`.
+        backend: name of the engine, or of what the opener opens.
+        opener: "module:function", called as `function(folder, backend=backend, **options)`; returns a predictor.
+        options: of the opener, as JSON can hold them; `threads` for instance.
         image_size: height and width of the pictures to run, which hold noise.
         num_runs: how many pictures.
         timeout_seconds: give up after this long.
@@ -54,10 +62,9 @@ def peak_memory(
     Raises:
         BackendError: the process failed; the message holds the end of what it wrote.
     """
-    command = [sys.executable, "-m", "edgeseg_bench.memory", str(folder), "--backend", backend]
+    command = [sys.executable, "-m", "edgeseg_bench.memory", str(folder), "--opener", opener]
+    command += ["--options", json.dumps({"backend": backend, **(options or {})})]
     command += ["--image-size", str(image_size[0]), str(image_size[1]), "--runs", str(num_runs)]
-    if threads is not None:
-        command += ["--threads", str(threads)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_seconds, check=True
@@ -95,19 +102,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run in the fresh process: write one JSON line with the fields of PeakMemory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--backend", required=True)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--opener", required=True)
+    parser.add_argument("--options", type=json.loads, required=True)
     parser.add_argument("--image-size", type=int, nargs=2, required=True)
     parser.add_argument("--runs", type=int, required=True)
     options = parser.parse_args(arguments)
 
-    import edgeseg_runtime
+    import edgeseg_runtime  # noqa: F401  what was there before counts it
 
     before = peak_rss_bytes()
     rng = np.random.default_rng(0)
-    with edgeseg_runtime.load(
-        options.folder, backend=options.backend, threads=options.threads
-    ) as predictor:
+    module, _, function = options.opener.partition(":")
+    open_predictor = getattr(importlib.import_module(module), function)
+    with open_predictor(options.folder, **options.options) as predictor:
         for _ in range(options.runs):
             predictor(rng.integers(0, 256, (*options.image_size, 3), dtype=np.uint8))
     memory = PeakMemory(peak_bytes=peak_rss_bytes(), before_bytes=before)

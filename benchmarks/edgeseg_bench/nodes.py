@@ -1,5 +1,7 @@
 """Where ONNX Runtime spends the time of a graph: node by node, and how much of it is products."""
 
+from __future__ import annotations
+
 import json
 import statistics
 import tempfile

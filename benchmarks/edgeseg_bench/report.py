@@ -1,5 +1,7 @@
 """Shows a benchmark run: a table for the terminal, Markdown, and files."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -127,7 +129,8 @@ def _headings(report: BenchReport) -> list[str]:
         "end-to-end p50",
         "end-to-end p90",
         "img/s",
-        f"vs {report.reference}",
+        f"model vs {report.reference}",
+        f"end-to-end vs {report.reference}",
         "peak MB",
     ]
 
@@ -152,6 +155,7 @@ def _cells(report: BenchReport, backend: BackendReport) -> list[str]:
         _number(whole.p50_ms, 2),
         _number(whole.p90_ms, 2),
         _number(whole.per_second, 1),
+        _ratio(backend.ratio_model),
         _ratio(backend.ratio_end_to_end),
         _number(_megabytes(backend.peak_memory_bytes), 0),
     ]

@@ -1,5 +1,7 @@
 """The measurements of one benchmark run, as frozen data that JSON can hold."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -98,7 +100,7 @@ class BenchReport:
         return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "BenchReport":
+    def from_json(cls, text: str) -> BenchReport:
         """Read what `to_json` wrote.
 
         Raises:

@@ -1,5 +1,7 @@
 """Runs predictors over a labelled data set: accuracy, agreement and latency side by side."""
 
+from __future__ import annotations
+
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence

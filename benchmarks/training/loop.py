@@ -5,7 +5,7 @@ A script gives a model's name, a function that makes one training picture and on
     train("maskrcnn_tiny", sample=sample, losses=losses, defaults=Defaults(steps=800, batch_size=16, lr=2e-3))
 
 OUT/<name>.safetensors (float16) and OUT/log.json are written at the end. An interrupted run goes on where
-its last checkpoint stands when the command is given again.
+its last checkpoint stands when the command is given again, and ends with the weights of a run without interruption.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from edgeseg.models import model_manifest
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_runtime.manifest import Manifest
 
-CHECKPOINT_EVERY = 100
+RESUMED = ("seed", "batch_size", "steps", "lr", "weight_decay", "warm_up_steps")
+"""Options that a run has in common with the checkpoint that it goes on from."""
 MAX_GRADIENT_NORM = 5.0
 
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
@@ -75,6 +76,9 @@ def train(
         losses: see `MakeLosses`.
         defaults: of the command line's options.
         arguments: of the command line; all that the program was given if None.
+
+    Raises:
+        ValueError: OUT holds the checkpoint of a run with another seed, batch size or schedule.
     """
     options = _options(name, defaults, arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +89,8 @@ def train(
     )
     log: list[dict[str, Any]] = []
     checkpoint_path = options.out / "checkpoint.pt"
-    start = _resume(checkpoint_path, model, optimizer, log)
+    settings = {name: getattr(options, name) for name in RESUMED}
+    start = _resume(checkpoint_path, model, optimizer, log, settings=settings)
     console = Console()
     began = time.monotonic() - (log[-1]["seconds"] if log else 0.0)
     with _progress(console) as progress:
@@ -96,10 +101,10 @@ def train(
             values = _train_step(model, optimizer, losses, batch, seed=options.seed + step)
             text = " ".join(f"{loss} {value:.3f}" for loss, value in values.items())
             progress.update(bar, completed=step + 1, loss=text)
-            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == options.steps:
+            if (step + 1) % options.checkpoint_every == 0 or step + 1 == options.steps:
                 seconds = round(time.monotonic() - began, 1)
                 log.append({"step": step + 1, "seconds": seconds, **values})
-                _save(checkpoint_path, model, optimizer, log)
+                _save(checkpoint_path, model, optimizer, log, settings=settings)
                 console.log(f"step {step + 1}: {text}")
     _finish(model, options, log, console)
 
@@ -135,6 +140,7 @@ def _options(name: str, defaults: Defaults, arguments: Sequence[str] | None) -> 
     parser.add_argument("--weight-decay", type=float, default=defaults.weight_decay)
     parser.add_argument("--warm-up-steps", type=int, default=defaults.warm_up_steps)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint-every", type=int, default=100, help="steps")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw pictures")
     return parser.parse_args(arguments)
 
@@ -188,10 +194,21 @@ def _resume(
     model: ReferenceModel,
     optimizer: torch.optim.Optimizer,
     log: list[dict[str, Any]],
+    *,
+    settings: dict[str, Any],
 ) -> int:
+    """Load a checkpoint, if there is one, and return how many steps were done."""
     if not path.is_file():
         return 0
     checkpoint = torch.load(path, weights_only=True)
+    found = checkpoint.get("settings", {})
+    others = [k for k, value in settings.items() if found.get(k) != value]
+    if others:
+        pairs = (f"{name} {found.get(name)} found, expected {settings[name]}" for name in others)
+        raise ValueError(
+            f"{path} is of another run: {'; '.join(pairs)}. Give the options of that run, "
+            "or another folder with --out"
+        )
     model.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
     log.extend(checkpoint["log"])
@@ -203,9 +220,12 @@ def _save(
     model: ReferenceModel,
     optimizer: torch.optim.Optimizer,
     log: list[dict[str, Any]],
+    *,
+    settings: dict[str, Any],
 ) -> None:
     temporary = path.with_suffix(".tmp")
     state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": log}
+    state["settings"] = settings
     torch.save(state, temporary)
     temporary.replace(path)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,6 +13,8 @@ from edgeseg_bench.metrics.agreement import Agreement, ImageAgreement
 from edgeseg_bench.report import markdown, render_table, write_report
 from edgeseg_bench.results import BackendReport, BenchReport, StageLatency
 
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+RECORDED = sorted([*RESULTS.glob("*_bench.json"), *RESULTS.glob("*_int8.json")])
 AGREEMENT = Agreement(
     ap={"bbox": 0.9951, "segm": 0.9823},
     score_threshold=0.3,
@@ -29,7 +32,9 @@ def latency_of(milliseconds, count):
     return Latency(samples_ns=tuple(round((milliseconds + i / 1000) * 1e6) for i in range(count)))
 
 
-def backend_of(name, *, model_ms, count=64, agreement=None, ratio=None, accuracy=0.7):
+def backend_of(
+    name, *, model_ms, count=64, agreement=None, ratio=None, model_ratio=None, accuracy=0.7
+):
     return BackendReport(
         name=name,
         model="maskrcnn",
@@ -46,14 +51,17 @@ def backend_of(name, *, model_ms, count=64, agreement=None, ratio=None, accuracy
         ),
         warm_up=WarmUp(first_ns=5_000_000, num_runs=20, is_stable=True),
         ratio_end_to_end=ratio,
-        ratio_model=ratio,
+        ratio_model=model_ratio,
         peak_memory_bytes=123_456_789 if agreement else None,
     )
 
 
 @pytest.fixture
 def report():
-    ratio = Ratio(median=0.412, low=0.401, high=0.423)
+    ratios = {
+        "ratio": Ratio(median=0.412, low=0.401, high=0.423),
+        "model_ratio": Ratio(median=0.388, low=0.371, high=0.397),
+    }
     return BenchReport(
         dataset="shapes:val",
         num_pictures=200,
@@ -62,7 +70,7 @@ def report():
         is_quick=True,
         backends=(
             backend_of("torch", model_ms=100),
-            backend_of("onnxruntime", model_ms=40, agreement=AGREEMENT, ratio=ratio),
+            backend_of("onnxruntime", model_ms=40, agreement=AGREEMENT, **ratios),
         ),
         environment=read_environment(),
         settings={"threads": 2},
@@ -97,17 +105,26 @@ def test_the_table_has_a_row_per_backend(report):
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells == [
         "onnxruntime", "fp32", "0.700", "0.651", "0.995", "0.982",
-        "40.03", "40.06", "43.03", "43.06", "23.2", "0.41 [0.40, 0.42]", "123",
+        "40.03", "40.06", "43.03", "43.06", "23.2",
+        "0.39 [0.37, 0.40]", "0.41 [0.40, 0.42]", "123",
     ]  # fmt: skip
     assert any("maskrcnn on shapes:val, 200 pictures" in line for line in lines)
-    assert "time ratios [bootstrap 95 % interval]" in capture.get()
+    assert "time ratios [bootstrap 95 % interval]" in " ".join(capture.get().split())
 
 
 def test_the_reference_has_no_agreement_and_no_ratio(report):
     row = next(line for line in markdown(report).splitlines() if line.startswith("| torch"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[4:6] == ["-", "-"]
-    assert cells[-2:] == ["-", "-"]
+    assert cells[-3:] == ["-", "-", "-"]
+
+
+def test_markdown_has_both_ratios_under_their_headings(report):
+    lines = [line for line in markdown(report).splitlines() if line.startswith("| ")]
+    headings, row = ([cell.strip() for cell in lines[n].strip("|").split("|")] for n in (0, 3))
+    shown = dict(zip(headings, row, strict=True))
+    assert shown["model vs torch"] == "0.39 [0.37, 0.40]"
+    assert shown["end-to-end vs torch"] == "0.41 [0.40, 0.42]"
 
 
 def test_few_samples_show_no_p90(report):
@@ -157,6 +174,12 @@ def test_markdown_tells_what_ran_where(report):
     line = f"- {first.name} ran on: engine onnxruntime, provider CUDA, 7 nodes on CUDA"
     assert line in text.splitlines()
     assert text.count(" ran on: ") == 1, "nothing is said where nothing is known"
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_a_recorded_table_is_that_of_its_samples(path):
+    recorded = BenchReport.from_json(path.read_text(encoding="utf-8"))
+    assert path.with_suffix(".md").read_text(encoding="utf-8") == markdown(recorded)
 
 
 def test_files_are_written_whole(report, tmp_path):

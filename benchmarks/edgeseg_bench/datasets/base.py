@@ -1,5 +1,7 @@
 """What every labelled data set looks like to the metrics, the runner and the training scripts."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias

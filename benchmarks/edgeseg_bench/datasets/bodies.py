@@ -8,6 +8,8 @@ Coordinates:
 "Left" and "right" are the person's, as in MPII.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import TypeAlias
 

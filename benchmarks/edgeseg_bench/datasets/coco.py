@@ -1,5 +1,7 @@
 """Reads data sets in the standard COCO file layout."""
 
+from __future__ import annotations
+
 import json
 from collections import defaultdict
 from collections.abc import Iterator

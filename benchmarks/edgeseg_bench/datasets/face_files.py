@@ -1,5 +1,7 @@
 """Data sets of labelled faces in files: what WIDER FACE, 300W and WFLW have in common."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,16 +48,16 @@ class FaceFiles:
         self._files = [file_name for file_name, _ in faces]
         self._annotations: list[tuple[Annotation, ...]] = []
         next_id = 1
-        for number, (_, annotations) in enumerate(faces, 1):
-            ids = range(next_id, next_id + len(annotations))
+        for number, (_, labelled) in enumerate(faces, 1):
+            ids = range(next_id, next_id + len(labelled))
             common = {"image_id": number, "category_id": 1}
             self._annotations.append(
                 tuple(
                     {"id": annotation_id, **common, **annotation}
-                    for annotation_id, annotation in zip(ids, annotations, strict=True)
+                    for annotation_id, annotation in zip(ids, labelled, strict=True)
                 )
             )
-            next_id += len(annotations)
+            next_id += len(labelled)
 
     @property
     def name(self) -> str:

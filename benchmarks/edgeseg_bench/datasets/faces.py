@@ -3,6 +3,8 @@
 A `Scene` says who stands where; `render` turns it into a picture, `face_annotations` describes the faces.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 import cv2

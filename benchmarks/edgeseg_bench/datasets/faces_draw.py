@@ -4,6 +4,8 @@ Every function is a pure function of its arguments. Shape suffixes: R, S = rows 
 on the head, P = corners of a polygon, N = points; 2 = x, y; 3 = x, y, z or BGR.
 """
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
 

@@ -13,6 +13,8 @@ Shape suffixes: N = points, V = vertices of the mesh, T = triangles, C = points 
 K = candidates for one of them; 2 = u, v or x, y; 3 = x, y, z.
 """
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass, fields
 from typing import TypeAlias

@@ -1,5 +1,7 @@
 """Reads and writes data sets in the file layout of 300W: 68 points in .pts files beside the pictures."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

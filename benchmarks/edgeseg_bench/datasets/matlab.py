@@ -4,6 +4,8 @@ Source of the format: "MAT-File Format", The MathWorks, chapter 1 (level 5). Str
 matrices are not read.
 """
 
+from __future__ import annotations
+
 import itertools
 import struct
 import zlib

@@ -4,6 +4,8 @@ A `Scene` says who stands where; `render` turns it into a picture and the visibl
 `keypoint_annotations` describes them the COCO way, with the 16 joints of MPII.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 import numpy as np

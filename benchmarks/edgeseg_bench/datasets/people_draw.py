@@ -4,6 +4,8 @@ Every function is a pure function of its arguments. Shape suffixes: P = corners 
 window of the picture; 2 = x, y; 3 = x, y, z.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass

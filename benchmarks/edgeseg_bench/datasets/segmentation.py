@@ -1,5 +1,7 @@
 """Converts between masks and COCO segmentations."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

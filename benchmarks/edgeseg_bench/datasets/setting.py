@@ -1,5 +1,7 @@
 """Where a drawn picture is taken: its size, backdrop and camera, common to faces and figures."""
 
+from __future__ import annotations
+
 import functools
 import statistics
 from dataclasses import dataclass

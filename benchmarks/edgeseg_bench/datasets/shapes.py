@@ -6,6 +6,8 @@ the visible mask of every figure; `instance_annotations` describes them the COCO
 `people` have the same three steps.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -6,6 +6,8 @@ passed in, or was already settled in the description that is drawn.
 Shape suffixes: H, W = picture, h, w = a window of it, 3 = blue, green, red; P = points of a contour.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias

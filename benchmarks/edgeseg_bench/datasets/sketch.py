@@ -4,6 +4,8 @@ Shape suffixes: H, W = picture, h, w = a window of it, P = corners of a polygon,
 3 = blue, green, red; 4 = those and the coverage.
 """
 
+from __future__ import annotations
+
 from typing import TypeAlias
 
 import cv2

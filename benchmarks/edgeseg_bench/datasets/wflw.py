@@ -1,5 +1,7 @@
 """Reads and writes data sets in the file layout of WFLW: 98 points, box and attributes in one list."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from edgeseg_bench.datasets.base import Annotation, Dataset, DatasetError

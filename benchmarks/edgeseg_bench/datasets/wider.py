@@ -1,5 +1,7 @@
 """Reads and writes data sets in the file layout of WIDER FACE."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -208,13 +210,13 @@ def _read_labels(source: Path) -> Faces:
 
 def _add_landmarks(faces: Faces, labels: Faces) -> None:
     """Copy the landmarks to the faces that have the same box."""
-    for name, annotations in faces.items():
+    for name, labelled in faces.items():
         known = {
             tuple(label["bbox"]): label["landmarks"]
             for label in labels.get(name, [])
             if "landmarks" in label
         }
-        for annotation in annotations:
+        for annotation in labelled:
             landmarks = known.get(tuple(annotation["bbox"]))
             if landmarks is not None:
                 annotation["landmarks"] = landmarks
@@ -236,8 +238,8 @@ def _add_subsets(faces: Faces, folder: Path) -> None:
             f"{folder} has the ground truth of {sorted(present)} but not of {missing}: put all three "
             "wider_*_val.mat into FOLDER/ground_truth, or none of them."
         )
-    for annotations in faces.values():
-        for annotation in annotations:
+    for labelled in faces.values():
+        for annotation in labelled:
             annotation["subsets"] = []
     by_stem = {str(Path(name).with_suffix("")): annotations for name, annotations in faces.items()}
     for subset, source in present.items():

@@ -6,6 +6,8 @@ compared position by position: equal scores may come in any order.
 Shape suffixes: R = reference detections, C = candidate detections of one picture.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """Average precision against labels, as COCO defines it: boxes, masks and key points."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 

@@ -4,6 +4,8 @@ Detections are matched to faces, best score first, one to one at an IoU of 0.5; 
 the matched pairs, and says nothing about the faces that were missed: read it beside the average precision.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -5,6 +5,8 @@ joint (`coco.OKS_SIGMAS`); MPII has never published that, and the figures used f
 those of COCO's joints: an OKS AP on MPII's joints compares with mmpose's only.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

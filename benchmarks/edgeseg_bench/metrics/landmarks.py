@@ -3,6 +3,8 @@
 Shape suffixes: N faces, J points. Points are x, y in source pixels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 

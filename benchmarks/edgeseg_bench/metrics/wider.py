@@ -6,6 +6,8 @@ to 0..1 over the whole data set, precision is read at 1000 thresholds, widths an
 Shape suffixes: N faces and D detections of one picture, T thresholds.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
