@@ -1,5 +1,7 @@
 """Runs the command line as `python -m edgeseg`."""
 
+from __future__ import annotations
+
 import sys
 
 from edgeseg.cli import main

@@ -132,6 +132,10 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the bundle; NAME-HxW if left out.")
     ] = None,
+    opset: Annotated[
+        int,
+        typer.Option(help="ONNX opset: 20, or 17 for TensorRT 8.5 and 8.6 (JetPack 5, 6.0)."),
+    ] = 20,
     precision: Annotated[
         str,
         typer.Option(help="fp32, fp16, int8, mixed (int8 and fp16), or auto: int8 if harmless."),
@@ -165,7 +169,12 @@ def export(
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any field of the model's configuration."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any field of the model's configuration. Values of a list are separated by "
+            "commas, lists in a list by semicolons (quote them): 'min_sizes=16,32;64,128;256,512'.",
+        ),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Pictures for the parity check; built-in if left out.")
@@ -210,6 +219,7 @@ def export(
         folder = export_bundle(
             model,
             out or Path(f"{name}-{height}x{width}"),
+            opset=opset,
             precision=precision,
             calibration=calibration_pictures(calibrate, num_calibration, model)
             if calibrate
@@ -308,7 +318,11 @@ def bench(
     ctx: typer.Context,
     bundle: Bundle,
     data: Annotated[
-        str, typer.Option(help='"shapes" (built in), "coco:FOLDER" or "coco:FOLDER:SPLIT".')
+        str,
+        typer.Option(
+            help='"shapes" (built in), "coco:FOLDER" or "coco:FOLDER:SPLIT"; faces also with wider:, '
+            "300w: or wflw:."
+        ),
     ] = "shapes",
     backends: Annotated[
         str, typer.Option(help="What to compare; torch is the original model.")
@@ -333,15 +347,17 @@ def bench(
 ) -> None:
     """Compare accuracy and latency of a bundle's engines and the PyTorch model."""
     from edgeseg.benchmark import benchmark
-    from edgeseg.options import names_from_text
+    from edgeseg.options import check_engines, names_from_text
     from edgeseg_bench.report import render_table, write_report
 
     terminal = _terminal(ctx, json, verbose, quiet)
+    names = names_from_text("--backends", backends)
+    check_engines(engines, names)
     with terminal.progress() as progress:
         report = benchmark(
             bundle,
             data=data,
-            backends=names_from_text("--backends", backends),
+            backends=names,
             weights=weights,
             limit=limit,
             is_quick=quick,
@@ -437,6 +453,10 @@ def run(
         str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or tensorrt_rtx.")
     ] = "auto",
     score: Annotated[float, typer.Option(min=0, max=1, help="Leave out less sure ones.")] = 0.3,
+    reconnect: Annotated[
+        int | None,
+        typer.Option(min=0, help="Attempts in a row to reopen a camera; no end if left out."),
+    ] = None,
     draw: Annotated[bool, typer.Option(help="Write annotated pictures or a video.")] = True,
     save_json: Annotated[bool, typer.Option(help="Write COCO results, predictions.json.")] = True,
     threads: Threads = None,
@@ -446,13 +466,15 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a bundle on pictures, a video or a camera; needs no torch."""
+    from edgeseg.options import check_engines
     from edgeseg.recording import record, stop_on_signals
     from edgeseg_runtime import Source, load
 
     terminal = _terminal(ctx, json, verbose, quiet)
+    check_engines(engines, [backend])
     options: dict[str, Any] = {} if engines is None else {"engines_folder": engines}
     with terminal.progress() as progress, stop_on_signals() as stop:
-        frames = Source(source, stop=stop)
+        frames = Source(source, stop=stop, max_reconnects=reconnect)
         progress("load the bundle", 0, 1)
         with load(bundle, backend=backend, threads=threads, **options) as predictor:
             used = predictor.backend.name
@@ -500,7 +522,8 @@ def inspect(
     from edgeseg_runtime.errors import BundleError
 
     terminal = _terminal(ctx, json, verbose, quiet)
-    document = inspect_path(path)
+    with terminal.progress(keeps_stages=False) as progress:
+        document = inspect_path(path, progress=progress)
     shown = document if verbose else summary_from_document(document)
     terminal.show(*sections_from_document(shown))
     terminal.finish(document)

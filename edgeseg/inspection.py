@@ -8,12 +8,15 @@ import importlib.util
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeseg_runtime.backends import open_backend
 from edgeseg_runtime.engine_store import cache_folder, list_engines
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, EdgesegError
 from edgeseg_runtime.manifest import Artifact, Manifest, read_artifact
+
+if TYPE_CHECKING:
+    from edgeseg_bench.runner import Progress
 
 OWN_DOMAIN = "edgeseg"
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -22,17 +25,23 @@ MAX_OPERATORS = 16
 MAX_ONNX_BYTES = 2**31 - 1
 
 
-def inspect_path(path: Path) -> dict[str, Any]:
+def inspect_path(
+    path: Path, *, progress: Progress = lambda stage, done, total: None
+) -> dict[str, Any]:
     """Return what there is to know of a bundle's folder or an .onnx file, as a JSON document.
 
     `is_intact` tells whether every file is as recorded.
+
+    Args:
+        path: of the folder or the file.
+        progress: called as progress(stage, done, total).
 
     Raises:
         ValueError: the path is neither.
         BundleError: the manifest is missing or damaged, or the file is no ONNX model.
     """
     if path.is_dir():
-        return _inspect_bundle(path)
+        return _inspect_bundle(path, progress)
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected a bundle's folder or an .onnx file")
     if path.suffix.lower() != ".onnx":
@@ -61,9 +70,15 @@ def summary_from_document(document: Mapping[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _inspect_bundle(folder: Path) -> dict[str, Any]:
+def _inspect_bundle(folder: Path, progress: Progress) -> dict[str, Any]:
     manifest = Manifest.load(folder)
-    artifacts = [_check(folder, kind, entry) for kind, entry in manifest.artifacts.items()]
+    artifacts: list[dict[str, Any]] = []
+    content = None
+    for kind, artifact in manifest.artifacts.items():
+        progress(f"read {artifact.file}", 0, 1)
+        status, found = _read(folder, artifact)
+        artifacts.append(_artifact(kind, artifact, status))
+        content = found if kind == "onnx" else content
     document: dict[str, Any] = {
         "path": str(folder),
         "kind": "bundle",
@@ -88,30 +103,35 @@ def _inspect_bundle(folder: Path) -> dict[str, Any]:
     onnx = manifest.artifacts.get("onnx")
     if onnx is None:
         return document
-    if _check(folder, "onnx", onnx)["status"] == "ok":
-        document |= _inspect_graph(read_artifact(folder, onnx), onnx.file, has_borders=False)
+    if content is not None:
+        progress("count the operators", 0, 1)
+        document |= _inspect_graph(content, onnx.file, has_borders=False)
+        progress("load it with ONNX Runtime", 0, 1)
         document["onnxruntime"] = _loaded(folder, manifest)
     document["engines"] = _engines(folder, onnx.sha256)
     return document
 
 
 def _loaded(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """Return what ONNX Runtime says of the model once it is loaded, or why it is not."""
+    """Return what ONNX Runtime says of the model, whose digest is known, or why it does not load."""
     try:
         with contextlib.closing(
-            open_backend("onnxruntime", folder, manifest, threads=1)
+            open_backend("onnxruntime", folder, manifest, threads=1, verify=False)
         ) as backend:
             return {k: v for k, v in backend.describe().items() if k not in {"engine", "threads"}}
     except EdgesegError as error:
         return {"problem": str(error)}
 
 
-def _check(folder: Path, kind: str, artifact: Artifact) -> dict[str, Any]:
+def _read(folder: Path, artifact: Artifact) -> tuple[str, bytes | None]:
+    """Return "ok" and the content of a file that is as recorded, else what is wrong."""
     try:
-        read_artifact(folder, artifact)
-        status = "ok"
+        return "ok", read_artifact(folder, artifact)
     except BundleError as error:
-        status = str(error)
+        return str(error), None
+
+
+def _artifact(kind: str, artifact: Artifact, status: str) -> dict[str, Any]:
     return {
         "kind": kind,
         "file": artifact.file,

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import re
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -47,12 +47,26 @@ def names_from_text(option: str, text: str) -> tuple[str, ...]:
     return names
 
 
+def check_engines(folder: Path | None, backends: Sequence[str]) -> None:
+    """Refuse a folder of TensorRT engines that none of the backends looks into.
+
+    Raises:
+        ValueError: there is such a folder, and neither TensorRT nor "auto" among the backends.
+    """
+    if folder is not None and not any(n == "auto" or n.startswith("tensorrt") for n in backends):
+        raise ValueError(
+            f"--engines is given, but {', '.join(backends)} has no engines; leave it out, or take "
+            "the backend tensorrt or tensorrt_rtx"
+        )
+
+
 def settings_from_text(family: str, assignments: Iterable[str]) -> dict[str, Any]:
     """Return the fields of a family's configuration that `--set key=value` assigns, typed.
 
     Args:
         family: such as "maskrcnn"; its model.py defines the configuration.
-        assignments: such as "box_score_thresh=0.3" or "anchor_sizes=16,32,64,128,256".
+        assignments: such as "box_score_thresh=0.3" or "anchor_sizes=16,32,64,128,256"; tuples of
+            tuples such as "min_sizes=16,32;64,128;256,512".
 
     Raises:
         ValueError: a form other than key=value, an unknown field, one given twice, or a value of
@@ -90,7 +104,7 @@ def config_type(family: str) -> type:
 
 
 def _value(text: str, kind: Any, key: str) -> Any:
-    """Return the value of a text as the type `kind`: a scalar, a tuple of scalars, or None."""
+    """Return the value of a text as the type `kind`: a scalar, a tuple of values, or None."""
     if get_origin(kind) in (Union, types.UnionType):
         if text.lower() == "none":
             return None
@@ -105,7 +119,8 @@ def _value(text: str, kind: Any, key: str) -> Any:
 
 
 def _tuple(text: str, kinds: tuple[Any, ...], key: str) -> tuple[Any, ...]:
-    parts = [part.strip() for part in text.split(",")] if text else []
+    separator = ";" if get_origin(kinds[0]) is tuple else ","
+    parts = [part.strip() for part in text.split(separator)] if text else []
     if kinds[1:] == (Ellipsis,):
         return tuple(_value(part, kinds[0], key) for part in parts)
     if len(parts) != len(kinds):

@@ -9,11 +9,11 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import cv2
 import numpy as np
@@ -25,12 +25,13 @@ from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.sources import Frame, Source
 
+if TYPE_CHECKING:
+    from edgeseg_bench.runner import Progress
+
 PREDICTIONS = "predictions.json"
 VIDEO = "annotated.mp4"
 LIVE_FRAMES_PER_SECOND = 25.0
 """Speed at which a recorded camera is played: cameras do not tell theirs reliably."""
-
-Progress = Callable[[str, int, int], None]
 
 
 class RecordingError(EdgesegError):

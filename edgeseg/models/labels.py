@@ -37,7 +37,7 @@ PASCAL_20 = (
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
-"""Names of the classes of PASCAL VOC, without the background."""
+"""Names of Pascal VOC's 20 classes, without the background."""
 
 COCO_KEYPOINTS = (
     "nose", "left eye", "right eye", "left ear", "right ear", "left shoulder", "right shoulder",
@@ -51,13 +51,6 @@ COCO_SKELETON = (
     (7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6),
 )  # fmt: skip
 """Pairs of :data:`COCO_KEYPOINTS` that a limb joins."""
-
-PASCAL_20 = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
-"""Names of Pascal VOC's 20 classes."""
 
 MPII_KEYPOINTS = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis",

@@ -4,6 +4,8 @@ Shape suffixes: B pictures, C input channels, G offset groups, T taps of the ker
 columns of the output.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,7 +24,7 @@ def deform_conv2d(
     dilation: int | tuple[int, int] = 1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """A convolution whose taps read the map at y + dy and x + dx, bilinearly, weighted with the mask.
+    """Return a convolution whose taps read the map at y + dy and x + dx, bilinearly, weighted with the mask.
 
     Agrees with torchvision's deform_conv2d (CPU kernel), and so with the layers of Deformable ConvNets (arXiv:1703.06211) and
     their second version (arXiv:1811.11168): cells outside the map count as 0. Differentiable with respect to all inputs.
@@ -30,18 +32,18 @@ def deform_conv2d(
     Inside `torch.onnx.export(dynamo=True)` this is one node, `edgeseg::DeformConv2d`.
 
     Args:
-        x: [B,C,H,W] float.
-        offset: [B,2*G*T,R,S] in cells. Channel 2*(g*T + t) is dy and the following dx of tap t (row by row of the kernel), for the
+        x: (B, C, H, W) float.
+        offset: (B, 2*G*T, R, S) in cells. Channel 2*(g*T + t) is dy and the following dx of tap t (row by row of the kernel), for the
             input channels of offset group g, which are C/G neighbours.
-        weight: [O,C/groups,KH,KW], which says the number of groups of the convolution.
+        weight: (O, C/groups, KH, KW), which says the number of groups of the convolution.
         bias: [O] or None.
         stride: Of the output, height and width, as are the following.
         padding: Cells around the map that the kernel may reach without an offset.
         dilation: Cells from one tap to the next.
-        mask: [B,G*T,R,S], factor of each sample (normally a sigmoid's result), or None.
+        mask: (B, G*T, R, S), factor of each sample (normally a sigmoid's result), or None.
 
     Returns:
-        [B,O,R,S], dtype of `x`.
+        (B, O, R, S), dtype of `x`.
 
     Raises:
         ValueError: if the shapes do not fit together.
@@ -96,7 +98,7 @@ def tap_positions(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Where each tap of each output cell samples without an offset: y [T,R,1] and x [T,1,S] in cells."""
+    """Return where each tap of each output cell samples without an offset: y (T, R, 1) and x (T, 1, S) in cells."""
     y_KR, x_KS = (
         np.arange(size[axis]) * stride[axis]
         - padding[axis]
@@ -110,7 +112,7 @@ def tap_positions(
 
 
 def _in_grid(position: Tensor, size: int) -> Tensor:
-    """Cells as GridSample counts them, from -1 to 1 between the outer borders of the map."""
+    """Return cells as GridSample counts them, from -1 to 1 between the outer borders of the map."""
     # What is a cell or more outside counts as 0 however far it is: bounds keep it from overflowing an integer.
     return (2 * position.clamp(-2, size + 1) + 1) / size - 1
 
@@ -128,10 +130,14 @@ def _check(
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[int, tuple[int, int]]:
-    """The number of groups of the convolution and the size of its output."""
+    """Return the number of groups of the convolution and the size of its output.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
     if x.dim() != 4 or weight.dim() != 4:
         raise ValueError(
-            f"x has the shape {tuple(x.shape)}, weight {tuple(weight.shape)}: expected [B,C,H,W] and [O,C/groups,KH,KW]"
+            f"x has the shape {tuple(x.shape)}, weight {tuple(weight.shape)}: expected (B, C, H, W) and (O, C/groups, KH, KW)"
         )
     channels, in_group, taps = x.shape[1], weight.shape[1], weight.shape[2] * weight.shape[3]
     if channels % in_group or weight.shape[0] % (channels // in_group):
@@ -148,7 +154,7 @@ def _check(
     expected = (x.shape[0], 2 * taps * offset_groups, rows, columns)
     if not offset_groups or channels % offset_groups or offset.shape != expected:
         raise ValueError(
-            f"offset has the shape {tuple(offset.shape)}, expected [{x.shape[0]},G*{2 * taps},{rows},{columns}] "
+            f"offset has the shape {tuple(offset.shape)}, expected ({x.shape[0]}, G*{2 * taps}, {rows}, {columns}) "
             f"with a divisor G of {channels}"
         )
     expected = (x.shape[0], taps * offset_groups, rows, columns)

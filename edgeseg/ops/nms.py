@@ -3,6 +3,8 @@
 Shape suffixes: N boxes of a picture, in falling score order inside the helpers, K results.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ def nms(
     max_output: int,
     score_threshold: float = float("-inf"),
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the boxes that no better kept box overlaps, best first.
+    """Return the indices of the boxes that no better kept box overlaps, best first.
 
     Agrees with torchvision's nms (CPU kernel), per group: equal scores keep their input order, a box goes when its
     float32 IoU with a kept one is above the threshold, boxes without area (IoU 0/0) stay. Candidates whose score is not a
@@ -26,25 +28,25 @@ def nms(
     Inside `torch.onnx.export(dynamo=True)` this is one node, `edgeseg::Nms`.
 
     Args:
-        boxes: [B,N,4] float x1 y1 x2 y2, any unit.
-        scores: [B,N] float.
-        groups: [B,N] integers or None; boxes of different groups never suppress each other.
+        boxes: (B, N, 4) float x1 y1 x2 y2, any unit.
+        scores: (B, N) float.
+        groups: (B, N) integers or None; boxes of different groups never suppress each other.
         iou_threshold: A box with an IoU above it is suppressed; equal is kept.
         max_output: K, the number of results.
         score_threshold: Only higher scores take part.
 
     Returns:
-        indices [B,K] int64 into N and valid [B,K] bool. The padding behind the last kept box has index 0, valid False.
+        indices (B, K) int64 into N and valid (B, K) bool. The padding behind the last kept box has index 0, valid False.
 
     Raises:
         ValueError: if the shapes do not fit together, `max_output` is below 1 or `iou_threshold` not within 0 to 1.
     """
     if boxes.dim() != 3 or boxes.shape[-1] != 4:
-        raise ValueError(f"boxes have the shape {tuple(boxes.shape)}, expected [B,N,4]")
+        raise ValueError(f"boxes have the shape {tuple(boxes.shape)}, expected (B, N, 4)")
     for name, tensor in (("scores", scores), ("groups", groups)):
         if tensor is not None and tensor.shape != boxes.shape[:2]:
             raise ValueError(
-                f"{name} have the shape {tuple(tensor.shape)}, boxes {tuple(boxes.shape)}: expected [B,N]"
+                f"{name} have the shape {tuple(tensor.shape)}, boxes {tuple(boxes.shape)}: expected (B, N)"
             )
     if max_output < 1:
         raise ValueError(f"max_output is {max_output}, expected at least 1")
@@ -83,7 +85,7 @@ def nms(
 
 
 def largest_kept_iou(iou_threshold: float) -> float:
-    """Largest float32 that is not above the threshold.
+    """Return the largest float32 that is not above the threshold.
 
     A float32 IoU is above the float64 threshold exactly when it is above this number (the float32 nearest to 0.1 is itself
     above 0.1), so that a comparison in float32 decides as the original's comparison in float64 does.
@@ -97,7 +99,7 @@ def largest_kept_iou(iou_threshold: float) -> float:
 def _greedy(
     boxes_N4: Tensor, group_N: Tensor | None, largest_kept: float, max_output: int, block: int = 512
 ) -> Tensor:
-    """[K] int64, rising: the first `max_output` kept boxes, found block by block of the sorted boxes.
+    """Return the first `max_output` kept boxes, (K,) int64 rising, found block by block of the sorted boxes.
 
     Within a block the kept boxes are the fixed point of keep = alive and not any(kept box before that overlaps). It is
     unique, since a box depends only on those before it, and is reached in as many steps as the longest chain of boxes
@@ -121,7 +123,7 @@ def _greedy(
 def _overlaps(
     boxes_N4: Tensor, group_N: Tensor | None, rows: Tensor, columns: Tensor, largest_kept: float
 ) -> Tensor:
-    """[rows, columns] bool: of one group and with an IoU above the threshold."""
+    """Return which boxes are of one group and have an IoU above the threshold, (rows, columns) bool."""
     x1, y1, x2, y2 = boxes_N4[rows, :, None].unbind(1)
     u1, v1, u2, v2 = boxes_N4[columns].unbind(1)
     width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp_(min=0)

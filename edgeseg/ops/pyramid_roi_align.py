@@ -3,6 +3,8 @@
 Shape suffixes: B pictures, R boxes a picture, L levels, C channels, N cells of all maps, S samples of all boxes.
 """
 
+from __future__ import annotations
+
 import functools
 import itertools
 import math
@@ -30,7 +32,7 @@ def pyramid_roi_align(
     canonical_level: int = 4,
     rois_last: bool = False,
 ) -> Tensor:
-    """Average-pooled bilinear samples of each box, taken from the pyramid level that fits its area.
+    """Return average-pooled bilinear samples of each box, taken from the pyramid level that fits its area.
 
     Agrees with torchvision's MultiScaleRoIAlign and roi_align (CPU kernels) and with detectron2's ROIPooler:
     samples more than one cell outside the map count as 0, those up to one cell outside take the border's value.
@@ -41,8 +43,8 @@ def pyramid_roi_align(
     Inside `torch.onnx.export(dynamo=True)` this is one node, `edgeseg::PyramidRoiAlign`.
 
     Args:
-        features: One [B,C,Hl,Wl] map per level, finest first, of one dtype.
-        rois: [B,R,4] float x1 y1 x2 y2 in network pixels.
+        features: One (B, C, Hl, Wl) map per level, finest first, of one dtype.
+        rois: (B, R, 4) float x1 y1 x2 y2 in network pixels.
         strides: Network pixels per cell of each level: powers of two, each twice the one before.
         output_size: Bins per box, height and width.
         sampling_ratio: Samples per bin along each axis; 0 = adaptive, ceil(box cells / bins), each axis for itself.
@@ -51,11 +53,11 @@ def pyramid_roi_align(
         level_rule: How the level of a box is rounded, see `pyramid_levels`.
         canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
         canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
-        rois_last: Give [B,C,PH,PW,R]: the columns that a fully connected layer multiplies. The exported operator then
+        rois_last: Give (B, C, PH, PW, R): the columns that a fully connected layer multiplies. The exported operator then
             samples in this order and nothing is transposed.
 
     Returns:
-        [B,R,C,PH,PW] or, with `rois_last`, [B,C,PH,PW,R]; dtype of `features`.
+        (B, R, C, PH, PW) or, with `rois_last`, (B, C, PH, PW, R); dtype of `features`.
 
     Raises:
         ValueError: if the numbers of maps and strides differ, the strides are no pyramid or the rule is unknown.
@@ -103,7 +105,7 @@ def pyramid_levels(
     canonical_scale: float = 224.0,
     canonical_level: int = 4,
 ) -> Tensor:
-    """Index into the pyramid of the level that each box is pooled from, int64 of the shape rois.shape[:-1].
+    """Return the index of the pyramid level that each box is pooled from, int64 of the shape rois.shape[:-1].
 
     Eq. 1 of "Feature Pyramid Networks" (arXiv:1612.03144): floor(canonical_level + log2(sqrt(area) / canonical_scale)),
     clamped to the pyramid. "torchvision" adds 1e-6 to the logarithm, "detectron2" adds 1e-8 to its argument, which
@@ -111,7 +113,7 @@ def pyramid_levels(
     number belong to the finest level.
 
     Args:
-        rois: [...,4] float x1 y1 x2 y2 in network pixels.
+        rois: (..., 4) float x1 y1 x2 y2 in network pixels.
         strides: Network pixels per cell of each level: powers of two, each twice the one before.
         level_rule: "torchvision" or "detectron2".
         canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
@@ -132,7 +134,7 @@ def pyramid_levels(
 def level_boundaries(
     strides: tuple[int, ...], *, level_rule: str, canonical_scale: float, canonical_level: int
 ) -> tuple[float, ...]:
-    """Smallest float32 area in square pixels of each level but the finest, ascending.
+    """Return the smallest float32 area in square pixels of each level but the finest, ascending.
 
     The rule is a rising function of the area, so these numbers are the rule, without the logarithm that each engine
     rounds in its own way. Arguments as for `pyramid_levels`.
@@ -177,7 +179,7 @@ def _check(
     if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
         raise ValueError(f"strides are {list(strides)}, expected each to be twice the one before")
     if rois.dim() != 3 or rois.shape[-1] != 4:
-        raise ValueError(f"rois have the shape {tuple(rois.shape)}, expected [B,R,4]")
+        raise ValueError(f"rois have the shape {tuple(rois.shape)}, expected (B, R, 4)")
 
 
 def _pool(
@@ -189,7 +191,7 @@ def _pool(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Every bin as one weighted sum of rows of a table that holds all cells of all maps: no loop, no padding."""
+    """Return every bin as one weighted sum of rows of a table of all cells of all maps: no loop, no padding."""
     num_pictures, num_rois = rois_BR4.shape[:2]
     channels, device = features[0].shape[1], rois_BR4.device
     table_NC = torch.cat([map_.permute(0, 2, 3, 1).reshape(-1, channels) for map_ in features])
@@ -246,7 +248,7 @@ def _pool(
 def _bins(
     low: Tensor, high: Tensor, bins: int, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
-    """Size of a bin in cells (float) and its number of samples (int64, may be 0) along one axis, each [boxes]."""
+    """Return the size of a bin in cells (float) and its number of samples (int64, may be 0) along one axis, per box."""
     size = high - low
     if not aligned:
         size = size.clamp(min=1.0)
@@ -258,7 +260,7 @@ def _bins(
 
 
 def _neighbours(position: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The two cells that a position lies between and their weights, each [S,2]; weight 0 beyond one cell outside."""
+    """Return the two cells that a position lies between and their weights, each (S, 2); 0 beyond one cell outside."""
     is_valid = (position >= -1.0) & (position <= size)
     position = torch.minimum(position.clamp(min=0.0), size - 1)
     lower = position.floor()

@@ -32,7 +32,7 @@ COMMANDS = {
     },
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",
-        "--no-save-json", "--threads", "--engines",
+        "--no-save-json", "--threads", "--engines", "--reconnect",
     },
     "inspect": {"PATH"},
     "doctor": set(),
@@ -157,6 +157,8 @@ def test_models_lists_size_licence_and_accuracy(command, monkeypatch):
     assert card["num_parameters"] == 44_401_393
     assert card["image_size"] == [800, 1344]
     assert "torchvision" in card["source"]
+    code, document = command.json("models", "--task", "keypoints")
+    assert "centernet_dla34_pose" in [card["name"] for card in document["models"]]
     code, _, err = command("models", "--task", "poetry")
     assert code == 2
     assert "--task 'poetry' found, expected one of instances" in err

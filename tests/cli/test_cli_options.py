@@ -1,9 +1,12 @@
 """Text of options to values: sizes, lists and typed fields of a configuration."""
 
 import dataclasses
+import importlib
 
 import pytest
 
+from edgeseg.models import MODELS, get_spec
+from edgeseg.models.labels import COCO_SKELETON
 from edgeseg.options import (
     config_type,
     image_size_from_text,
@@ -75,9 +78,37 @@ def test_a_wrong_setting_says_what_was_expected(texts, message):
     assert message in str(caught.value)
 
 
-def test_every_field_of_the_configuration_can_be_set():
-    config = config_type("maskrcnn")()
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        assert settings_from_text("maskrcnn", [f"{field.name}={text}"]) == {field.name: value}
+@pytest.mark.parametrize(
+    ("family", "text", "value"),
+    [
+        ("retinaface", "min_sizes=", ()),
+        ("retinaface", "min_sizes=16,32;64,128;256", ((16, 32), (64, 128), (256,))),
+        ("retinaface", "min_sizes=16, 32", ((16, 32),)),
+        ("centernet", "skeleton=0,1; 1,2", ((0, 1), (1, 2))),
+    ],
+)
+def test_semicolons_separate_tuples_of_tuples(family, text, value):
+    assert list(settings_from_text(family, [text]).values()) == [value]
+
+
+def test_a_pair_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="--set skeleton=0 found, expected 2 values separated by"):
+        settings_from_text("hourglass", ["skeleton=0;1,2"])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_field_of_the_configuration_can_be_set(name):
+    family = get_spec(name).family
+    preset = importlib.import_module(MODELS[name]).PRESETS[name]
+    settings = dataclasses.asdict(config_type(family)()) | preset
+    if "skeleton" in settings:
+        settings["skeleton"] = COCO_SKELETON
+    for key, value in settings.items():
+        assert settings_from_text(family, [f"{key}={text_of(value)}"]) == {key: value}
+
+
+def text_of(value):
+    if not isinstance(value, tuple):
+        return str(value)
+    separator = ";" if any(isinstance(part, tuple) for part in value) else ","
+    return separator.join(map(text_of, value))

@@ -1,8 +1,22 @@
 """Exported bundles, made once a session."""
 
+import functools
+
 import pytest
 
 import edgeseg
+
+
+@pytest.fixture(scope="session")
+def bundle_of(tmp_path_factory):
+    """Name of a tiny model -> its bundle, with the shipped weights; read-only."""
+
+    @functools.cache
+    def export(name):
+        model = edgeseg.create_model(name, weights="shapes")
+        return edgeseg.export_bundle(model, tmp_path_factory.mktemp("bundles") / name)
+
+    return export
 
 
 @pytest.fixture(scope="session")
@@ -11,6 +25,6 @@ def tiny_model():
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_model, tmp_path_factory):
+def tiny_bundle(bundle_of):
     """The bundle of maskrcnn_tiny with its shipped weights."""
-    return edgeseg.export_bundle(tiny_model, tmp_path_factory.mktemp("bundles") / "tiny")
+    return bundle_of("maskrcnn_tiny")

@@ -20,9 +20,9 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def bundle(model, tmp_path_factory):
+def bundle(bundle_of):
     """The bundle of centernet_tiny with its shipped weights."""
-    return edgeseg.export_bundle(model, tmp_path_factory.mktemp("centernet") / "tiny")
+    return bundle_of("centernet_tiny")
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +81,14 @@ def test_the_bundle_says_what_it_holds(bundle):
     [(-200.0, 50, 0, False), (20.0, 1, 1, True), (20.0, 50, 50, False)],
     ids=["none", "one", "maximum"],
 )
+@pytest.mark.parametrize("task", ["detection", "pose"])
 def test_no_detection_one_and_the_maximum_twice_in_a_row(
-    tmp_path, picture, logit, max_detections, count, keep_res
+    tmp_path, picture, task, logit, max_detections, count, keep_res
 ):
     model = edgeseg.create_model(
         "centernet_tiny",
-        weights="shapes",
+        weights="shapes" if task == "detection" else None,
+        task=task,
         image_size=128,
         max_detections=max_detections,
         keep_res=keep_res,
@@ -99,6 +101,9 @@ def test_no_detection_one_and_the_maximum_twice_in_a_row(
     for result in results_of(folder, picture, picture):
         assert len(result) == count
         assert result.boxes.shape == (count, 4)
+        if task == "pose":
+            assert result.keypoints.shape == (count, 17, 3)
+            assert np.isfinite(result.keypoints).all()
 
 
 def test_a_person_model_s_joints_come_through_a_free_batch_axis(tmp_path, picture):

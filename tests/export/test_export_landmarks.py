@@ -17,18 +17,6 @@ TINY = ["landmarks_regression_tiny", "landmarks_heatmap_tiny"]
 FACES = open_dataset("shapes", kind="faces", limit=30)
 
 
-@pytest.fixture(scope="module")
-def bundle_of(tmp_path_factory):
-    """Name of a tiny model -> its bundle, with the shipped weights."""
-
-    @functools.cache
-    def export(name):
-        model = edgeseg.create_model(name, weights="shapes")
-        return edgeseg.export_bundle(model, tmp_path_factory.mktemp("landmarks") / name)
-
-    return export
-
-
 def _golden_bundle(case, name, folder):
     golden = load_case("landmarks", case)
     model = edgeseg.create_model(name, weights=golden.weights())

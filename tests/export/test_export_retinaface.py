@@ -19,9 +19,9 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def bundle(model, tmp_path_factory):
+def bundle(bundle_of):
     """The bundle of retinaface_tiny with its shipped weights."""
-    return edgeseg.export_bundle(model, tmp_path_factory.mktemp("retinaface") / "tiny")
+    return bundle_of("retinaface_tiny")
 
 
 @pytest.fixture(scope="module")

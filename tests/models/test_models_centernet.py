@@ -128,6 +128,18 @@ def test_the_checkpoint_s_keys_and_shapes_are_exactly_ours(case):
     assert own_state(meta_model(name)) == theirs
 
 
+def test_another_backbone_s_checkpoint_has_its_own_names():
+    golden = load_case("centernet_points", "dev_dlav0")
+    model = edgeseg.create_model(
+        "centernet_resnet18_dcn",
+        backbone="dlav0_34",
+        head_channels=256,
+        weights=golden.weights(),
+    )
+    expected = golden.weights()["base.base_layer.0.weight"]
+    np.testing.assert_array_equal(model.backbone.stem[0].conv.weight.detach().numpy(), expected)
+
+
 def test_what_an_official_file_has_around_its_state_dict_is_taken_off(tmp_path):
     golden, model = golden_model("dev")
     state = {f"module.{key}": torch.from_numpy(value) for key, value in golden.weights().items()}

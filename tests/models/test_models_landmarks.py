@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from golden import fill, load_case
-from torch.utils.flop_counter import FlopCounterMode
 
 import edgeseg
 from edgeseg.models.checkpoint import CheckpointError
@@ -167,15 +166,10 @@ def test_hrnet_s_files_load_with_and_without_the_prefix_of_dataparallel():
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_parameters_and_multiplications_are_counted(name):
+def test_parameters_are_counted(name):
     with torch.device("meta"):
         model = _meta_model(name)
     assert sum(p.numel() for p in model.parameters()) == SPECS[name].num_parameters
-    image = torch.zeros(1, *model.config.image_size, 3, dtype=torch.uint8, device="meta")
-    model.input = torch.nn.Identity()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image.permute(0, 3, 1, 2).float())
-    assert counter.get_total_flops() / 2e9 == pytest.approx(SPECS[name].gflops, rel=0.02)
 
 
 def _meta_model(name, **options):

@@ -237,6 +237,27 @@ def test_a_picture_of_another_size_is_refused():
         ({"num_classes": 1}, "num_classes 1 found, expected at least 2"),
         ({"labels": ("a", "b")}, "labels with 2 entries found"),
         ({"min_size": 0}, "min_size 0"),
+        ({"num_keypoints": -1}, r"num_keypoints -1 found, expected 0 \(a mask branch\) or more"),
+        (
+            {"interpolation": "x"},
+            "interpolation 'x' found, expected one of linear, pillow_bilinear",
+        ),
+        ({"rounding": "up"}, "rounding 'up' found, expected one of floor, half_up"),
+        ({"channel_order": "gbr"}, "channel_order 'gbr' found, expected one of rgb, bgr"),
+        ({"roi_level_rule": "x"}, "roi_level_rule 'x' found, expected one of torchvision, detect"),
+        ({"mask_paste": "no"}, "mask_paste 'no' found, expected one of expanded_box, grid_sample"),
+        (
+            {"anchor_sizes": (8, 16)},
+            r"anchor_sizes \(8, 16\) found, expected 5 positive .* P2 to P6",
+        ),
+        ({"anchor_sizes": (0, 8, 9, 9, 9)}, "anchor_sizes .* found, expected 5 positive sizes"),
+        ({"anchor_ratios": ()}, r"anchor_ratios \(\) found, expected positive numbers"),
+        ({"box_score_thresh": 2}, "box_score_thresh 2 found, expected 0 to 1"),
+        ({"rpn_nms_thresh": -0.1}, "rpn_nms_thresh -0.1 found, expected 0 to 1"),
+        ({"rpn_pre_nms_top_n": 5000}, "rpn_pre_nms_top_n 5000 found, expected 1 to 3840: TensorRT"),
+        ({"rpn_post_nms_top_n": 0}, "rpn_post_nms_top_n 0 found, expected 1 to 3840"),
+        ({"box_candidates": 3841}, "box_candidates 3841 found, expected 1 to 3840: TensorRT sorts"),
+        ({"box_detections_per_img": 0}, "box_detections_per_img 0 found, expected 1 to 3840"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):

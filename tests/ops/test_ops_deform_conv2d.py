@@ -242,11 +242,11 @@ def test_an_untrained_layer_is_a_convolution_of_half_the_weights():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"x": torch.zeros(4, 7, 7)}, r"x has the shape \(4, 7, 7\), weight .*: expected \[B,C,H,W\]"),
+        ({"x": torch.zeros(4, 7, 7)}, r"x has the shape \(4, 7, 7\), weight .*: expected \(B, C, H, W\)"),
         ({"weight": torch.zeros(5, 3, 3, 3)}, r"weight of the shape \(5, 3, 3, 3\) makes no groups of 4"),
-        ({"offset": torch.zeros(1, 27, 7, 7)}, r"offset has the shape \(1, 27, 7, 7\), expected \[1,G\*18,7,7\]"),
+        ({"offset": torch.zeros(1, 27, 7, 7)}, r"offset has the shape \(1, 27, 7, 7\), expected \(1, G\*18, 7, 7\)"),
         ({"offset": torch.zeros(1, 54, 7, 7)}, "with a divisor G of 4"),
-        ({"stride": 2}, r"expected \[1,G\*18,4,4\]"),
+        ({"stride": 2}, r"expected \(1, G\*18, 4, 4\)"),
         ({"mask": torch.zeros(1, 18, 7, 7)}, r"mask has the shape \(1, 18, 7, 7\), expected \(1, 9, 7, 7\)"),
     ],
 )  # fmt: skip

@@ -146,7 +146,7 @@ def test_four_thousand_boxes_in_pytorch():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"boxes": torch.zeros(3, 4)}, r"boxes have the shape \(3, 4\), expected \[B,N,4\]"),
+        ({"boxes": torch.zeros(3, 4)}, r"boxes have the shape \(3, 4\), expected \(B, N, 4\)"),
         ({"scores": torch.zeros(1, 2)}, r"scores have the shape \(1, 2\)"),
         ({"groups": torch.zeros(1, 4)}, r"groups have the shape \(1, 4\)"),
         ({"max_output": 0}, "max_output is 0, expected at least 1"),

@@ -241,7 +241,7 @@ def test_level_of_a_square(side, rule, level):
     [
         ({"strides": [4, 8]}, "1 feature maps and 2 strides, expected one each"),
         ({"strides": [6]}, "the first stride is 6, expected a power of two"),
-        ({"rois": torch.zeros(3, 4)}, r"rois have the shape \(3, 4\), expected \[B,R,4\]"),
+        ({"rois": torch.zeros(3, 4)}, r"rois have the shape \(3, 4\), expected \(B, R, 4\)"),
         ({"level_rule": "caffe"}, "level_rule is 'caffe', expected one of torchvision, detectron2"),
     ],
 )

@@ -86,11 +86,15 @@ def build(
     implied = {**POSE, "labels": (), "category_ids": ()} if config.get("task") == "pose" else {}
     settings = settings_of(name, CenterNetConfig, {**PRESETS[name], **implied}, image_size, config)
     model = CenterNet(name, CenterNetConfig(**settings))
-    return with_weights(model, weights, key_table(name))
+    return with_weights(model, weights, _key_table(model.config.backbone))
 
 
 def key_table(name: str) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
+    return _key_table(PRESETS[name]["backbone"])
+
+
+def _key_table(backbone: str) -> KeyTable:
     from edgeseg.models.centernet import checkpoint
 
     tables = {
@@ -101,7 +105,7 @@ def key_table(name: str) -> KeyTable:
         "resnet101": checkpoint.RESNET,
         "small": checkpoint.OWN,
     }
-    return tables[PRESETS[name]["backbone"]]
+    return tables[backbone]
 
 
 def manifest(model: ReferenceModel) -> Manifest:
@@ -145,19 +149,17 @@ def manifest(model: ReferenceModel) -> Manifest:
         category_ids=category_ids,
         keypoint_names=COCO_KEYPOINTS if has_coco_joints else config.keypoint_names,
         skeleton=COCO_SKELETON if has_coco_joints and not config.skeleton else config.skeleton,
-        artifacts={},
-        parity={},
-        provenance={},
     )
 
 
+MIT = "MIT (code), weights not stated"
 _ORIGINS = {  # licence of code and weights, source of the figures
-    "coco": ("MIT", "CenterNet MODEL_ZOO.md, COCO val2017, one scale, no flip"),
-    "coco_pose": ("MIT", "CenterNet MODEL_ZOO.md, COCO val2017, one scale, flip test"),
-    "pascal": ("MIT", "CenterNet MODEL_ZOO.md, Pascal VOC 2007 test, flip test"),
-    "none": ("MIT", "the original has no checkpoint of it"),
+    "coco": (MIT, "CenterNet MODEL_ZOO.md, COCO val2017, one scale, no flip"),
+    "coco_pose": (MIT, "CenterNet MODEL_ZOO.md, COCO val2017, one scale, flip test"),
+    "pascal": (MIT, "CenterNet MODEL_ZOO.md, Pascal VOC 2007 test, flip test"),
+    "none": ("MIT (code), no weights", "the original has no checkpoint of it"),
     "edgeseg": (
-        "Apache-2.0",
+        "Apache-2.0 (code and weights)",
         "benchmarks/results/centernet_tiny_bench.md, 200 pictures of shapes val",
     ),
 }
@@ -191,6 +193,7 @@ SPECS: dict[str, ModelSpec] = {
             "centernet_dla34_pose",
             "coco_pose",
             20_070_618,
+            task="keypoints",
             gflops=40.2,
             accuracy={"keypoint_AP": 0.589},
         ),
@@ -198,6 +201,7 @@ SPECS: dict[str, ModelSpec] = {
             "centernet_hourglass104_pose",
             "coco_pose",
             191_255_738,
+            task="keypoints",
             gflops=292.3,
             accuracy={"keypoint_AP": 0.640},
         ),

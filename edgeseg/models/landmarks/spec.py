@@ -131,9 +131,6 @@ def manifest(model: ReferenceModel) -> Manifest:
         ),
         keypoint_names=point_names(num_points),
         skeleton=skeleton(num_points),
-        artifacts={},
-        parity={},
-        provenance={},
     )
 
 
@@ -159,16 +156,19 @@ def skeleton(num_points: int) -> tuple[tuple[int, int], ...]:
 
 _ORIGINS = {  # licence of code and weights, source of the figures
     "pfld": (
-        "MIT (headers of the code); WFLW's terms for weights: research only",
+        "MIT (headers of the code); weights: WFLW's terms, research only",
         "PFLD-pytorch publishes no figures; its checkpoint was trained on WFLW",
     ),
     "hrnet": (
-        "MIT",
+        "MIT (code), weights not stated",
         "README of HRNet-Facial-Landmark-Detection; WFLW test, 300W full, COFW test, AFLW full",
     ),
-    "untrained": ("Apache-2.0", "a structure without published weights, to be trained"),
+    "untrained": (
+        "Apache-2.0 (code), no weights",
+        "a structure without published weights, to be trained",
+    ),
     "edgeseg": (
-        "Apache-2.0",
+        "Apache-2.0 (code and weights)",
         "benchmarks/results/landmarks_*_tiny_bench.md, 670 faces of shapes val, inter-ocular",
     ),
 }

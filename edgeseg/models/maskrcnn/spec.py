@@ -176,17 +176,20 @@ def manifest(model: ReferenceModel) -> Manifest:
         },
         labels=labels,
         category_ids=category_ids,
-        artifacts={},
-        parity={},
-        provenance={},
     )
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures
-    "torchvision": ("BSD-3-Clause", "torchvision 0.27 weight metadata, COCO val2017"),
-    "detectron2": ("Apache-2.0", "detectron2 MODEL_ZOO.md, COCO val2017"),
+    "torchvision": (
+        "BSD-3-Clause (code), weights not stated",
+        "torchvision 0.27 weight metadata, COCO val2017",
+    ),
+    "detectron2": (
+        "Apache-2.0 (code), CC BY-SA 3.0 (weights)",
+        "detectron2 MODEL_ZOO.md, COCO val2017",
+    ),
     "edgeseg": (
-        "Apache-2.0",
+        "Apache-2.0 (code and weights)",
         "benchmarks/results/maskrcnn_tiny_bench.md, 200 pictures of shapes val",
     ),
 }
@@ -208,24 +211,27 @@ SPECS: dict[str, ModelSpec] = {
     for spec in (
         FAMILY.spec(
             "maskrcnn_resnet50_fpn", "torchvision", 44_401_393,
-            gflops=134.4, accuracy={"box_AP": 0.379, "mask_AP": 0.346},
+            gflops=269.2, accuracy={"box_AP": 0.379, "mask_AP": 0.346},
         ),
         FAMILY.spec(
             "maskrcnn_resnet50_fpn_v2", "torchvision", 46_359_409,
-            gflops=333.6, accuracy={"box_AP": 0.474, "mask_AP": 0.418},
+            gflops=436.6, accuracy={"box_AP": 0.474, "mask_AP": 0.418},
         ),
         FAMILY.spec(
-            "keypointrcnn_resnet50_fpn", "torchvision", 59_137_258,
-            gflops=137.4, accuracy={"box_AP": 0.546, "keypoint_AP": 0.650},
+            "keypointrcnn_resnet50_fpn", "torchvision", 59_137_258, task="keypoints",
+            gflops=565.1, accuracy={"box_AP": 0.546, "keypoint_AP": 0.650},
         ),
         FAMILY.spec(
             "maskrcnn_resnet50_fpn_3x", "detectron2", 44_343_216,
-            accuracy={"box_AP": 0.410, "mask_AP": 0.372},
+            gflops=264.0, accuracy={"box_AP": 0.410, "mask_AP": 0.372},
         ),
         FAMILY.spec(
             "maskrcnn_resnet101_fpn_3x", "detectron2", 63_283_120,
-            accuracy={"box_AP": 0.429, "mask_AP": 0.386},
+            gflops=343.5, accuracy={"box_AP": 0.429, "mask_AP": 0.386},
         ),
-        FAMILY.spec("maskrcnn_tiny", "edgeseg", 978_549, accuracy={"box_AP": 0.745, "mask_AP": 0.702}),
+        FAMILY.spec(
+            "maskrcnn_tiny", "edgeseg", 978_549,
+            gflops=0.8, accuracy={"box_AP": 0.745, "mask_AP": 0.702},
+        ),
     )
 }  # fmt: skip

@@ -107,19 +107,16 @@ def manifest(model: ReferenceModel) -> Manifest:
         labels=LABELS,
         category_ids=tuple(range(len(LABELS))),
         keypoint_names=LANDMARKS if model.has("landmarks") else (),
-        artifacts={},
-        parity={},
-        provenance={},
     )
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures
     "Pytorch_Retinaface": (
-        "MIT (code and weights)",
+        "MIT (code), weights not stated",
         "README of Pytorch_Retinaface, WIDER FACE val, single scale, original size",
     ),
     "edgeseg": (
-        "Apache-2.0",
+        "Apache-2.0 (code and weights)",
         "benchmarks/results/retinaface_tiny_bench.md, 200 pictures of shapes faces val",
     ),
 }

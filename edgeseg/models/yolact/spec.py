@@ -72,7 +72,7 @@ def build(
             to_size=settings.get("image_size", YolactConfig.image_size),
         )
     model = Yolact(name, YolactConfig(**settings))
-    return with_weights(model, weights, key_table(name))
+    return with_weights(model, weights, _key_table(model.config.backbone))
 
 
 def _scaled_scales(
@@ -84,11 +84,14 @@ def _scaled_scales(
 
 def key_table(name: str) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
+    return _key_table(PRESETS[name].get("backbone", "resnet101"))
+
+
+def _key_table(backbone: str) -> KeyTable:
     from edgeseg.models.yolact import checkpoint
 
-    if name == "yolact_tiny":
-        return checkpoint.OWN
-    return checkpoint.DARKNET if name == "yolact_darknet53" else checkpoint.RESNET
+    tables = {"darknet53": checkpoint.DARKNET, "small": checkpoint.OWN}
+    return tables.get(backbone, checkpoint.RESNET)
 
 
 def manifest(model: ReferenceModel) -> Manifest:
@@ -136,16 +139,13 @@ def manifest(model: ReferenceModel) -> Manifest:
         },
         labels=labels,
         category_ids=category_ids,
-        artifacts={},
-        parity={},
-        provenance={},
     )
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures
-    "yolact": ("MIT", "dbolya/yolact README, COCO test-dev"),
+    "yolact": ("MIT (code), weights not stated", "dbolya/yolact README, COCO test-dev"),
     "edgeseg": (
-        "Apache-2.0",
+        "Apache-2.0 (code and weights)",
         "benchmarks/results/yolact_tiny_bench.md, 200 pictures of shapes val",
     ),
 }

@@ -1,0 +1,43 @@
+"""What is listed of every model is what its modules have."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgeseg.models import get_spec, list_models, model_manifest
+
+SPECS = {name: get_spec(name) for name in list_models()}
+SUPPRESSING = ("maskrcnn", "retinaface")
+"""Families whose suppression looks at the scores, and so needs some."""
+COUNTED = [
+    pytest.param(
+        name,
+        marks=[pytest.mark.slow] if spec.family in SUPPRESSING and spec.gflops > 10 else [],
+    )
+    for name, spec in SPECS.items()
+]
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_multiplications_are_counted(name):
+    spec = SPECS[name]
+    device = "cpu" if spec.family in SUPPRESSING else "meta"
+    with torch.device(device), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model = spec.build(name, None, None, {}).to(device)
+        inputs = model_manifest(model).inputs
+        model(*(torch.ones(s.shape, dtype=getattr(torch, s.dtype)) for s in inputs))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(spec.gflops, rel=0.02, abs=0.05)
+
+
+def test_every_licence_says_what_it_is_of():
+    for spec in SPECS.values():
+        assert "code" in spec.licence, spec.name
+        assert "weights" in spec.licence, spec.name
+
+
+def test_what_finds_joints_is_listed_under_key_points():
+    found = {name for name, spec in SPECS.items() if spec.task == "keypoints"}
+    assert {name for name in SPECS if name.endswith("_pose")} <= found
+    assert "keypointrcnn_resnet50_fpn" in found
+    assert {name for name, spec in SPECS.items() if spec.family == "hourglass"} <= found
+    assert not {name for name in found if "mask" in name}
