@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edgeseg_bench.datasets.base import Sample
+from edgeseg_bench.metrics.agreement import POINTS
 from edgeseg_bench.metrics.coco import Scores, coco_ap
 from edgeseg_bench.metrics.faces import gender_accuracy, landmark_nme, mesh_nme
 from edgeseg_bench.metrics.keypoints import NUM_JOINTS, head_size, pckh
@@ -28,6 +29,8 @@ Result: TypeAlias = dict[str, Any]
 Annotation: TypeAlias = Mapping[str, Any]
 GroundTruth: TypeAlias = Mapping[str, Any]
 
+REGION_TASKS = ("keypoints", "landmarks")
+"""Of models that look at one object at a time and place its points."""
 POINT_LABELS = {5: "landmarks"}
 """Number of points -> the annotation's key, where it is not points_NUMBER."""
 
@@ -185,19 +188,28 @@ def pictures_seen(manifest: Manifest, samples: Iterable[Sample]) -> Iterator[Ima
     """Yield what a model looks at, to calibrate or compare it on, (H, W, 3) uint8 BGR.
 
     That is the whole picture, or for a model that looks at one box at a time the square about each
-    labelled box, as far as the picture goes.
+    labelled box, black where it leaves the picture.
     """
-    margin = manifest.preprocess.crop_margin
     for sample in samples:
         if manifest.preprocess.resize != "square_crop":
             yield sample.image
             continue
         for annotation in sample.annotations:
-            x, y, width, height = annotation["bbox"]
-            half = margin * max(width, height) / 2
-            top, left = (max(int(middle - half), 0) for middle in (y + height / 2, x + width / 2))
-            side = max(round(2 * half), 1)
-            yield np.ascontiguousarray(sample.image[top : top + side, left : left + side])
+            yield _square(sample.image, annotation["bbox"], manifest.preprocess.crop_margin)
+
+
+def _square(image: Image, bbox: Sequence[float], margin: float) -> Image:
+    """Return the square about a box x y width height, its side `margin` times the longer one's."""
+    x, y, width, height = bbox
+    side = max(round(margin * max(width, height)), 1)
+    top, left = round(y + height / 2 - side / 2), round(x + width / 2 - side / 2)
+    square = np.zeros((side, side, 3), np.uint8)
+    seen = image[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)]
+    first_row, first_column = max(-top, 0), max(-left, 0)
+    square[first_row : first_row + seen.shape[0], first_column : first_column + seen.shape[1]] = (
+        seen
+    )
+    return square
 
 
 def detect(predictor: Predictor[Any], sample: Sample) -> list[Result]:
@@ -231,7 +243,7 @@ def measure_accuracy(
 
 def agreement_types(manifest: Manifest) -> list[str]:
     """Return the kinds of geometry in which two runs of a model can be compared: see `agreement_ap`."""
-    if manifest.task == "landmarks":
-        return ["keypoints"]
+    if manifest.task in REGION_TASKS:
+        return [POINTS]
     kinds = ("bbox", "segm", "keypoints")
     return [metric.name for metric in METRICS if metric.name in kinds and metric.fits(manifest)]

@@ -63,8 +63,8 @@ MANIFESTS = {
         ("masks", "instances", ["bbox", "segm"], ["bbox", "segm"]),
         ("poses", "person_keypoints", ["bbox", "keypoints"], ["bbox", "keypoints"]),
         ("faces", "faces", ["bbox", "wider", "landmarks", "gender", "mesh"], ["bbox"]),
-        ("top-down", "person_keypoints", ["keypoints", "pckh"], ["keypoints"]),
-        ("landmarks", "faces", ["points"], ["keypoints"]),
+        ("top-down", "person_keypoints", ["keypoints", "pckh"], ["points"]),
+        ("landmarks", "faces", ["points"], ["points"]),
     ],
 )
 def test_a_model_is_measured_on_what_it_gives(name, kind, metrics, agreement):
@@ -222,12 +222,25 @@ def test_a_detector_sees_whole_pictures_and_a_pose_model_each_person():
     boxes = [a["bbox"] for sample in people for a in sample.annotations]
     assert len(persons) == len(boxes) > 3
     for picture, (_, _, width, height) in zip(persons, boxes, strict=True):
-        assert picture.flags.c_contiguous
-        assert 0 < max(picture.shape[:2]) <= 1.25 * max(width, height) + 1
+        assert picture.shape == (picture.shape[0], picture.shape[0], 3)
+        assert picture.shape[0] == pytest.approx(1.25 * max(width, height), abs=1)
 
 
-def test_the_square_about_a_box_ends_with_the_picture():
-    image = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
-    sample = SimpleNamespace(image=image, annotations=[{"bbox": [50, 30, 16, 8]}])
+@pytest.mark.parametrize(
+    ("bbox", "rows", "columns"),
+    [
+        ([20, 16, 16, 8], (10, 30), (18, 38)),
+        ([50, 30, 16, 8], (24, 40), (48, 60)),
+        ([-6, -4, 16, 8], (0, 10), (0, 12)),
+    ],
+    ids=["inside", "over the end", "over the beginning"],
+)
+def test_the_square_about_a_box_is_black_outside_the_picture(bbox, rows, columns):
+    image = np.random.default_rng(0).integers(1, 256, (40, 60, 3), np.uint8)
+    sample = SimpleNamespace(image=image, annotations=[{"bbox": bbox}])
     (seen,) = pictures_seen(MANIFESTS["top-down"], [sample])
-    np.testing.assert_array_equal(seen, image[24:40, 48:60])
+    assert seen.shape == (20, 20, 3)
+    inside = image[slice(*rows), slice(*columns)]
+    found = seen[: len(inside), : inside.shape[1]] if bbox[0] > 0 else seen[10:, 8:]
+    np.testing.assert_array_equal(found, inside)
+    assert np.count_nonzero(seen) == inside.size

@@ -57,7 +57,7 @@ def test_an_existing_bundle_is_kept(exported, command):
         (["--precision", "int8", "--calibrate", "missing"], 2, "missing does not exist"),
         (["--precision", "auto"], 2, "auto' found without pictures to calibrate on"),
         (["--precision", "auto", "--max-drop", "2"], 2, "Invalid value for '--max-drop'"),
-        (["--backends", "tflite"], 2, "expected some of onnxruntime, tensorrt, tensorrt_rtx"),
+        (["--backends", "tflite"], 2, "expected some of onnxruntime, openvino, tensorrt"),
         (["--set", "colour=red"], 2, "--set 'colour' found, expected one of"),
         (["--weights", "missing.pth"], 3, "missing.pth: no such weight file"),
         (["--images", "missing"], 2, "missing does not exist; expected a picture"),
