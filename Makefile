@@ -1,5 +1,6 @@
 # Everything happens in .venv; each command prepares what it needs.
 # Another interpreter: make setup PYTHON=python3.12
+# make test-runtime has an environment for each interpreter, in .venv-runtime.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -10,13 +11,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 INSTALLED := .venv/.installed
 # torch's exact pin, asked for on its own: a range would let pip take a newer build with CUDA.
 TORCH := $(shell sed -n 's/^torch==/&/p' constraints.txt)
+RUNTIME := .venv-runtime/$(notdir $(PYTHON))
 HAS_RTX := $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint format
+.PHONY: help setup test test-runtime demo lint format
 
 help:  ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: $(INSTALLED)  ## create .venv and install everything that development needs
 
@@ -25,6 +27,10 @@ setup: $(INSTALLED)  ## create .venv and install everything that development nee
 test: export OMP_NUM_THREADS := 1
 test: setup  ## run all tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+
+test-runtime: export OMP_NUM_THREADS := 1
+test-runtime: $(RUNTIME)/.installed  ## run the runtime's tests without torch; PYTHON=python3.10 for its ONNX Runtime 1.23
+	$(RUNTIME)/bin/python -m pytest tests/runtime $(PYTEST_ARGS)
 
 demo: setup  ## export, compile, run and benchmark a small model on built-in pictures
 	@$(BIN)/python benchmarks/demo.py --out $(DEMO_OUT)
@@ -48,4 +54,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) --editable ".[openvino]" || echo "OpenVINO could not be installed: its tests are skipped."
 	@$(if $(HAS_RTX),$(PIP) --editable ".[tensorrt-rtx]" || \
 	  echo "TensorRT-RTX could not be installed: what needs it is skipped.")
+	@touch $@
+
+$(RUNTIME)/.installed: runtime/pyproject.toml constraints.txt
+	@echo "Installing into $(RUNTIME); the first time this takes a minute."
+	@$(RUNTIME)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(RUNTIME)
+	@$(RUNTIME)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt \
+	  --editable "./runtime[onnxruntime]" onnx hypothesis pillow pycocotools pytest
 	@touch $@

@@ -1,6 +1,6 @@
-"""Builds engines and describes bundles on a device: `python -m edgeseg_runtime build|info BUNDLE`.
+"""Builds engines and describes bundles on a device: `edgeseg build|inspect BUNDLE`.
 
-The host's `edgeseg` does the same and more; this one needs nothing but the runtime.
+The workstation's `edgeseg` does the same and more; this one needs nothing but the runtime.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from edgeseg_runtime import __version__
+from edgeseg_runtime.engine_key import EngineOptions
 from edgeseg_runtime.engines import build_bundle
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest, read_artifact
@@ -41,29 +42,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m edgeseg_runtime", description=__doc__)
+    parser = argparse.ArgumentParser(prog="edgeseg", description=__doc__)
     parser.add_argument("--version", action="version", version=f"edgeseg-runtime {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     build = commands.add_parser("build", help="compile the bundle's TensorRT engines")
     build.add_argument("bundle")
     build.add_argument("--target", help="compile ahead for these GPUs, such as sm86,sm89")
     build.add_argument("--engine", choices=FLAVOURS, help="chosen by what there is if left out")
-    build.add_argument("--out", help="folder of the engines")
+    build.add_argument("--out", "-o", help="folder of the engines")
     build.add_argument("--force", action="store_true", help="build again what is there")
+    build.add_argument("--batch", type=int, default=1, help="size given to a free batch axis")
+    build.add_argument("--workspace", type=float, help="scratch memory of the builder, in GiB")
+    build.add_argument(
+        "--level", type=int, default=3, help="0 builds fast, 5 gives the fastest engine"
+    )
     build.set_defaults(command=_build)
-    info = commands.add_parser("info", help="describe a bundle and check its files")
-    info.add_argument("bundle")
-    info.set_defaults(command=_info)
+    inspect = commands.add_parser("inspect", help="describe a bundle and check its files")
+    inspect.add_argument("bundle")
+    inspect.set_defaults(command=_inspect)
     return parser
 
 
 def _build(options: argparse.Namespace) -> None:
+    workspace = options.workspace
     engines = build_bundle(
         options.bundle,
         flavour=options.engine,
         targets=options.target.split(",") if options.target else None,
         out=options.out,
         force=options.force,
+        options=EngineOptions(
+            batch=options.batch,
+            workspace_bytes=None if workspace is None else round(workspace * 2**30),
+            optimization_level=options.level,
+        ),
         progress=_progress if sys.stderr.isatty() else None,
     )
     for engine in engines:
@@ -73,7 +85,7 @@ def _build(options: argparse.Namespace) -> None:
         )
 
 
-def _info(options: argparse.Namespace) -> None:
+def _inspect(options: argparse.Namespace) -> None:
     manifest = Manifest.load(options.bundle)
     _write(f"{manifest.name}  {manifest.task}  {manifest.precision}")
     for kind, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,18 @@ __all__ = [
     "check_precisions",
     "configure",
     "is_out_of_memory",
+    "layers_of_new_engine",
     "load_or_build",
     "parse",
+    "save_timing_cache",
+    "with_workspace",
     "workspace_bytes_from_free",
 ]
 
 MAX_PARSER_ERRORS = 20
 MIN_WORKSPACE_BYTES = 64 * 2**20
+MIN_SHARE = 0.5
+"""Below this share of the products that a graph asks for in a precision, a warning says so."""
 
 _logger = logging.getLogger(__name__)
 
@@ -130,6 +135,7 @@ def build_engine(
     targets: Sequence[str] = (),
     options: EngineOptions | None = None,
     timing_cache: Path | None = None,
+    device: int = 0,
     progress: Progress | None = None,
 ) -> bytes:
     """Compile an ONNX model into a plan.
@@ -141,6 +147,7 @@ def build_engine(
             `PORTABLE`, means every supported GPU from Ampere on.
         options: see `EngineOptions`.
         timing_cache: file of measured kernel times that speeds up later builds; TensorRT only.
+        device: CUDA ordinal of the GPU to build on; TensorRT only.
         progress: called during the build; what it raises cancels the build.
 
     Raises:
@@ -153,20 +160,32 @@ def build_engine(
     check_self_contained(onnx)
     trt = trt_compat.import_tensorrt(flavour)
     options = options or EngineOptions()
-    is_rtx = trt_compat.is_rtx(trt)
-    if is_rtx:
+    if trt_compat.is_rtx(trt):
         # Checked before anything is built; TensorRT-RTX has no effect from a timing cache.
         capabilities = _compute_capabilities(trt, targets)
-        timing_cache = None
-    elif targets:
+        return _compile(trt, onnx, options, capabilities=capabilities, progress=progress)
+    if targets:
         raise ValueError(
             f"targets are {', '.join(targets)}, but TensorRT compiles only for the GPU it runs on; "
             "use flavour 'tensorrt_rtx', or build on the device"
         )
-    else:
-        capabilities = []
-        # Needs a GPU: without one TensorRT's own message would speak of an internal error.
-        options = _with_workspace(options)
+    # Needs a GPU: without one TensorRT's own message would speak of an internal error.
+    with contextlib.closing(cuda.CudaDevice(device)) as gpu:
+        options = with_workspace(options, gpu)
+        gpu.activate()  # TensorRT builds for, and measures on, the current one
+        return _compile(trt, onnx, options, timing_cache=timing_cache, progress=progress)
+
+
+def _compile(
+    trt: Any,
+    onnx: bytes,
+    options: EngineOptions,
+    *,
+    capabilities: Sequence[Any] = (),
+    timing_cache: Path | None = None,
+    progress: Progress | None,
+) -> bytes:
+    """Parse, configure, build and check; see `build_engine`."""
     trt_compat.vendor_errors(trt)  # forget older ones
     builder = trt.Builder(trt_compat.vendor_logger(trt))
     network = builder.create_network(trt_compat.network_flags(trt))
@@ -188,10 +207,13 @@ def build_engine(
     if plan is None:
         _raise_build_error(trt, trt_compat.vendor_errors(trt))
     if timings is not None and timing_cache is not None:
-        _save_quietly(timing_cache, bytes(config.get_timing_cache().serialize()))
-    if not is_rtx:  # TensorRT-RTX follows the graph's types, and finishes on another machine
+        save_timing_cache(config, timing_cache)
+    if trt_compat.is_rtx(trt):
+        layers = trt_compat.layers_in_log(trt)
+    else:
         runtime = trt.Runtime(trt_compat.vendor_logger(trt))
-        check_precisions(trt, runtime.deserialize_cuda_engine(bytes(plan)), asked)
+        layers = layers_of_new_engine(trt, runtime.deserialize_cuda_engine(bytes(plan)))
+    check_precisions(trt, layers, asked)
     return bytes(plan)
 
 
@@ -203,6 +225,7 @@ def load_or_build(
     trusted: Sequence[Path] = (),
     needs_privacy: bool = True,
     force: bool = False,
+    device: int = 0,
     progress: Progress | None = None,
 ) -> tuple[bytes, EngineFile]:
     """Return the plan for a key: from a folder if it is there, else built and kept.
@@ -218,6 +241,7 @@ def load_or_build(
         trusted: folders that the caller vouches for, looked in before the store.
         needs_privacy: make no use of a store that other users can write to.
         force: build even if there is one.
+        device: CUDA ordinal of the GPU that the key describes.
         progress: see `build_engine`.
     """
     is_safe = not needs_privacy or is_private(store)
@@ -237,6 +261,7 @@ def load_or_build(
             targets=key.targets if key.flavour == "tensorrt_rtx" else (),
             options=key.options,
             timing_cache=store / _timing_file(key) if is_usable else None,
+            device=device,
             progress=progress,
         )
         build_s = time.monotonic() - started
@@ -326,8 +351,8 @@ def configure(trt: Any, builder: Any, network: Any, config: Any, options: Engine
         _logger.info("precisions permitted: %s", ", ".join(flags))
     if not options.allow_tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if not trt_compat.is_rtx(trt):  # else the inspector gives the layers' names only
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # Else the inspector gives the layers' names only, and TensorRT-RTX logs none.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if hasattr(config, "builder_optimization_level"):  # from 8.6 on
@@ -349,21 +374,14 @@ def configure(trt: Any, builder: Any, network: Any, config: Any, options: Engine
         config.add_optimization_profile(profile)
 
 
-def _with_workspace(options: EngineOptions) -> EngineOptions:
+def with_workspace(options: EngineOptions, gpu: cuda.CudaDevice) -> EngineOptions:
     """Return the options with a bound for scratch memory.
 
     TensorRT's own is the whole memory, of which on a Jetson the system and all programs live.
-
-    Raises:
-        BackendUnavailable: if there is no GPU.
     """
-    device = cuda.CudaDevice()
-    try:
-        free, _ = device.memory_info()
-    finally:
-        device.close()
     if options.workspace_bytes is not None:
         return options
+    free, _ = gpu.memory_info()
     return dataclasses.replace(options, workspace_bytes=workspace_bytes_from_free(free))
 
 
@@ -393,30 +411,69 @@ def attach_timing_cache(config: Any, file: Path | None) -> Any:
     return None
 
 
-def check_precisions(trt: Any, engine: Any, asked: frozenset[str]) -> None:
-    """Read back from an engine (None: it cannot be loaded) in which precisions it computes.
+def save_timing_cache(config: Any, file: Path) -> None:
+    """Write the kernel times of a build; their loss only costs time."""
+    try:
+        write_atomic(file, bytes(config.get_timing_cache().serialize()))
+    except OSError as error:
+        _logger.info("%s is not written: %s", file, error)
+
+
+def layers_of_new_engine(trt: Any, engine: Any) -> list[trt_compat.Layer]:
+    """Return the layers of an engine that was just built and loaded; None means it cannot be.
 
     Raises:
-        EngineBuildError: if it cannot be loaded, or one that the graph asks for does not occur.
-            Without strong typing TensorRT may run a whole half-precision model in float32, at a
-            quarter of the speed.
+        EngineBuildError: if it cannot be loaded.
         OutOfMemory: if it does not fit into the GPU's memory.
     """
     if engine is None:
         _raise_load_error(trt, trt_compat.vendor_errors(trt))
-    found = trt_compat.precisions_in_engine(trt, engine)
+    return trt_compat.layers_in_engine(trt, engine)
+
+
+def check_precisions(
+    trt: Any, layers: Sequence[trt_compat.Layer], asked: Mapping[str, int]
+) -> dict[str, int]:
+    """Return how many layers of an engine compute in each precision; log them.
+
+    Where less than `MIN_SHARE` of the products (convolutions, matrix products) run in the
+    precision that the graph asks for, a warning says so. It is no error: before strong typing
+    TensorRT takes what is fastest, and it may list products that it joined as one layer.
+
+    Args:
+        trt: the module.
+        layers: of the engine.
+        asked: number of products by precision, see `trt_compat.precisions_in_network`.
+
+    Raises:
+        EngineBuildError: if a precision that products ask for does not occur. Without strong
+            typing TensorRT may run a whole half-precision model in float32, at a quarter of the
+            speed.
+    """
+    found = trt_compat.count_precisions(layers)
     if not found:
-        _logger.warning("the precision of the engine's layers cannot be read back")
-        return
+        if asked:
+            _logger.warning("the precision of the engine's layers cannot be read back")
+        return {}
     text = ", ".join(f"{count} in {name}" for name, count in found.items())
     _logger.info("layers of the engine: %s", text)
-    missing = sorted(asked - set(found))
+    missing = sorted(name for name, num_asked in asked.items() if num_asked and name not in found)
     if missing:
         raise EngineBuildError(
             f"{trt.__name__} {trt.__version__} built an engine without any layer in "
             f"{' or '.join(missing)}, which the model asks for (layers: {text}). Use TensorRT "
             "10.12 or newer, which follows the model's types, or export it in fp32."
         )
+    products = trt_compat.count_precisions(layers, only_products=True)
+    for name, num_asked in asked.items():
+        if products.get(name, 0) < MIN_SHARE * num_asked:
+            _logger.warning(
+                "the model asks for %d convolutions and products in %s, the engine has %d",
+                num_asked,
+                name,
+                products.get(name, 0),
+            )
+    return found
 
 
 def is_out_of_memory(reason: str) -> bool:
@@ -446,11 +503,3 @@ def _raise_load_error(trt: Any, reason: str) -> None:
         f"{trt.__name__} {trt.__version__} cannot load the engine that it has just built: {reason}. "
         "Update the GPU's driver, or use backend='onnxruntime'."
     )
-
-
-def _save_quietly(file: Path, content: bytes) -> None:
-    """Write a file whose loss only costs time."""
-    try:
-        write_atomic(file, content)
-    except OSError as error:
-        _logger.info("%s is not written: %s", file, error)

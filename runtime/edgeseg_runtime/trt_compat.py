@@ -35,8 +35,9 @@ import importlib
 import json
 import logging
 import re
+import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,14 @@ from edgeseg_runtime.errors import BackendUnavailable
 
 __all__ = [
     "FLAVOURS",
+    "Layer",
     "Progress",
+    "count_precisions",
     "import_tensorrt",
     "is_rtx",
     "is_strongly_typed",
+    "layers_in_engine",
+    "layers_in_log",
     "network_flags",
     "newest_opset",
     "numpy_dtype",
@@ -73,6 +78,9 @@ NEWEST_OPSETS = (((9,), 17), ((10,), 19))
 Progress = Callable[[str, int, int], None]
 """Called with the name of a phase, the steps done and the steps in all."""
 
+Layer = tuple[str, str]
+"""A layer of an engine: its type, and the words for the types that it reads, writes and keeps."""
+
 _INSTALL = {
     "tensorrt": "pip install tensorrt (on Jetson: apt install python3-libnvinfer, and a venv with "
     "--system-site-packages)",
@@ -95,7 +103,14 @@ _PRECISION_WORDS = {
     "bf16": re.compile(r"\b(bfloat16|bf16)\b"),
     "fp32": re.compile(r"\b(float|fp32)\b"),
 }
-_DATA_MOVERS = frozenset({"reformat", "noop", "constant", "shape", "signal", "wait"})
+_DATA_MOVERS = frozenset(
+    {"reformat", "noop", "constant", "shape", "signal", "wait", "memset", "copy", "cjmp"}
+)
+# "CaskConvolution", "correlation", "gemm", "MatrixMultiply", and "runtime_fusion", which is one of them with a cast:
+# the work, of which every layer remains one.
+_PRODUCTS = re.compile(r"conv|correlation|gemm|matmul|matrix|runtime_fusion", re.IGNORECASE)
+_LOGGED_LAYER = re.compile(r"^Name: .*?, LayerType: (\w+), (.*)$", re.MULTILINE)
+_LOGGED_TYPE = re.compile(r"\bDatatype: (\w+)")
 _logger = logging.getLogger(__name__)
 
 
@@ -181,33 +196,75 @@ def permit_precisions(trt: Any, network: Any, config: Any) -> list[str]:
     return flags
 
 
-def precisions_in_network(trt: Any, network: Any) -> frozenset[str]:
-    """Return which of "int8" and "fp16" a parsed graph asks for."""
-    asked = set()
+def precisions_in_network(trt: Any, network: Any) -> dict[str, int]:
+    """Return which of "int8" and "fp16" a parsed graph asks for.
+
+    With each the number of convolutions and matrix products that have to run in it. It is 0 if
+    only other layers ask for it: those may vanish in their neighbours.
+    """
+    kinds = trt.LayerType
+    products = (kinds.CONVOLUTION, kinds.DECONVOLUTION, kinds.MATRIX_MULTIPLY)
+    asked: Counter[str] = Counter()
+    dequantized = set()
     for layer in _layers(network):
-        if layer.type in (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE):
-            asked.add("int8")
+        is_product = layer.type in products
+        if layer.type in (kinds.QUANTIZE, kinds.DEQUANTIZE):
+            asked["int8"] += 0
+            dequantized.add(layer.get_output(0).name)
+        elif is_product and _input_names(layer) <= dequantized:
+            asked["int8"] += 1
         elif _output_dtype(layer) == trt.DataType.HALF:
-            asked.add("fp16")
-    return frozenset(asked)
+            asked["fp16"] += is_product
+    return dict(asked)
 
 
 def precisions_in_engine(trt: Any, engine: Any) -> dict[str, int]:
-    """Count an engine's layers by the lowest precision that each reads, writes or keeps weights in.
+    """Count an engine's layers by precision; see `count_precisions`."""
+    return count_precisions(layers_in_engine(trt, engine))
 
-    Layers that only move data do not count. Empty if the engine was built without detailed
-    information about its layers.
+
+def count_precisions(layers: Iterable[Layer], *, only_products: bool = False) -> dict[str, int]:
+    """Count layers by the lowest precision that each reads, writes or keeps weights in.
+
+    Layers that only move data do not count, nor do those that say nothing about their types.
+
+    Args:
+        layers: of an engine.
+        only_products: count only convolutions and matrix products.
     """
-    inspector = engine.create_engine_inspector()
-    document = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
-    layers = [layer for layer in document.get("Layers", ()) if isinstance(layer, dict)]
-    found = Counter(_precision(layer) for layer in layers)
+    found = Counter(
+        _precision(words)
+        for kind, words in layers
+        if kind.lower() not in _DATA_MOVERS and (not only_products or _PRODUCTS.search(kind))
+    )
     return {name: found[name] for name in _PRECISION_WORDS if found[name]}
 
 
-def _precision(layer: Mapping[str, Any]) -> str | None:
-    if str(layer.get("LayerType", "")).lower() in _DATA_MOVERS:
-        return None
+def layers_in_engine(trt: Any, engine: Any) -> list[Layer]:
+    """Return an engine's layers; none if it was built without detailed information about them."""
+    inspector = engine.create_engine_inspector()
+    document = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    layers = [layer for layer in document.get("Layers", ()) if isinstance(layer, dict)]
+    return [(str(layer.get("LayerType", "")), _types(layer)) for layer in layers]
+
+
+def layers_in_log(trt: Any) -> list[Layer]:
+    """Return, and forget, the layers of the last engine that this thread built.
+
+    TensorRT-RTX finishes an engine on the user's GPU, so where it is built there is none to
+    inspect. But its builder logs the layers, in one verbose message (read from 1.7). None if it
+    does not.
+    """
+    logger = vendor_logger(trt)
+    text = getattr(logger.listing, "text", "")
+    logger.listing.text = ""
+    return [
+        (kind, " ".join(_LOGGED_TYPE.findall(rest))) for kind, rest in _LOGGED_LAYER.findall(text)
+    ]
+
+
+def _types(layer: Mapping[str, Any]) -> str:
+    """Return the inspector's words for the types of a layer."""
     tensors = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
     texts = [str(tensor.get("Format/Datatype", "")) for tensor in tensors]
     texts += [
@@ -215,8 +272,12 @@ def _precision(layer: Mapping[str, Any]) -> str | None:
         for part in ("Weights", "Bias")
         if isinstance(layer.get(part), dict)
     ]
-    text = "; ".join(texts).lower()
-    return next((name for name, words in _PRECISION_WORDS.items() if words.search(text)), None)
+    return "; ".join(texts)
+
+
+def _precision(words: str) -> str | None:
+    text = words.lower()
+    return next((name for name, form in _PRECISION_WORDS.items() if form.search(text)), None)
 
 
 def numpy_dtype(dtype: Any) -> npt.DTypeLike:
@@ -242,6 +303,12 @@ def _layers(network: Any) -> Iterator[Any]:
     return (network.get_layer(index) for index in range(network.num_layers))
 
 
+def _input_names(layer: Any) -> set[str]:
+    """Return the names of a layer's inputs; weights that are no tensor have none: ''."""
+    tensors = [layer.get_input(index) for index in range(2)]
+    return {tensor.name if tensor is not None else "" for tensor in tensors}
+
+
 def _output_dtype(layer: Any) -> Any:
     return layer.get_output(0).dtype if layer.num_outputs else None
 
@@ -257,11 +324,14 @@ def vendor_logger(trt: Any) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: deque[str] = deque(maxlen=64)
+            self.listing = threading.local()  # of the layers that each thread has built
 
         def log(self, severity: Any, message: str) -> None:
             level = levels[severity]
             if level >= logging.ERROR:
                 self.errors.append(message.strip())
+            if message.startswith("Layers:"):
+                self.listing.text = message
             # An error ends up in the exception that is raised for it; here it is a detail.
             _logger.log(min(level, logging.INFO), "%s: %s", trt.__name__, message.strip())
 

@@ -1,6 +1,7 @@
 """Commands that take a bundle, on one that runs in milliseconds: build, run, inspect, bench."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import typer
 from constant_bundle import write_constant_bundle
 from tiny_bundle import write_bundle
 
+from edgeseg.cli import app
 from edgeseg.inspection import inspect_path
 from edgeseg.tables import sections_from_document, text_from_bytes, text_from_value
 
@@ -333,6 +336,19 @@ def test_bench_writes_its_report(command, tiny, tmp_path):
     assert (out / "report.md").read_text().startswith("# tiny on shapes:val, 2 pictures")
 
 
+def test_bench_compares_engines_in_one_table(command, tiny, tmp_path):
+    pytest.importorskip("openvino")
+    out = tmp_path / "report"
+    engines = ("--backends", "onnxruntime,openvino", "--threads", "1")
+    code, _, err = command("bench", tiny, *engines, "--limit", "2", "--quick", "-o", out)
+    assert code == 0, err
+    rows = json.loads((out / "report.json").read_text())["backends"]
+    assert [row["name"] for row in rows] == ["onnxruntime", "openvino"]
+    assert rows[1]["engine"]["provider"] == "CPU"
+    assert rows[1]["agreement"]["ap"] == {"bbox": 1.0, "segm": 1.0}
+    assert rows[1]["ratio_model"]["low"] <= rows[1]["ratio_model"]["high"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -391,25 +407,51 @@ def test_a_document_becomes_a_table_for_each_section():
 
 def test_the_runtime_alone_builds_and_describes(tiny, tmp_path):
     pytest.importorskip("tensorrt_rtx")
-    info = _device("info", tiny)
-    assert info.returncode == 0, info.stderr
-    assert info.stdout.splitlines()[:2] == [
+    description = _device("inspect", tiny)
+    assert description.returncode == 0, description.stderr
+    assert description.stdout.splitlines()[:2] == [
         "tiny  instances  fp32",
         "input  image  uint8  1x48x64x3",
     ]
-    build = _device("build", tiny, "--target", "sm86", "--out", tmp_path / "engines")
+    options = ("--batch", "2", "--workspace", "0.5", "--level", "1")
+    build = _device("build", tiny, "--target", "sm86", "-o", tmp_path / "engines", *options)
     assert build.returncode == 0, build.stderr
-    assert len(list((tmp_path / "engines").glob("*.engine"))) == 1
+    (record,) = (tmp_path / "engines").glob("*.engine.json")
+    assert json.loads(record.read_text())["key"]["options"] == {
+        "batch": 2, "workspace_bytes": 2**29, "optimization_level": 1, "allow_tf32": False,
+    }  # fmt: skip
 
 
 def test_the_runtime_alone_has_the_same_exit_codes(tmp_path):
-    assert _device("info", tmp_path).returncode == 3
+    assert _device("inspect", tmp_path).returncode == 3
     assert _device("build", tmp_path).returncode == 3
     assert _device("build").returncode == 2
     write_bundle(tmp_path / "tiny")
     done = _device("build", tmp_path / "tiny", "--target", "sm1")
     assert done.returncode == 2
     assert done.stderr.startswith("error: target is 'sm1'")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--batch", "0", "batch is 0; expected at least 1"),
+        ("--workspace", "0", "workspace_bytes is 0; expected at least 1 MiB"),
+        ("--level", "6", "optimization_level is 6; expected 0..5"),
+        ("--level", "fast", "invalid int value: 'fast'"),
+    ],
+)
+def test_the_runtime_alone_refuses_options_out_of_range(tiny, option, value, words):
+    done = _device("build", tiny, "--target", "sm86", option, value)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_the_runtime_alone_takes_the_options_of_the_workstation():
+    build = typer.main.get_command(app).commands["build"]
+    names = {name for parameter in build.params for name in parameter.opts if "--" in name}
+    here = set(re.findall(r"--[a-z]+", _device("build", "--help").stdout))
+    assert names - here == {"--json", "--verbose", "--quiet"}
 
 
 def _device(*arguments):

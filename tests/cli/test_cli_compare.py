@@ -9,6 +9,8 @@ import pytest
 from onnx import numpy_helper
 from precision_cases import SIZE, bright_squares, square_detector, write_square_bundle
 
+import edgeseg
+
 
 @pytest.fixture
 def squares(tmp_path):
@@ -102,3 +104,34 @@ def test_what_is_no_bundle_is_refused(command, bundles, tmp_path):
     assert "does not record how its model was made" in err
     (bundles[1] / "model.onnx").write_bytes(b"changed")
     assert command("compare", *bundles)[0] == 3
+
+
+def test_a_model_of_joints_is_compared_on_what_is_about_each_person(command, tmp_path):
+    model = edgeseg.create_model("hourglass_tiny", weights="shapes")
+    full = edgeseg.export_bundle(model, tmp_path / "full", num_images=1)
+    out = tmp_path / "report"
+    code, document = command.json(
+        "compare", full, full, "--data", "shapes", "--limit", 3, "--fail-on",
+        "agreement_ap_points<1,nme>0,worst_quality<1,num_bad_taps>0", "-o", out,
+    )  # fmt: skip
+    assert (code, document["failed_on"]) == (0, [])
+    assert document["report"]["num_pictures"] == 3
+    assert document["report"]["agreement"]["ap"] == {"points": 1}
+    assert len(set(document["report"]["names"].values())) == 3
+    for picture in out.glob("worst_*.jpg"):
+        assert max(cv2.imread(str(picture)).shape[:2]) < 700, "a pair of whole pictures is wider"
+
+
+def test_where_nothing_is_found_there_is_nothing_to_compare(command, bundles, tmp_path):
+    folder = tmp_path / "black"
+    folder.mkdir()
+    assert cv2.imwrite(str(folder / "0.png"), np.zeros((SIZE, SIZE, 3), np.uint8))
+    arguments = ["compare", bundles[0], bundles[0], "--data", folder]
+    code, text, _ = command(*arguments)
+    assert code == 0
+    assert "nothing to compare" in " ".join(text.split())
+    _, document = command.json(*arguments)
+    assert document["report"]["agreement"]["ap"] == {"bbox": None}
+    assert document["report"]["agreement"]["worst"] == []
+    code, _, err = command(*arguments, "--fail-on", "agreement_ap<0.98")
+    assert (code, "there is no agreement_ap here" in err) == (2, True)

@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int device_count = 1, sync_result = 0, contexts = 0, streams = 0, blocks = 0;
+static int device_count = 1, sync_result = 0, streams = 0, blocks = 0;
+static int contexts[2], current = 0; /* of two devices; the second has half as much memory free */
 static size_t limit = (size_t)1 << 30;
 
 /* What a captured stream was given: copies and, from the test, kernels. */
@@ -48,7 +49,8 @@ int cuGraphExecDestroy(void *e) { graphs--; return 0; }
 void fake_set_device_count(int n) { device_count = n; }
 void fake_set_sync_result(int code) { sync_result = code; }
 void fake_set_limit(size_t bytes) { limit = bytes; }
-int fake_live_objects(void) { return contexts + streams + blocks + graphs; }
+int fake_live_objects(void) { return contexts[0] + contexts[1] + streams + blocks + graphs; }
+int fake_current_device(void) { return contexts[current] ? current : -1; }
 
 int cuInit(unsigned flags) { return flags ? 1 : 0; }
 int cuDriverGetVersion(int *v) { *v = 13010; return 0; }
@@ -57,10 +59,13 @@ int cuDeviceGet(int *d, int i) { *d = i; return i < device_count ? 0 : 101; }
 int cuDeviceGetName(char *s, int n, int d) { strncpy(s, "Fake RTX", n); return 0; }
 int cuDeviceGetAttribute(int *v, int a, int d) { *v = a == 75 ? 8 : a == 76 ? 9 : -1; return 0; }
 int cuDeviceTotalMem_v2(size_t *n, int d) { *n = limit; return 0; }
-int cuDevicePrimaryCtxRetain(void **c, int d) { contexts++; *c = &contexts; return 0; }
-int cuDevicePrimaryCtxRelease_v2(int d) { contexts--; return 0; }
-int cuCtxSetCurrent(void *c) { return c == &contexts ? 0 : 201; }
-int cuMemGetInfo_v2(size_t *f, size_t *t) { *f = limit / 2; *t = limit; return 0; }
+int cuDevicePrimaryCtxRetain(void **c, int d) { contexts[d]++; *c = &contexts[d]; return 0; }
+int cuDevicePrimaryCtxRelease_v2(int d) { contexts[d]--; return 0; }
+int cuCtxSetCurrent(void *c) {
+  current = c == &contexts[1];
+  return c == &contexts[current] ? 0 : 201;
+}
+int cuMemGetInfo_v2(size_t *f, size_t *t) { *f = limit / 2 >> current; *t = limit; return 0; }
 int cuMemAlloc_v2(uint64_t *p, size_t n) {
   if (n > limit) return 2;
   *p = (uint64_t)(uintptr_t)malloc(n);

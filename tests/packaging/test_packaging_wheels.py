@@ -2,6 +2,7 @@
 
 import email
 import os
+import platform
 import subprocess
 import sys
 import venv
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_bundle import write_bundle
 
 import edgeseg
 import edgeseg_runtime
@@ -115,14 +117,17 @@ def device_python(wheels, tmp_path_factory):
     folder = tmp_path_factory.mktemp("device") / "venv"
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
-    done = subprocess.run(
-        [*install, wheels["edgeseg_runtime"], "onnxruntime"], capture_output=True, text=True
-    )
+    install(python, wheels["edgeseg_runtime"], "onnxruntime")
+    return python
+
+
+def install(python, *packages):
+    """Install packages, or skip the test where no index is within reach and need not be."""
+    command = [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt"]
+    done = subprocess.run([*command, *packages], capture_output=True, text=True)
     if done.returncode and not os.environ.get("CI"):
         pytest.skip(f"no package index within reach: {done.stderr[-300:]}")
     assert done.returncode == 0, done.stderr
-    return python
 
 
 @pytest.mark.slow
@@ -140,3 +145,36 @@ def test_the_runtime_wheel_alone_gives_the_same_results(device_python, bundle, t
     assert len(np.load(tmp_path / "here.npz")["scores"]) > 0
     there = run(device_python, bundle, "there.npz", "--expected", "here.npz")
     assert there.returncode == 0, there.stdout + there.stderr
+
+
+@pytest.mark.slow
+def test_the_runtime_wheel_brings_the_command_edgeseg(device_python, tmp_path):
+    write_bundle(tmp_path)
+
+    def run(*arguments):
+        command = [device_python.with_name("edgeseg"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    shown = run("build", "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("usage: edgeseg build ")
+    described = run("inspect", tmp_path)
+    assert described.returncode == 0, described.stderr
+    assert described.stdout.startswith("tiny  instances  fp32\n")
+    assert run("run", tmp_path).returncode == 2, "what only the workstation has"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="no TensorRT-RTX for it"
+)
+def test_the_runtime_wheel_alone_compiles_an_engine(device_python, tmp_path):
+    install(device_python, "tensorrt-rtx-cu13")
+    write_bundle(tmp_path / "bundle")
+    out = tmp_path / "engines"
+    options = ["--target", "sm86", "--level", "1", "--out", out]
+    command = [device_python.with_name("edgeseg"), "build", tmp_path / "bundle", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (engine,) = out.glob("*.engine")
+    assert done.stdout.startswith(f"{engine}  sm86  ")

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tiny_bundle import feed, tiny_model, write_bundle
 
+from edgeseg_runtime import load
 from edgeseg_runtime.backends import open_backend
-from edgeseg_runtime.backends.ort import OrtBackend, node_times
+from edgeseg_runtime.backends.ort import CPU, OrtBackend, node_times
 from edgeseg_runtime.errors import (
     BackendUnavailable,
     BundleError,
@@ -279,3 +280,33 @@ def test_the_profile_gives_the_time_of_each_type_of_operator(bundle, tmp_path):
     assert {"Conv", "Sigmoid"} <= {name.removeprefix("Fused") for name in times}
     with pytest.raises(ValueError, match="no run beyond the first 4"):
         node_times(file, skip_runs=4)
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+CUDA = "CUDAExecutionProvider"
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(
+    CUDA not in onnxruntime.get_available_providers(), reason=f"no {CUDA} in this ONNX Runtime"
+)
+@pytest.mark.parametrize(("precision", "bar"), [("fp32", 0.99), ("fp16", 0.98), ("int8", 0.9)])
+def test_cuda_runs_most_nodes_and_finds_what_the_cpu_finds(precision, bar, tmp_path):
+    pytest.importorskip("torch")
+    from agreement_cases import agreement_of, write_shipped_bundle
+
+    folder = write_shipped_bundle(tmp_path / "bundle", "maskrcnn_tiny", precision)
+    with (
+        load(folder, backend="onnxruntime", threads=1) as reference,
+        load(folder, backend="onnxruntime", providers=[CUDA, CPU]) as predictor,
+    ):
+        description = predictor.backend.describe()
+        agreement = agreement_of(reference, predictor)
+    num_nodes = description["num_nodes"]
+    assert description["provider"] == CUDA
+    assert num_nodes[CUDA] > num_nodes.get(CPU, 0)
+    assert agreement.num_reference > 10
+    assert agreement.lowest >= bar

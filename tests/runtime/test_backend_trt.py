@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -85,13 +86,16 @@ def test_auto_runs_on_the_cpu_and_says_so(bundle):
 # ---------------------------------------------------------------- the driver's library
 
 
+HELPERS = Path(__file__).parent.parent / "helpers"
+
+
 @pytest.fixture(scope="module")
 def driver_file(tmp_path_factory):
     """A driver library for tests: device memory is host memory."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or os.name != "posix":
         pytest.skip("needs a C compiler")
-    source = Path(__file__).parent.parent / "helpers" / "fake_cuda.c"
+    source = HELPERS / "fake_cuda.c"
     target = tmp_path_factory.mktemp("driver") / "libfakecuda.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", target, source], check=True)
     return str(target)
@@ -501,6 +505,28 @@ def test_an_engine_that_is_refused_when_it_is_new_ends_in_a_clear_error(trt, sta
     onnx, key = stale_key
     with pytest.raises(EngineBuildError, match=r"cannot load the engine that it has just built"):
         load_engine(trt, Refuses(), onnx, key, trusted=(), progress=None)
+
+
+LOAD = """
+import ctypes, sys
+from edgeseg_runtime import load
+ctypes.CDLL("libcuda.so.1").fake_set_device_count(2)
+try: load(sys.argv[1], backend="tensorrt", device=int(sys.argv[2]))
+except Exception as error: print(error)
+"""
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_an_engine_is_built_on_its_gpu_with_three_quarters_of_what_is_free_there(
+    driver_file, bundle, tmp_path, device
+):
+    (tmp_path / "libcuda.so.1").symlink_to(driver_file)
+    shutil.copy(HELPERS / "fake_tensorrt.py", tmp_path / "tensorrt.py")
+    paths = {name: str(tmp_path) for name in ("LD_LIBRARY_PATH", "PYTHONPATH", "EDGESEG_CACHE")}
+    command = [sys.executable, "-c", LOAD, bundle[0], str(device)]
+    done = subprocess.run(command, env={**os.environ, **paths}, capture_output=True, text=True)
+    free_bytes = 2**29 >> device
+    assert f"built on GPU {device} with {free_bytes * 3 // 4} bytes" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(

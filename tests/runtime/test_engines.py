@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from engine_cases import ONNX, RTX_4090
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tiny_bundle import write_bundle
 
 from edgeseg_runtime import engine_key, engine_store, engines, trt_compat
@@ -30,6 +32,21 @@ def model_of(*nodes, inputs=None, output=("y", TensorProto.FLOAT)):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return model.SerializeToString()
+
+
+def constant(name, array):
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, name))
+
+
+PRODUCT_IN_INT8 = [
+    constant("scale", np.float32(0.5)),
+    constant("zero", np.int8(0)),
+    constant("integers", np.arange(16, dtype=np.int8).reshape(4, 4)),
+    helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+    helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["a"]),
+    helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["b"]),
+    helper.make_node("MatMul", ["a", "b"], ["y"]),
+]
 
 
 # ---------------------------------------------------------------- building, for real
@@ -243,8 +260,11 @@ class _Layer(SimpleNamespace):
     num_outputs = 1
     precision = None
 
+    def get_input(self, index):
+        return None
+
     def get_output(self, index):
-        return SimpleNamespace(dtype=self.dtype)
+        return SimpleNamespace(dtype=self.dtype, name="t")
 
 
 class _Network(SimpleNamespace):
@@ -275,7 +295,13 @@ def test_before_strong_typing_the_graph_decides_which_precisions_are_permitted(
     trt = SimpleNamespace(
         __name__="tensorrt",
         __version__="8.6.2",
-        LayerType=SimpleNamespace(QUANTIZE="q", DEQUANTIZE="dq"),
+        LayerType=SimpleNamespace(
+            QUANTIZE="q",
+            DEQUANTIZE="dq",
+            CONVOLUTION="conv",
+            DECONVOLUTION="deconv",
+            MATRIX_MULTIPLY="product",
+        ),
         DataType=SimpleNamespace(HALF="f16", FLOAT="f32"),
         BuilderFlag=SimpleNamespace(
             INT8="INT8", FP16="FP16", PREFER_PRECISION_CONSTRAINTS="PREFER_PRECISION_CONSTRAINTS"
@@ -317,7 +343,11 @@ class TimingConfig:
         return None if content in self.unreadable else ("cache", content)
 
     def set_timing_cache(self, cache, ignore_mismatch):
-        return not ignore_mismatch and cache[1] not in self.foreign
+        self.content = cache[1]
+        return not ignore_mismatch and self.content not in self.foreign
+
+    def get_timing_cache(self):
+        return SimpleNamespace(serialize=lambda: memoryview(self.content + b"more"))
 
 
 @pytest.mark.parametrize(
@@ -334,6 +364,25 @@ def test_refused_kernel_times_are_begun_anew(tmp_path, config, used):
     assert engines.attach_timing_cache(config, tmp_path / "times") == ("cache", used)
     assert engines.attach_timing_cache(config, tmp_path / "absent") == ("cache", b"")
     assert engines.attach_timing_cache(config, None) is None
+
+
+def test_each_build_adds_to_the_kernel_times_of_those_before(tmp_path):
+    file = tmp_path / "times"
+    for num_builds in range(3):
+        config = TimingConfig()
+        assert engines.attach_timing_cache(config, file) == ("cache", b"more" * num_builds)
+        engines.save_timing_cache(config, file)
+    assert file.read_bytes() == b"more" * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["times"]
+
+
+def test_kernel_times_that_cannot_be_written_only_cost_time(tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "file").write_text("no folder")
+    config = TimingConfig()
+    assert engines.attach_timing_cache(config, tmp_path / "file" / "times") == ("cache", b"")
+    engines.save_timing_cache(config, tmp_path / "file" / "times")
+    assert "times is not written" in caplog.text
 
 
 def test_without_any_timing_cache_the_build_goes_on(tmp_path):
@@ -372,7 +421,9 @@ LONG_FP16 = "Channel major FP16 format where channel % 8 == 0"
 IN_FP32 = layer_info("CaskConvolution", "Row major linear FP32", "Row major linear FP32 format")
 IN_FP16 = layer_info("CaskConvolution", LONG_FP16, LONG_FP16, weights="Half")
 IN_HALF = layer_info("gemm", "Half", "Float")
+FUSED = layer_info("runtime_fusion", "Half", "Float")
 IN_INT8 = layer_info("correlation", "Int8", "Int8", weights="Int8")
+ROUNDS = layer_info("kgen", "Float", "Int8")
 PICTURE = layer_info("kgen", "UInt8", "Float")
 MOVES = layer_info("Reformat", "Float", "Half")
 
@@ -393,33 +444,82 @@ def test_the_precision_is_read_from_the_inspectors_words(layers, found):
     assert trt_compat.precisions_in_engine(INSPECTING, InspectedEngine(*layers)) == found
 
 
+def checked(asked, *layers):
+    read = engines.layers_of_new_engine(INSPECTING, InspectedEngine(*layers))
+    return engines.check_precisions(INSPECTING, read, asked)
+
+
 @pytest.mark.parametrize(
-    ("asked", "layers"),
-    [((), [IN_FP32]), (("fp16",), [IN_FP16, IN_FP32]), (("fp16", "int8"), [IN_FP16, IN_INT8])],
-    ids=str,
+    ("asked", "layers", "found"),
+    [
+        ({}, [IN_FP32], {"fp32": 1}),
+        ({"fp16": 0}, [IN_FP32], {"fp32": 1}),
+        ({"fp16": 1}, [IN_FP16, IN_FP32], {"fp16": 1, "fp32": 1}),
+        ({"fp16": 4}, [IN_HALF, FUSED], {"fp16": 2}),
+        ({"fp16": 1, "int8": 1}, [IN_FP16, IN_INT8], {"int8": 1, "fp16": 1}),
+    ],
+    ids=["fp32", "no product asks", "all of it", "half of it", "both"],
 )
-def test_an_engine_in_the_precisions_of_the_graph_is_accepted(asked, layers):
-    engines.check_precisions(INSPECTING, InspectedEngine(*layers), frozenset(asked))
+def test_an_engine_in_the_precisions_of_the_graph_is_accepted(asked, layers, found, caplog):
+    assert checked(asked, *layers) == found
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
     ("asked", "layers", "missing"),
     [
-        (("fp16",), [IN_FP32, MOVES], "fp16"),
-        (("int8",), [IN_FP16, PICTURE], "int8"),
-        (("fp16", "int8"), [IN_FP32], "fp16 or int8"),
+        ({"fp16": 1}, [IN_FP32, MOVES], "fp16"),
+        ({"int8": 1}, [IN_FP16, PICTURE], "int8"),
+        ({"fp16": 1, "int8": 1}, [IN_FP32], "fp16 or int8"),
     ],
     ids=str,
 )
 def test_an_engine_without_a_precision_of_the_graph_is_refused(asked, layers, missing):
     with pytest.raises(EngineBuildError, match=f"without any layer in {missing}, which") as info:
-        engines.check_precisions(INSPECTING, InspectedEngine(*layers), frozenset(asked))
+        checked(asked, *layers)
     assert "TensorRT 10.12 or newer" in str(info.value)
 
 
+@pytest.mark.parametrize(
+    "layers", [[IN_INT8], [IN_INT8, ROUNDS, ROUNDS]], ids=["few", "few beside rounding"]
+)
+def test_an_engine_with_less_than_half_of_the_products_asked_for_is_said(layers, caplog):
+    assert "int8" in checked({"int8": 3}, *layers, IN_FP32, IN_FP32)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "asks for 3 convolutions and products in int8, the engine has 1" in record.getMessage()
+
+
 def test_a_precision_that_cannot_be_read_back_is_said(caplog):
-    engines.check_precisions(INSPECTING, InspectedEngine("conv1"), frozenset({"fp16"}))
+    assert checked({"fp16": 1}, "conv1") == {}
     assert "cannot be read back" in caplog.text
+
+
+LOGGED = """Layers:
+Name: stem, LayerType: correlation, Inputs: [ { Name: x, Datatype: Int8, Format: (NHWC) } ], Outputs: [ { Name: y, Datatype: Float } ]
+Name: round, LayerType: kgen, Inputs: [ { Name: y, Datatype: Float } ], Outputs: [ { Name: z, Datatype: Half } ]
+Name: wait, LayerType: wait, Inputs: [], Outputs: []
+
+Bindings: ..."""
+
+
+def test_the_layers_are_read_from_the_builders_log_once_and_by_the_thread_that_built(trt):
+    logger = trt_compat.vendor_logger(trt)
+    logger.log(trt.ILogger.Severity.VERBOSE, LOGGED)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(trt_compat.layers_in_log, trt).result() == []
+    layers = trt_compat.layers_in_log(trt)
+    assert layers == [("correlation", "Int8 Float"), ("kgen", "Float Half"), ("wait", "")]
+    assert trt_compat.count_precisions(layers) == {"int8": 1, "fp16": 1}
+    assert trt_compat.layers_in_log(trt) == []
+
+
+def test_tensorrt_rtx_runs_in_int8_what_the_graph_asks_for_in_int8(trt, caplog):
+    caplog.set_level("INFO", "edgeseg_runtime.engines")
+    engines.build_engine(model_of(*PRODUCT_IN_INT8), flavour="tensorrt_rtx", targets=["sm86"])
+    assert trt_compat.layers_in_log(trt) == []
+    (record,) = (r for r in caplog.records if "layers of the engine" in r.getMessage())
+    assert "in int8" in record.getMessage()
 
 
 def test_an_engine_that_cannot_be_loaded_after_its_build_is_refused(trt):
@@ -427,7 +527,7 @@ def test_an_engine_that_cannot_be_loaded_after_its_build_is_refused(trt):
     with pytest.raises(
         EngineBuildError, match="cannot load the engine that it has just built: magic tag"
     ):
-        engines.check_precisions(trt, None, frozenset({"fp16"}))
+        engines.layers_of_new_engine(trt, None)
 
 
 def test_the_precisions_that_a_graph_asks_for_are_found(trt):
@@ -449,6 +549,7 @@ def test_the_precisions_that_a_graph_asks_for_are_found(trt):
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
     ]
     zero = helper.make_tensor("zero", TensorProto.INT8, [], [0])
-    assert asked(helper.make_node("Relu", ["x"], ["y"])) == frozenset()
-    assert asked(*half) == {"fp16"}
-    assert asked(helper.make_node("Constant", [], ["zero"], value=zero), *scale) == {"int8"}
+    assert asked(helper.make_node("Relu", ["x"], ["y"])) == {}
+    assert asked(*half) == {"fp16": 0}
+    assert asked(helper.make_node("Constant", [], ["zero"], value=zero), *scale) == {"int8": 0}
+    assert asked(*PRODUCT_IN_INT8) == {"int8": 1}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -393,6 +394,21 @@ def test_a_full_disk_means_an_engine_in_memory_and_one_warning(tmp_path, onnx, k
 def test_a_read_only_disk_means_an_engine_in_memory_and_one_warning(tmp_path, onnx, key, caplog):
     with mounted(tmp_path / "disk", "ro") as store:
         assert_built_in_memory(onnx, key, store, caplog, words="Read-only file system")
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.getuid() == 0, reason="needs a user who may not write everywhere"
+)
+@pytest.mark.parametrize("has_lock", [False, True], ids=["empty", "with a lock"])
+def test_a_folder_without_write_permission_means_an_engine_in_memory_and_one_warning(
+    tmp_path, onnx, key, caplog, has_lock
+):
+    store = tmp_path / "cache"
+    store.mkdir()
+    if has_lock:
+        (store / ".lock").touch()
+    store.chmod(0o500)
+    assert_built_in_memory(onnx, key, store, caplog, words="Permission denied")
 
 
 def test_a_cache_that_cannot_be_created_means_an_engine_in_memory(tmp_path, onnx, key, caplog):

@@ -99,7 +99,7 @@ class TrtBackend:
             gpu.activate()
             self._runtime = trt.Runtime(trt_compat.vendor_logger(trt))  # outlives its engines
             engine, self._file = load_engine(
-                trt, self._runtime, onnx, key, trusted=trusted, progress=progress
+                trt, self._runtime, onnx, key, trusted=trusted, device=device, progress=progress
             )
             self._pool = SessionPool(
                 lambda: EngineSession(trt, engine, gpu, use_graph=use_graph),
@@ -446,6 +446,7 @@ def load_engine(
     key: engine_key.EngineKey,
     *,
     trusted: Sequence[Path],
+    device: int = 0,
     progress: Progress | None,
 ) -> tuple[Any, EngineFile]:
     """Return a deserialised engine; a stale one is built again, once.
@@ -460,6 +461,7 @@ def load_engine(
             store=engine_store.cache_folder(),
             trusted=trusted,
             force=must_build,
+            device=device,
             progress=progress,
         )
         trt_compat.vendor_errors(trt)  # forget older ones

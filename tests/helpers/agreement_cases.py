@@ -1,0 +1,33 @@
+"""Shipped models in each precision, and how far two engines agree on what they find with one."""
+
+import edgeseg
+from edgeseg.exporting import calibration_pictures
+from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.evaluation import agreement_types, dataset_kind, detect
+from edgeseg_bench.metrics.agreement import agreement_ap
+
+NUM_PICTURES, NUM_CALIBRATION = 8, 8
+
+
+def write_shipped_bundle(folder, name, precision):
+    """Export a small model with its shipped weights; int8 is calibrated on training pictures."""
+    model = edgeseg.create_model(name, weights="shapes")
+    has_int8 = precision in {"int8", "mixed"}
+    calibration = calibration_pictures("shapes", NUM_CALIBRATION, model) if has_int8 else None
+    return edgeseg.export_bundle(
+        model, folder, precision=precision, calibration=calibration, num_images=1
+    )
+
+
+def agreement_of(reference, candidate):
+    """Return the agreement of two predictors of one model on pictures of the shapes data."""
+    manifest = reference.manifest
+    samples = list(open_dataset("shapes", limit=NUM_PICTURES, kind=dataset_kind(manifest)))
+    return agreement_ap(
+        *([r for s in samples for r in detect(one, s)] for one in (reference, candidate)),
+        images=[
+            {"id": s.image_id, "height": s.image.shape[0], "width": s.image.shape[1]}
+            for s in samples
+        ],
+        iou_types=agreement_types(manifest),
+    )
