@@ -12,17 +12,19 @@ import numpy as np
 from rich.console import RenderableType
 
 from edgeseg.options import is_data_set
-from edgeseg.tables import table_of_rows, text_from_value
+from edgeseg.tables import table_of_rows, text_from_agreement, text_from_value
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_bench.evaluation import dataset_kind
+from edgeseg_bench.datasets.base import Sample
+from edgeseg_bench.evaluation import dataset_kind, pictures_seen
 from edgeseg_export.agreement import GraphBackend
 from edgeseg_export.compare import CompareReport, Picture, Side
 from edgeseg_runtime import Manifest, Predictor, Source
 from edgeseg_runtime.errors import CorruptArtifact
 from edgeseg_runtime.files import write_atomic
+from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import read_artifact
 from edgeseg_runtime.results import Instances
-from edgeseg_runtime.tasks import create_task
+from edgeseg_runtime.tasks import RegionTask, create_task
 
 TORCH = "torch"
 NUM_SHOWN = 12
@@ -52,7 +54,10 @@ def open_sides(reference: str, candidate: Path, *, weights: str | None) -> tuple
 
 
 def open_pictures(data: str, manifest: Manifest, limit: int) -> tuple[Pictures, int, str]:
-    """Return the pictures of a folder or a data set, how many there are, and what to call them."""
+    """Return the pictures of a folder or a data set, how many at most, and what to call them.
+
+    Of a data set they are what the model looks at: the whole picture, or what is about a labelled box.
+    """
     if not is_data_set(data):
         count = min(limit, Source(data).num_frames or limit)
 
@@ -63,12 +68,13 @@ def open_pictures(data: str, manifest: Manifest, limit: int) -> tuple[Pictures, 
         return frames, count, data
     dataset = open_dataset(data, kind=dataset_kind(manifest), limit=limit)
 
-    def samples() -> Iterator[Picture]:
-        for index in range(len(dataset)):
-            sample = dataset[index]
-            yield Picture(image_id=sample.image_id, name=sample.file_name, image=sample.image)
+    def seen() -> Iterator[Picture]:
+        parts = (part for sample in dataset for part in _parts(manifest, sample))
+        for number, (name, image) in enumerate(itertools.islice(parts, limit), 1):
+            yield Picture(image_id=number, name=name, image=image)
 
-    return samples, len(dataset), dataset.name
+    is_whole = manifest.preprocess.resize != "square_crop"
+    return seen, len(dataset) if is_whole else limit, dataset.name
 
 
 def renderables(report: CompareReport, *, is_full: bool = False) -> list[RenderableType]:
@@ -90,7 +96,6 @@ def renderables(report: CompareReport, *, is_full: bool = False) -> list[Rendera
 
 def verdict(report: CompareReport) -> str:
     """Return the result in one sentence."""
-    ap = ", ".join(f"{kind} {value:.3f}" for kind, value in report.agreement.ap.items())
     tap = next((tap for tap in report.taps if tap.name == report.first_bad_tap), None)
     if tap is not None:
         where = f"the first bad node is {tap.name} (own SNR {tap.own_snr_db:.1f} dB)"
@@ -99,8 +104,8 @@ def verdict(report: CompareReport) -> str:
     else:
         where = "the nodes of different sizes are not compared"
     return (
-        f"agreement AP with {report.reference} on {report.num_pictures} pictures of "
-        f"{report.data}: {ap}; {where}"
+        f"agreement with {report.reference} on {report.num_pictures} pictures of "
+        f"{report.data}: {text_from_agreement(report.agreement.ap)}; {where}"
     )
 
 
@@ -138,7 +143,7 @@ def write_report(
         folder: is created.
         sides: reference and candidate.
         pictures: that were compared on.
-        score: detections from this score on are drawn.
+        score: detections from this score on are drawn; points always.
 
     Raises:
         OSError: a file cannot be written.
@@ -190,6 +195,17 @@ def _torch_side(manifest: Manifest, weights: str | None) -> Side:
     return Side(name=TORCH, manifest=own, graph=complete_graph(graph), backend=TorchBackend(model))
 
 
+def _parts(manifest: Manifest, sample: Sample) -> Iterator[tuple[str, Image]]:
+    """Yield what the model looks at in a sample, and what to call it."""
+    images = list(pictures_seen(manifest, [sample]))
+    if len(images) == 1:
+        yield sample.file_name, images[0]
+        return
+    file = Path(sample.file_name)
+    for number, image in enumerate(images, 1):
+        yield f"{file.stem}_{number}{file.suffix}", image
+
+
 def _predictor(side: Side) -> Predictor[Any]:
     backend = side.backend or GraphBackend(side.graph)
     return Predictor(side.manifest, create_task(side.manifest), backend)
@@ -197,7 +213,7 @@ def _predictor(side: Side) -> Predictor[Any]:
 
 def _drawn(predictor: Predictor[Any], picture: Picture, score: float) -> np.ndarray[Any, Any]:
     found = predictor(picture.image)
-    if isinstance(found, Instances):
+    if isinstance(found, Instances) and not isinstance(predictor.task, RegionTask):
         found = found.filter(score=score)
     return np.asarray(found.draw(picture.image))
 
@@ -207,16 +223,20 @@ def _step_rows(report: CompareReport) -> list[dict[str, Any]]:
         {
             "step": step.name,
             **{
-                f"{kind} AP with the step before": "same" if step.is_same else round(value, 4)
+                f"{kind} with the step before": "same" if step.is_same else _rounded(value)
                 for kind, value in step.ap_to_previous.items()
             },
             **{
-                f"{kind} AP with {report.reference}": round(value, 4)
+                f"{kind} with {report.reference}": _rounded(value)
                 for kind, value in step.ap_to_reference.items()
             },
         }
         for step in report.steps
     ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _tap_rows(report: CompareReport) -> list[dict[str, Any]]:
@@ -229,6 +249,7 @@ def _tap_rows(report: CompareReport) -> list[dict[str, Any]]:
             "cosine": round(tap.cosine, 5),
             "largest error": tap.max_error,
             "of": tap.largest,
+            "levels": tap.num_levels,
             "": "bad" if tap.is_bad else "",
         }
         for tap in report.taps

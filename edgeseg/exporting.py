@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.options import is_data_set
-from edgeseg.tables import table_of_rows, text_from_bytes
+from edgeseg.tables import table_of_rows, text_from_agreement, text_from_bytes
 from edgeseg_runtime import Manifest, Source
 
 if TYPE_CHECKING:
@@ -80,16 +80,16 @@ def _precision(lowered: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield what a precision below fp32 changed and cost, and how a search found it."""
     nodes = ", ".join(f"{count} in {name}" for name, count in lowered["num_nodes"].items())
     agreement = lowered["agreement_with_fp32"]
-    ap = ", ".join(f"{kind} {value:.3f}" for kind, value in agreement["ap"].items())
     yield (
         f"nodes: {nodes} ({lowered['calibration']} over {lowered['num_calibration']} pictures); "
-        f"agreement AP with fp32 on {agreement['num_pictures']} pictures: {ap}"
+        f"agreement with fp32 on {agreement['num_pictures']} pictures: "
+        f"{text_from_agreement(agreement['ap'])}"
     )
     found = lowered.get("search")
     if found is not None:
         yield table_of_rows("Search", found["modules"])
         yield (
-            f"agreement AP on {found['num_pictures']} calibration pictures: "
+            f"agreement on {found['num_pictures']} calibration pictures: "
             f"{found['agreement_ap']:.3f}, all modules in int8: {found['agreement_ap_all_int8']:.3f}, "
             f"allowed: {1 - found['max_drop']:.3f}"
         )

@@ -75,6 +75,13 @@ def text_from_value(name: str, value: Any) -> str:
     return text[:_DIGEST_DIGITS] if name.endswith("sha256") else text
 
 
+def text_from_agreement(ap: Mapping[str, float | None]) -> str:
+    """Return an agreement by kind, such as "bbox 0.942, segm 0.951"."""
+    if all(value is None for value in ap.values()):
+        return "nothing to compare"
+    return ", ".join(f"{k} {'-' if v is None else format(v, '.3f')}" for k, v in ap.items())
+
+
 def text_from_bytes(size_bytes: float) -> str:
     """Return a size in the decimal unit that suits it."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -194,8 +194,13 @@ def pictures_seen(manifest: Manifest, samples: Iterable[Sample]) -> Iterator[Ima
         if manifest.preprocess.resize != "square_crop":
             yield sample.image
             continue
-        for annotation in sample.annotations:
+        for annotation in _objects(sample):
             yield _square(sample.image, annotation["bbox"], manifest.preprocess.crop_margin)
+
+
+def _objects(sample: Sample) -> list[Annotation]:
+    """Return the labels that are each of one object, not of a crowd."""
+    return [annotation for annotation in sample.annotations if not annotation.get("iscrowd")]
 
 
 def _square(image: Image, bbox: Sequence[float], margin: float) -> Image:
@@ -220,7 +225,7 @@ def detect(predictor: Predictor[Any], sample: Sample) -> list[Result]:
     """
     if not isinstance(predictor.task, RegionTask):
         return list(predictor(sample.image).to_coco(image_id=sample.image_id))
-    annotations = [a for a in sample.annotations if not a.get("iscrowd")]
+    annotations = _objects(sample)
     boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     found = predictor(sample.image, boxes=boxes)

@@ -15,22 +15,27 @@ from edgeseg_bench.results import BackendReport, BenchReport
 from edgeseg_runtime.files import write_atomic
 
 UNKNOWN = "-"
-AGREEMENT_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "key-point"}
+AGREEMENT_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "key-point", "points": "point"}
 BUSY_SHARE = 0.1  # of the cores at work for others makes absolute times unreliable
 
 
 def render_table(report: BenchReport) -> Table:
-    """Return the table of a run for a rich console: one row per backend."""
+    """Return the table of a run for a rich console: one column per backend.
+
+    So that it fits a terminal of 80 characters; Markdown has one row per backend.
+    """
     table = Table(  # Text: brackets are not markup
         title=Text(_title(report)),
         caption=Text(_caption(report)),
         title_justify="left",
         caption_justify="left",
     )
-    for number, heading in enumerate(_headings(report)):
-        table.add_column(heading, justify="left" if number == 0 else "right", no_wrap=number == 0)
-    for backend in report.backends:
-        table.add_row(*(Text(cell) for cell in _cells(report, backend)))
+    headings, rows = _headings(report), [_cells(report, backend) for backend in report.backends]
+    table.add_column(headings[0], no_wrap=True)
+    for name, *_ in rows:
+        table.add_column(Text(name), justify="right")
+    for heading, *cells in zip(headings[1:], *(row[1:] for row in rows), strict=True):
+        table.add_row(heading, *(Text(cell) for cell in cells))
     return table
 
 
@@ -60,7 +65,7 @@ def markdown(report: BenchReport) -> str:
                 "matched",
                 "label flips",
                 "count delta",
-                "mean IoU",
+                _closeness_heading(report),
                 "score MAE",
                 "worst images",
             ],
@@ -184,10 +189,16 @@ def _agreement_cells(backend: BackendReport) -> list[str]:
         f"{agreement.num_matched} of {agreement.num_reference}",
         str(agreement.num_label_flips),
         f"{agreement.count_delta:+d}",
-        _number(agreement.mean_iou, 4),
+        _number(agreement.mean_iou if agreement.nme is None else agreement.nme, 4),
         _number(agreement.score_mae, 4),
         worst or UNKNOWN,
     ]
+
+
+def _closeness_heading(report: BenchReport) -> str:
+    """Return how close matched results are: of points their distance over the size of the box."""
+    has_points = any(b.agreement and b.agreement.nme is not None for b in report.backends)
+    return "NME" if has_points else "mean IoU"
 
 
 def _environment_lines(report: BenchReport) -> list[str]:

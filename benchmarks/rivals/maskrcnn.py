@@ -324,6 +324,10 @@ def to_json(record: Record) -> str:
     return json.dumps(entries, indent=1) + "\n"
 
 
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def markdown(record: Record) -> str:
     """The result as a page."""
     settings, environment = record.settings, record.environment
@@ -347,7 +351,7 @@ def markdown(record: Record) -> str:
         lines.append(
             f"| {name} | {latency.p50_ms:.0f} | {latency.min_ms:.0f}..{latency.max_ms:.0f} "
             f"| {agreement.num_matched} of {agreement.num_reference} "
-            f"| {agreement.ap['bbox']:.3f} | {agreement.ap['segm']:.3f} |"
+            f"| {_number(agreement.ap['bbox'])} | {_number(agreement.ap['segm'])} |"
         )
     lines += [
         "",

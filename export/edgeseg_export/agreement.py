@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 
 Result = dict[str, Any]
+
+_log = logging.getLogger(__name__)
 
 MIN_AGREEMENT_AP = 0.5
 """Below it a graph of lower precision is broken, not just less exact."""
@@ -57,10 +60,10 @@ def measure_agreement(
     *,
     on_picture: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Return agreement AP and what else tells two models' detections apart, as JSON.
+    """Return how far two models agree, and what else tells their detections apart, as JSON.
 
     Args:
-        reference: its confident detections take the place of labels.
+        reference: its confident detections, or all its points, take the place of labels.
         candidate: the graph to judge.
         manifest: of both.
         pictures: (H, W, 3) uint8 BGR.
@@ -75,7 +78,8 @@ def measure_agreement(
     agreement = agreement_of(results[0], results[1], manifest, pictures)
     return {
         "num_pictures": len(pictures),
-        "ap": {kind: round(value, 4) for kind, value in agreement.ap.items()},
+        "ap": {kind: _rounded(value) for kind, value in agreement.ap.items()},
+        "nme": _rounded(agreement.nme),
         "num_detections": agreement.num_reference,
         "num_matched": agreement.num_matched,
         "num_label_flips": agreement.num_label_flips,
@@ -86,18 +90,25 @@ def check_agreement(measured: Mapping[str, Any], precision: str) -> None:
     """Do nothing if a graph of lower precision still finds what the float32 graph finds.
 
     Args:
-        measured: from :func:`measure_agreement`; without detections to compare it says nothing.
+        measured: from :func:`measure_agreement`; if there was nothing to compare, that is logged.
         precision: of the graph, for the message.
 
     Raises:
-        ParityError: agreement AP is below `MIN_AGREEMENT_AP`.
+        ParityError: the agreement of a kind is below `MIN_AGREEMENT_AP`.
     """
-    if not measured["num_detections"]:
+    known = {kind: value for kind, value in measured["ap"].items() if value is not None}
+    if not measured["num_detections"] or not known:
+        _log.warning(
+            "the float32 graph finds nothing on the %d pictures, so whether the %s graph agrees is not "
+            "known: check on pictures of what the model looks for",
+            measured["num_pictures"],
+            precision,
+        )
         return
-    kind, ap = min(measured["ap"].items(), key=lambda item: item[1])
+    kind, ap = min(known.items(), key=lambda item: item[1])
     if ap < MIN_AGREEMENT_AP:
         raise ParityError(
-            f"the {precision} graph finds other things than the float32 graph: agreement AP of {kind} "
+            f"the {precision} graph finds other things than the float32 graph: agreement of {kind} "
             f"{ap:.3f} found, at least {MIN_AGREEMENT_AP} expected, on {measured['num_pictures']} "
             "pictures. Nothing was written; calibrate on pictures like those you check on, let "
             "--precision auto choose, or allow it with --allow-mismatch"
@@ -132,3 +143,7 @@ def coco_entries(found: Any, picture: Image, image_id: int) -> list[Result]:
     height, width = picture.shape[:2]
     whole = {"bbox": [0.0, 0.0, float(width), float(height)]}
     return [whole | entry for entry in found.to_coco(image_id=image_id)]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

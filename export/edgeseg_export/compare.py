@@ -30,10 +30,11 @@ from edgeseg_runtime.tasks import Task, create_task
 NUM_TAP_PICTURES = 8
 """Nodes are compared on the first pictures only: every value of a picture counts."""
 SCORE_THRESHOLD = 0.3
-AP_METRICS = ("agreement_ap_bbox", "agreement_ap_segm", "agreement_ap_keypoints")
+AP_METRICS = tuple(f"agreement_ap_{kind}" for kind in ("bbox", "segm", "keypoints", "points"))
 METRICS = (
     "agreement_ap",
     *AP_METRICS,
+    "nme",
     "mean_iou",
     "score_mae",
     "num_unmatched",
@@ -87,14 +88,14 @@ class Step:
     Attributes:
         name: of the part that was exchanged.
         is_same: both sides have the same part, so nothing was run.
-        ap_to_previous: agreement AP, by kind, with the results before this step.
+        ap_to_previous: agreement by kind, see `Agreement.ap`, with the results before this step.
         ap_to_reference: the same with the reference's results.
     """
 
     name: str
     is_same: bool
-    ap_to_previous: Mapping[str, float]
-    ap_to_reference: Mapping[str, float]
+    ap_to_previous: Mapping[str, float | None]
+    ap_to_reference: Mapping[str, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +132,9 @@ class CompareReport:
         """Return what conditions may ask for, by name; what has no value here is left out."""
         agreement, taps = self.agreement, self.taps
         found: dict[str, float | None] = {
-            "agreement_ap": min(agreement.ap.values(), default=None),
+            "agreement_ap": agreement.lowest,
             **{f"agreement_ap_{kind}": value for kind, value in agreement.ap.items()},
+            "nme": agreement.nme,
             "mean_iou": agreement.mean_iou,
             "score_mae": agreement.score_mae,
             "num_unmatched": agreement.num_reference - agreement.num_matched,
@@ -169,12 +171,12 @@ def compare(
     """Compare two exports of one model.
 
     Args:
-        reference: its confident detections take the place of labels.
+        reference: its confident detections, or all its points, take the place of labels.
         candidate: what to judge.
         pictures: gives them from the first on, as often as it is called.
-        num_pictures: how many to take.
+        num_pictures: how many to take at most.
         data: what to call them.
-        score_threshold: from which score the reference's detections count.
+        score_threshold: from which score the reference's detections count; points all do.
         progress: called as progress(stage, done, total).
 
     Raises:
@@ -288,7 +290,7 @@ def _steps(
     for number, variant in enumerate(variants[1:], 1):
         to_reference = dict(agree(results[0], results[number]).ap)
         if variant.is_same:
-            to_previous = dict.fromkeys(to_reference, 1.0)
+            to_previous = {kind: v if v is None else 1.0 for kind, v in to_reference.items()}
         else:
             to_previous = dict(agree(results[number - 1], results[number]).ap)
         steps.append(

@@ -53,8 +53,8 @@ class Choice:
 
     Attributes:
         kept: in int8, in the graph's order.
-        agreement: AP of these together.
-        agreement_of_all: AP of all groups together.
+        agreement: of these together, see `Agreement.ap`.
+        agreement_of_all: of all groups together.
     """
 
     kept: tuple[Group, ...]
@@ -68,9 +68,9 @@ class Search:
 
     Attributes:
         groups: all, in the graph's order.
-        agreement: of each group alone in int8 -> its agreement AP with float32.
+        agreement: of each group alone in int8 -> its agreement with float32.
         choice: which groups are int8.
-        max_drop: from an agreement AP of 1.
+        max_drop: from an agreement of 1.
         num_pictures: that were searched on.
         assignment: node name -> "int8".
     """
@@ -122,7 +122,7 @@ def search(
         magnitudes: of all `values_for_search`.
         pictures: with what the model looks for; the first `NUM_PICTURES` are used.
         complete: gives a graph's operators their bodies.
-        max_drop: how far the lowest agreement AP may be below 1.
+        max_drop: how far the lowest agreement of all kinds may be below 1.
         progress: called as progress(stage, done, total).
 
     Raises:
@@ -166,9 +166,9 @@ def choose(
 
     Args:
         groups: to choose from.
-        alone: agreement AP of each group, by name.
-        judged: gives the agreement AP of several groups together.
-        max_drop: from an agreement AP of 1.
+        alone: agreement of each group, by name.
+        judged: gives the agreement of several groups together.
+        max_drop: from an agreement of 1.
         on_step: called with the number of combinations that are judged.
     """
     kept = list(groups)
@@ -240,16 +240,17 @@ class _Judge:
         self.manifest = manifest
         self.pictures = pictures
         self.expected = self._results(reference)
-        if agreement_of(self.expected, [], manifest, pictures).num_reference == 0:
+        if agreement_of(self.expected, self.expected, manifest, pictures).lowest is None:
             raise ValueError(
                 f"the model finds nothing on the {len(pictures)} pictures that precision 'auto' "
                 "searches on; calibrate with pictures of what it looks for"
             )
 
     def agreement(self, graph: onnx.ModelProto) -> float:
-        """Return the lowest agreement AP of all kinds."""
+        """Return the lowest agreement of all kinds."""
         found = agreement_of(self.expected, self._results(graph), self.manifest, self.pictures)
-        return min(found.ap.values())
+        assert found.lowest is not None  # the reference has something to compare
+        return found.lowest
 
     def _results(self, graph: onnx.ModelProto) -> list[Result]:
         predictor = graph_predictor(graph, self.manifest)

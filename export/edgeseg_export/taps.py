@@ -42,6 +42,7 @@ SUPPRESSION = "Nms"
 
 MAX_SNR_DB = 200.0
 """Of equal values; float32 itself ends at about 150."""
+MAX_LEVEL = 127
 BAD_SNR_DB = 20.0
 """A node's own noise has a tenth of its signal's amplitude; sound int8 nodes are beyond 30."""
 
@@ -59,6 +60,7 @@ class TapDifference:
         own_snr_db: the same for what this node alone adds.
         max_error: largest accumulated difference; None if the candidate has infinite numbers or NaN.
         largest: largest magnitude of the reference.
+        num_levels: of the 127 int8 levels of a sign, how many the reference's values reach; None without int8.
     """
 
     name: str
@@ -69,6 +71,7 @@ class TapDifference:
     own_snr_db: float
     max_error: float | None
     largest: float
+    num_levels: int | None = None
 
     @property
     def is_bad(self) -> bool:
@@ -430,7 +433,15 @@ def _difference(tap: _Tap, sums: _Sums) -> TapDifference:
         own_snr_db=_snr_db(sums.reference, sums.own_error),
         max_error=sums.max_error if np.isfinite(sums.max_error) else None,
         largest=sums.largest,
+        num_levels=_num_levels(tap.candidate, sums.largest),
     )
+
+
+def _num_levels(value: _Value, largest: float) -> int | None:
+    """Return the level of the largest magnitude; a scale for much larger values leaves most unused."""
+    if value.precision != "int8":
+        return None
+    return round(min(largest / value.scale, MAX_LEVEL)) if value.scale else 0
 
 
 def _snr_db(signal: float, noise: float) -> float:

@@ -103,17 +103,19 @@ def test_missing_and_additional_detections_are_counted():
 @pytest.mark.parametrize(
     ("reference", "candidate", "expected"),
     [
-        ([], [], 1.0),
+        ([], [], None),
         ([], REFERENCE, 0.0),
         (REFERENCE, [], 0.0),
-        (REFERENCE[3:], REFERENCE[3:], 1.0),
-        ([], REFERENCE[3:], 1.0),
+        (REFERENCE[3:], REFERENCE[3:], None),
+        ([], REFERENCE[3:], None),
     ],
     ids=["both-empty", "reference-empty", "candidate-empty", "both-noise", "candidate-noise"],
 )
 def test_empty_results_are_defined(reference, candidate, expected):
     agreement = compare(candidate, reference)
     assert agreement.ap == {"bbox": expected, "segm": expected}
+    assert agreement.lowest == expected
+    assert {picture.quality for picture in agreement.worst} == (set() if expected is None else {0})
     assert agreement.mean_iou is None
     assert agreement.score_mae is None
 

@@ -96,18 +96,18 @@ def test_another_schema_is_refused(text):
         BenchReport.from_json(text)
 
 
-def test_the_table_has_a_row_per_backend(report):
-    console = Console(width=240)
+def test_the_table_has_a_column_per_backend_and_fits_a_terminal(report):
+    console = Console(width=80)
     with console.capture() as capture:
         console.print(render_table(report))
     lines = capture.get().splitlines()
-    row = next(line for line in lines if line.startswith("│ onnxruntime"))
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells == [
-        "onnxruntime", "fp32", "0.700", "0.651", "0.995", "0.982",
+    rows = [[cell.strip() for cell in line.strip("│┃").split("│")] for line in lines if "│" in line]
+    assert [row[-1] for row in rows] == [
+        "fp32", "0.700", "0.651", "0.995", "0.982",
         "40.03", "40.06", "43.03", "43.06", "23.2",
         "0.39 [0.37, 0.40]", "0.41 [0.40, 0.42]", "123",
     ]  # fmt: skip
+    assert max(len(line) for line in lines) <= 80
     assert any("maskrcnn on shapes:val, 200 pictures" in line for line in lines)
     assert "time ratios [bootstrap 95 % interval]" in " ".join(capture.get().split())
 
@@ -125,6 +125,19 @@ def test_markdown_has_both_ratios_under_their_headings(report):
     shown = dict(zip(headings, row, strict=True))
     assert shown["model vs torch"] == "0.39 [0.37, 0.40]"
     assert shown["end-to-end vs torch"] == "0.41 [0.40, 0.42]"
+
+
+def test_models_that_place_points_show_how_far_apart_they_are(report):
+    points = replace(AGREEMENT, ap={"points": 0.9123}, mean_iou=None, nme=0.00432)
+    backends = (report.backends[0], backend_of("x", model_ms=98, agreement=points))
+    lines = markdown(replace(report, backends=backends)).splitlines()
+    assert "point agreement" in lines[2]
+    assert any(line.startswith("| x | fp32 | 0.700 | 0.651 | 0.912 |") for line in lines)
+    assert (
+        "| backend | matched | label flips | count delta | NME | score MAE | worst images |"
+        in lines
+    )
+    assert any("| -1 | 0.0043 | 0.0021 |" in line for line in lines)
 
 
 def test_few_samples_show_no_p90(report):

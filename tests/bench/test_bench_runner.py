@@ -9,6 +9,7 @@ import pytest
 from edgeseg_bench.datasets.segmentation import mask_from_segmentation
 from edgeseg_bench.datasets.shapes import CATEGORIES, ShapesDataset
 from edgeseg_bench.latency import Plan
+from edgeseg_bench.report import markdown
 from edgeseg_bench.results import BenchReport
 from edgeseg_bench.runner import run_bench
 from edgeseg_runtime.geometry import geometry_of
@@ -199,8 +200,11 @@ def test_a_model_that_finds_nothing_has_a_report(dataset, clock, predictor_of):
     blind = predictor_of(duration_ms=1, found=0)
     report = run_bench({"a": blind, "b": blind}, dataset, limit=2, plan=PLAN, clock=clock)
     assert report.backends[0].accuracy["bbox"]["AP"] == 0.0
-    assert report.backends[1].agreement.ap == {"bbox": 1.0, "segm": 1.0}
+    assert report.backends[1].agreement.ap == {"bbox": None, "segm": None}
     assert report.backends[1].ratio_model.is_equal
+    row = next(line for line in markdown(report).splitlines() if line.startswith("| b |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[4:6] == ["-", "-"], "there is nothing to agree on"
 
 
 def test_labels_without_masks_give_box_ap_only(dataset, clock, predictor_of):

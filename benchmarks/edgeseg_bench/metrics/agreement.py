@@ -1,14 +1,15 @@
 """How far a candidate's detections agree with those of a reference, on pictures without labels.
 
 The confident detections of the reference take the place of the labels. Detections are matched, never
-compared position by position: equal scores may come in any order.
+compared position by position: equal scores may come in any order. Models that look at one object at a time
+find nothing themselves: their points are compared instead, see `placed_points`.
 
 Shape suffixes: R = reference detections, C = candidate detections of one picture.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,9 +19,17 @@ import numpy.typing as npt
 from faster_coco_eval.core import mask as rle_codec
 
 from edgeseg_bench.metrics.coco import GEOMETRY, coco_ap
+from edgeseg_bench.metrics.placed_points import (
+    PlacedPoints,
+    normalised_distance,
+    placed_points,
+    points_agreement,
+)
 
 Result: TypeAlias = Mapping[str, Any]
 
+POINTS = "points"
+"""The kind of agreement of models that look at one object at a time."""
 MATCH_IOU = 0.5
 MAX_DETECTIONS = (
     1000  # far above what a picture can hold: a limit would make a model disagree with itself
@@ -34,7 +43,7 @@ class ImageAgreement:
     Attributes:
         image_id: COCO image id.
         quality: sum of the IoUs of detections matched with the same label, divided by the larger number of
-            detections; 1 = equal, also where both found nothing.
+            detections. Of points: 1 - their mean distance over the size of the box. 1 = equal.
         num_reference: detections of the reference at or above the threshold.
         num_candidate: detections of the candidate at or above the threshold.
     """
@@ -50,20 +59,22 @@ class Agreement:
     """How far a candidate agrees with a reference.
 
     Attributes:
-        ap: agreement AP by IoU type ("bbox", "segm", "keypoints"): COCO AP of the candidate with the
-            reference's detections as labels. Where the reference found nothing at or above the threshold: 1.0
-            if the candidate did not either, else 0.0.
-        score_threshold: reference detections count from this score on.
+        ap: agreement by kind. "bbox", "segm", "keypoints": COCO AP of the candidate with the reference's
+            detections as labels. "points": share of points within 0 to 5 % of the size of the box, averaged.
+            Where the reference found nothing at or above the threshold: None, nothing to compare, if the
+            candidate did not either, else 0.0.
+        score_threshold: reference detections count from this score on; all results do where points are compared.
         num_reference: how many those are.
         num_matched: how many of them the candidate found, box IoU >= 0.5 with the same label.
         num_label_flips: how many more it found under another label.
         count_delta: confident detections of the candidate minus those of the reference.
-        mean_iou: mean box IoU of the matched pairs; None without any.
+        mean_iou: mean box IoU of the matched pairs; None without any, and of points.
         score_mae: mean absolute difference of the matched pairs' scores; None without any.
-        worst: the pictures that agree least, worst first.
+        worst: the pictures that agree least, worst first; without those in which both found nothing.
+        nme: mean distance of the points over the size of the box; None of detections.
     """
 
-    ap: Mapping[str, float]
+    ap: Mapping[str, float | None]
     score_threshold: float
     num_reference: int
     num_matched: int
@@ -72,6 +83,12 @@ class Agreement:
     mean_iou: float | None
     score_mae: float | None
     worst: tuple[ImageAgreement, ...]
+    nme: float | None = None
+
+    @property
+    def lowest(self) -> float | None:
+        """The agreement of the kind that agrees least; None if there was nothing to compare."""
+        return min((value for value in self.ap.values() if value is not None), default=None)
 
 
 def agreement_ap(
@@ -89,10 +106,12 @@ def agreement_ap(
         reference: COCO results of the reference on all pictures.
         candidate: COCO results of the candidate on the same pictures.
         images: COCO image entries (id, height, width) of those pictures.
-        iou_types: which geometry to compare: "bbox", "segm", "keypoints".
+        iou_types: which geometry to compare: "bbox", "segm", "keypoints"; or "points" alone.
         score_threshold: below it, reference detections are noise: ties and threshold crossers.
         num_worst: how many of the least agreeing pictures to name.
     """
+    if POINTS in iou_types:
+        return _agreement_of_points(reference, candidate, num_worst)
     confident = [result for result in reference if result["score"] >= score_threshold]
     reference_of = _by_image(confident)
     candidate_of = _by_image(candidate)
@@ -107,7 +126,8 @@ def agreement_ap(
         score_errors += [abs(expected[r]["score"] - found[c]["score"]) for r, c, _ in same]
         num_label_flips += len(flipped)
         num_found = sum(result["score"] >= score_threshold for result in found)
-        pictures.append(_image_agreement(image["id"], same, len(expected), num_found))
+        if expected or num_found:
+            pictures.append(_image_agreement(image["id"], same, len(expected), num_found))
     num_candidate = sum(result["score"] >= score_threshold for result in candidate)
     return Agreement(
         ap={kind: _ap(confident, candidate, images, kind, score_threshold) for kind in iou_types},
@@ -118,8 +138,45 @@ def agreement_ap(
         count_delta=num_candidate - len(confident),
         mean_iou=float(np.mean(ious)) if ious else None,
         score_mae=float(np.mean(score_errors)) if score_errors else None,
-        worst=tuple(sorted(pictures, key=lambda picture: picture.quality)[:num_worst]),
+        worst=_worst(pictures, num_worst),
     )
+
+
+def _agreement_of_points(
+    reference: Sequence[Result], candidate: Sequence[Result], num_worst: int
+) -> Agreement:
+    objects = placed_points(reference, candidate)
+    by_image: defaultdict[int, list[PlacedPoints]] = defaultdict(list)
+    for each in objects:
+        by_image[each.image_id].append(each)
+    score_errors = [each.score_error for each in objects if each.score_error is not None]
+    num_found = Counter(result["image_id"] for result in candidate)
+    pictures = [
+        ImageAgreement(
+            image_id=image_id,
+            quality=1 - distance,
+            num_reference=len(group),
+            num_candidate=num_found[image_id],
+        )
+        for image_id, group in by_image.items()
+        if (distance := normalised_distance(group)) is not None
+    ]
+    return Agreement(
+        ap={POINTS: points_agreement(objects)},
+        score_threshold=0.0,
+        num_reference=len(reference),
+        num_matched=len(score_errors),
+        num_label_flips=0,
+        count_delta=len(candidate) - len(reference),
+        mean_iou=None,
+        score_mae=float(np.mean(score_errors)) if score_errors else None,
+        worst=_worst(pictures, num_worst),
+        nme=normalised_distance(objects),
+    )
+
+
+def _worst(pictures: Sequence[ImageAgreement], count: int) -> tuple[ImageAgreement, ...]:
+    return tuple(sorted(pictures, key=lambda picture: picture.quality)[:count])
 
 
 def _ap(
@@ -128,11 +185,11 @@ def _ap(
     images: Sequence[Mapping[str, Any]],
     iou_type: str,
     score_threshold: float,
-) -> float:
+) -> float | None:
     confident = [result for result in confident if _has_extent(result, iou_type)]
     candidate = [result for result in candidate if _has_extent(result, iou_type)]
     if not confident:
-        return 0.0 if any(r["score"] >= score_threshold for r in candidate) else 1.0
+        return 0.0 if any(r["score"] >= score_threshold for r in candidate) else None
     truth = {
         "images": images,
         "annotations": [
@@ -224,10 +281,9 @@ def _greedy(iou_RC: npt.NDArray[np.float64]) -> list[tuple[int, int, float]]:
 def _image_agreement(
     image_id: int, same: Sequence[tuple[int, int, float]], num_expected: int, num_found: int
 ) -> ImageAgreement:
-    largest = max(num_expected, num_found)
     return ImageAgreement(
         image_id=image_id,
-        quality=sum(iou for _, _, iou in same) / largest if largest else 1.0,
+        quality=sum(iou for _, _, iou in same) / max(num_expected, num_found),
         num_reference=num_expected,
         num_candidate=num_found,
     )
