@@ -153,7 +153,7 @@ def export(
     ] = "minmax",
     max_drop: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Loss of agreement AP that auto may cause."),
+        typer.Option(min=0, max=1, help="Loss of agreement that auto may cause."),
     ] = 0.01,
     backends: Annotated[
         str, typer.Option(help="Engines the bundle is for; TensorRT's are compiled right away.")

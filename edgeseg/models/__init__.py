@@ -77,11 +77,14 @@ class PrecisionRecipe:
 
     Attributes:
         int8: modules whose convolutions lose little in int8.
+        half_in_mixed: those of ``int8`` that the precision "mixed" computes in float16. (YolactEdge
+            has its backbone and prototypes in int8, its pyramid and heads in float16.)
         half: further modules that may compute in float16; those of ``int8`` may, too.
         float32: exceptions from both.
     """
 
     int8: tuple[str, ...] = ()
+    half_in_mixed: tuple[str, ...] = ()
     half: tuple[str, ...] = ()
     float32: tuple[str, ...] = ()
 

@@ -36,7 +36,13 @@ from edgeseg_export.passes.fold_norms import fold_norms
 from edgeseg_export.passes.name_operators import name_operators
 from edgeseg_export.passes.opset import OLDER_OPSET, to_opset17
 from edgeseg_export.passes.strip_metadata import strip_metadata
-from edgeseg_export.precision import PRECISIONS, assign, convert, values_needed
+from edgeseg_export.precision import (
+    PRECISIONS,
+    assign,
+    convert,
+    values_needed,
+    values_unclipped,
+)
 from edgeseg_export.search import DEFAULT_MAX_DROP, search, values_for_search
 from edgeseg_export.trace import OPSET, ExportError, stage_names, trace
 from edgeseg_runtime import __version__
@@ -110,7 +116,7 @@ def export_bundle(
         calibration: pictures like those of the application, (H, W, 3) uint8 BGR, on which the
             ranges of int8 values are found; "int8", "mixed" and "auto" need them, 100 are usual.
         calibration_method: "minmax", "entropy" or "percentile"; see `calibration.py`.
-        max_drop: for "auto", how far agreement AP with fp32 may be below 1; see `search.py`.
+        max_drop: for "auto", how far agreement with fp32 may be below 1; see `search.py`.
         backends: engines that the bundle is for. All of them read the same ONNX file; "tensorrt"
             and "tensorrt_rtx" are compiled right away as ``edgeseg build`` would.
         targets: GPU architectures for "tensorrt_rtx", such as "sm86"; all from Ampere on if empty.
@@ -263,7 +269,8 @@ def _lower(
         calibration,
         values,
         method=method,
-        on_picture=functools.partial(progress, "calibrate"),
+        unclipped=values_unclipped(plain, assignment),
+        on_step=functools.partial(progress, "calibrate"),
     )
     table: dict[str, Any] = {}
     if is_searched:
@@ -336,7 +343,7 @@ def _check_options(
             f"calibration method {method!r} found, expected one of {', '.join(METHODS)}"
         )
     if not 0 <= max_drop <= 1:
-        raise ValueError(f"max_drop {max_drop} found, expected 0 to 1, a loss of agreement AP")
+        raise ValueError(f"max_drop {max_drop} found, expected 0 to 1, a loss of agreement")
     unknown = sorted(set(backends) - set(ENGINES))
     if unknown or not backends:
         raise ValueError(f"backends {list(backends)} found, expected some of {', '.join(ENGINES)}")

@@ -5,24 +5,20 @@ The pictures go through the runtime's own preprocessing.
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from edgeseg_export.histograms import CLIPPING, NUM_BINS, Counts, count_magnitudes
 from edgeseg_export.sessions import cpu_session
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.tasks import create_task
 
-METHODS = ("minmax", "entropy", "percentile")
-PERCENTILE = 99.99
-NUM_BINS = 2048
-NUM_LEVELS = 128  # of one sign
+METHODS = ("minmax", *CLIPPING)
 MAX_ELEMENTS = 100_000_000
 """Of the activations that are fetched in one run, to bound the memory: 400 MB."""
 
@@ -34,7 +30,8 @@ def calibrate(
     values: Sequence[str],
     *,
     method: str = "minmax",
-    on_picture: Callable[[int, int], None] = lambda done, total: None,
+    unclipped: Collection[str] = (),
+    on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
     """Return the magnitude at which each value should be clipped.
 
@@ -46,7 +43,8 @@ def calibrate(
         method: "minmax" takes the largest magnitude; "entropy" the one that loses least information
             (Migacz, 8-bit inference with TensorRT, GTC 2017); "percentile" leaves out one element in
             ten thousand.
-        on_picture: called as on_picture(done, total).
+        unclipped: those of ``values`` whose largest magnitude is wanted whatever the method is.
+        on_step: called as on_step(done, total), for pictures and for histograms.
 
     Raises:
         ValueError: an unknown method, or no pictures.
@@ -55,9 +53,19 @@ def calibrate(
         raise ValueError(f"calibration method {method!r} found, expected one of {METHODS}")
     if not len(pictures):
         raise ValueError("there is no picture to calibrate on; give at least one, better 100")
-    if method == "minmax":
-        return _largest(model, manifest, pictures, values, on_picture)
-    return _thresholds(model, manifest, pictures, values, method, on_picture)
+    clipped = [value for value in values if method != "minmax" and value not in unclipped]
+    num_runs = 1 + len(groups_that_fit(model, clipped)) if clipped else 1
+    total = num_runs * len(pictures) + len(clipped)
+    steps = itertools.count(1)
+
+    def on_any_step() -> None:
+        on_step(next(steps), total)
+
+    largest = _largest(model, manifest, pictures, values, on_any_step)
+    if not clipped:
+        return largest
+    wanted = {value: largest[value] for value in clipped}
+    return largest | _clipped(model, manifest, pictures, wanted, CLIPPING[method], on_any_step)
 
 
 def groups_that_fit(model: onnx.ModelProto, values: Sequence[str]) -> list[list[str]]:
@@ -83,7 +91,7 @@ def _largest(
     manifest: Manifest,
     pictures: Sequence[Image],
     values: Sequence[str],
-    on_picture: Callable[[int, int], None],
+    on_step: Callable[[], None],
 ) -> dict[str, float]:
     """Return the largest magnitudes; the graph itself reduces its values, so nothing large is fetched."""
     watched = onnx.ModelProto()
@@ -101,48 +109,45 @@ def _largest(
     session = cpu_session(watched)
     task = create_task(manifest)
     found = np.zeros(len(values))
-    for done, picture in enumerate(pictures, 1):
+    for picture in pictures:
         inputs, _ = task.preprocess(picture)
         found = np.maximum(found, np.array(session.run(outputs, inputs), np.float64))
-        on_picture(done, len(pictures))
+        on_step()
     return dict(zip(values, found.tolist(), strict=True))
 
 
-def _thresholds(
+def _clipped(
     model: onnx.ModelProto,
     manifest: Manifest,
     pictures: Sequence[Image],
-    values: Sequence[str],
-    method: str,
-    on_picture: Callable[[int, int], None],
+    largest: Mapping[str, float],
+    bins_kept: Callable[[Counts], int],
+    on_step: Callable[[], None],
 ) -> dict[str, float]:
-    """Return the magnitudes that ONNX Runtime's calibration finds in histograms."""
-    from onnxruntime.quantization.calibrate import HistogramCollector
+    """Return where the histograms of values are cut.
 
-    collector = HistogramCollector(
-        method=method,
-        symmetric=True,
-        num_bins=NUM_BINS,
-        num_quantized_bins=NUM_LEVELS,
-        percentile=PERCENTILE,
-        scenario="same",
-    )
+    Args:
+        model: a complete graph in float32.
+        manifest: its manifest.
+        pictures: to collect the histograms on.
+        largest: value -> its largest magnitude on them.
+        bins_kept: how many of the lowest bins of a histogram are kept, see `CLIPPING`.
+        on_step: called for every picture of a group and for every value.
+    """
     task = create_task(manifest)
-    groups = groups_that_fit(model, values)
-    total = len(groups) * len(pictures)
-    done = 0
-    for group in groups:
+    counts = {value: np.zeros(NUM_BINS, np.int64) for value in largest}
+    for group in groups_that_fit(model, list(largest)):
         session = cpu_session(_with_outputs(model, group))
         for picture in pictures:
             inputs, _ = task.preprocess(picture)
             for value, array in zip(group, session.run(group, inputs), strict=True):
-                with _silence():
-                    collector.collect({value: [array]})
-            done += 1
-            on_picture(done, total)
-    with _silence():
-        ranges: dict[str, Any] = collector.compute_collection_result()
-    return {value: float(max(abs(float(end)) for end in ranges[value][:2])) for value in values}
+                counts[value] += count_magnitudes(array, largest[value])
+            on_step()
+    found: dict[str, float] = {}
+    for value, counted in counts.items():
+        found[value] = largest[value] * bins_kept(counted) / NUM_BINS
+        on_step()
+    return found
 
 
 def _with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
@@ -153,8 +158,3 @@ def _with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelPr
         helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in values
     )
     return watched
-
-
-def _silence() -> contextlib.AbstractContextManager[Any]:
-    """Keep what ONNX Runtime's calibration prints from the user."""
-    return contextlib.redirect_stdout(io.StringIO())

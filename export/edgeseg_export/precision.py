@@ -3,7 +3,7 @@
 fp32    nothing changes
 fp16    the modules of the family's recipe in float16; coordinates, decoding and suppression in float32
 int8    the recipe's int8 modules in int8, all else in float32
-mixed   the recipe's int8 modules in int8, its other modules in float16
+mixed   the recipe's int8 modules in int8, but those that it wants in float16 here and its others in float16
 auto    see `search.py`
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 import onnx
 
 from edgeseg.models import PrecisionRecipe
-from edgeseg_export.passes.half import LARGEST, half_nodes, to_half
+from edgeseg_export.passes.half import half_nodes, nodes_that_fit, to_half, values_in_half
 from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 
 PRECISIONS = ("fp32", "fp16", "int8", "mixed")
@@ -48,10 +48,18 @@ def assign(model: onnx.ModelProto, recipe: PrecisionRecipe, precision: str) -> d
 
 def values_needed(model: onnx.ModelProto, assignment: Assignment) -> list[str]:
     """Return the values whose magnitude :func:`convert` must know."""
-    in_int8 = _nodes(assignment, "int8")
-    in_half = set(_nodes(assignment, "fp16"))
-    outputs = [node.output[0] for node in model.graph.node if node.name in in_half]
-    return list(dict.fromkeys((*values_to_calibrate(model, in_int8), *outputs)))
+    in_int8 = values_to_calibrate(model, _nodes(assignment, "int8"))
+    in_half = values_in_half(model, _nodes(assignment, "fp16"))
+    return list(dict.fromkeys((*in_int8, *in_half)))
+
+
+def values_unclipped(model: onnx.ModelProto, assignment: Assignment) -> set[str]:
+    """Return those of :func:`values_needed` whose largest magnitude counts, rare as it may be.
+
+    They overflow float16, unlike int8 values, which are clipped.
+    """
+    in_half = values_in_half(model, _nodes(assignment, "fp16"))
+    return set(in_half) - set(values_to_calibrate(model, _nodes(assignment, "int8")))
 
 
 def convert(
@@ -59,7 +67,7 @@ def convert(
 ) -> onnx.ModelProto:
     """Return a copy of ``model`` in which the nodes compute as assigned.
 
-    Nodes whose results exceed what float16 holds safely stay float32, see `passes.half.LARGEST`.
+    Nodes that read or write more than float16 holds safely stay float32, see `passes.half.LARGEST`.
 
     Args:
         model: a graph whose edgeseg operators have no bodies yet.
@@ -71,11 +79,7 @@ def convert(
     in_int8 = _nodes(assignment, "int8")
     if in_int8:
         quantize(converted, in_int8, magnitudes)
-    in_half = [
-        node.name
-        for node in model.graph.node
-        if assignment.get(node.name) == "fp16" and magnitudes.get(node.output[0], 0.0) <= LARGEST
-    ]
+    in_half = nodes_that_fit(model, _nodes(assignment, "fp16"), magnitudes)
     return to_half(converted, half_nodes(converted, in_half)) if in_half else converted
 
 
@@ -89,18 +93,26 @@ def _wished(node: onnx.NodeProto, recipe: PrecisionRecipe, precision: str) -> st
         (name.startswith("."), len(name), kind)
         for kind, names in kinds.items()
         for name in names
-        if f".{module}.".startswith(f".{name}.") or (name[0] == "." and f"{name}." in f"{module}.")
+        if _is_part(module, name)
     ]
-    return _WISHES[precision].get(max(fitting)[-1]) if fitting else None
+    kind = max(fitting)[-1] if fitting else "float32"
+    if kind == "int8" and any(_is_part(module, name) for name in recipe.half_in_mixed):
+        kind = "half_in_mixed"
+    return _WISHES[precision].get(kind)
 
 
 _WISHES: dict[str, dict[str, str]] = {
     "fp32": {},
-    "fp16": {"int8": "fp16", "half": "fp16"},
-    "int8": {"int8": "int8"},
-    "mixed": {"int8": "int8", "half": "fp16"},
+    "fp16": {"int8": "fp16", "half_in_mixed": "fp16", "half": "fp16"},
+    "int8": {"int8": "int8", "half_in_mixed": "int8"},
+    "mixed": {"int8": "int8", "half_in_mixed": "fp16", "half": "fp16"},
 }
 """Precision of the export -> kind of module in the recipe -> precision of its nodes."""
+
+
+def _is_part(module: str, name: str) -> bool:
+    """Tell whether a recipe's name stands for a module: see `PrecisionRecipe`."""
+    return f".{module}.".startswith(f".{name}.") or (name[0] == "." and f"{name}." in f"{module}.")
 
 
 def _nodes(assignment: Assignment, precision: str) -> Collection[str]:

@@ -1,5 +1,7 @@
 """Graphs in int8 and float16: what changes, what must not, and what it costs."""
 
+import dataclasses
+import functools
 from collections import Counter
 from contextlib import nullcontext
 
@@ -7,10 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import edgeseg
 import edgeseg_runtime
-from edgeseg.models import PrecisionRecipe, get_spec, model_manifest
+from edgeseg.models import PrecisionRecipe, get_spec, list_models, model_manifest
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_export.agreement import ParityError, check_agreement
 from edgeseg_export.bundle import complete_graph, trace_graph
@@ -19,6 +22,7 @@ from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.passes.half import LARGEST
 from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 from edgeseg_export.precision import assign, convert, values_needed
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 from edgeseg_runtime.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT, bytes_for_cpu
 from edgeseg_runtime.tasks import create_task
 
@@ -190,11 +194,168 @@ def test_half_precision_changes_results_by_its_rounding_only(lowered, plain, inp
     np.testing.assert_allclose(found[0][0][confident], expected[0][0][confident], atol=0.5)
 
 
-def test_coordinates_and_suppression_stay_in_float32(lowered):
-    graph, assignment = lowered["mixed"]
-    for node in graph.graph.node:
-        if node.op_type.startswith("Nms") or node.op_type in {"TopK", "Exp", "Softmax", "GatherND"}:
+SMALL = {
+    **{name: {} for name in list_models() if name.endswith("_tiny")},
+    "centernet_resnet18_dcn": {"image_size": 64},
+}
+"""A small model of every family, and one with deformable convolutions -> its settings."""
+ISLANDS = {"Nms", "TopK", "Exp", "Softmax", "GatherND", "GridSample", "Split"}
+"""Operators of decoding and selection; Split cuts off the offsets of sampling points."""
+
+
+@functools.cache
+def traced(name):
+    """Return the graph of a small model, edgeseg's operators without bodies, and its recipe."""
+    model = edgeseg.create_model(name, **SMALL[name])
+    manifest = model_manifest(model)
+    graph = trace_graph(model, manifest)
+    outputs = [spec.name for spec in manifest.outputs]
+    return drop_outputs(graph, outputs), get_spec(manifest.name).precision
+
+
+@pytest.mark.parametrize("name", ["centernet_resnet18_dcn", "yolact_plus_resnet50"])
+@pytest.mark.parametrize("precision", ["int8", "fp16", "mixed"])
+def test_offsets_are_found_in_float32(name, precision):
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="backbone.0/Conv"),
+        helper.make_node("Conv", ["a", "w"], ["y"], name="backbone.0.conv_offset_mask/Conv"),
+    ]
+    weight = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w")
+    infos = [helper.make_tensor_value_info(v, TensorProto.FLOAT, [1, 1, 1, 1]) for v in "xya"]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:2], [weight], value_info=infos[2:])
+    assigned = assign(helper.make_model(graph), get_spec(name).precision, precision)
+    assert list(assigned) == ["backbone.0/Conv"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", "mixed"])
+@pytest.mark.parametrize("name", SMALL)
+def test_coordinates_and_suppression_stay_in_float32(name, precision):
+    plain, recipe = traced(name)
+    assignment = assign(plain, recipe, precision)
+    assert assignment
+    for node in plain.graph.node:
+        if node.op_type in ISLANDS or node.name.endswith(".conv_offset_mask/Conv"):
             assert node.name not in assignment
+
+
+def test_only_the_offsets_of_a_deformable_convolution_stay_in_float32():
+    plain, recipe = traced("centernet_resnet18_dcn")
+    assignment = assign(plain, recipe, "fp16")
+    magnitudes = dict.fromkeys(values_needed(plain, assignment), 1.0)
+    graph = convert(plain, assignment, magnitudes).graph
+    infos = {info.name: info.type.tensor_type.elem_type for info in graph.value_info}
+    types = infos | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "DeformConv2d"]
+    assert len(nodes) == 3
+    half, full = TensorProto.FLOAT16, TensorProto.FLOAT
+    for node in nodes:
+        x, offset, weight, bias, mask = (types[name] for name in node.input)
+        assert (x, offset, weight, bias, mask) == (half, full, half, half, half)
+        assert types[node.output[0]] == half
+
+
+def watched(graph, values):
+    """Return a copy of a graph whose outputs are some of its values."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    infos = {info.name: info for info in copy.graph.value_info}
+    del copy.graph.output[:]
+    copy.graph.output.extend(infos[value] for value in values)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("module", "in_int8", "in_mixed"),
+    [
+        ("backbone", "int8", "int8"),
+        ("prototypes.convs", "int8", "int8"),
+        ("prototypes.refine", "int8", "int8"),
+        ("prototypes.output", None, None),
+        ("fpn", "int8", "fp16"),
+        ("head.hidden", "int8", "fp16"),
+        ("head.classes", None, "fp16"),
+        ("head.boxes", None, "fp16"),
+        ("head.coefficients", None, "fp16"),
+    ],
+)
+def test_yolact_mixes_precisions_as_yolact_edge_does(module, in_int8, in_mixed):
+    """Backbone and prototypes in int8, pyramid and heads in float16."""
+    plain, recipe = traced("yolact_tiny")
+    convolutions = [
+        node.name
+        for node in plain.graph.node
+        if f"{node.name}.".startswith((f"{module}.", f"{module}/")) and node.op_type == "Conv"
+    ]
+    assert convolutions
+    for precision, wanted in {"int8": in_int8, "mixed": in_mixed}.items():
+        assignment = assign(plain, recipe, precision)
+        assert {assignment.get(name) for name in convolutions} == {wanted}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_mixed_names_modules_of_int8_only(name):
+    plain, recipe = traced(name)
+    in_int8, in_mixed = (assign(plain, recipe, precision) for precision in ("int8", "mixed"))
+    assert "int8" in in_mixed.values()
+    assert in_int8.keys() <= in_mixed.keys()
+    bare = dataclasses.replace(recipe, half_in_mixed=())
+    for module in recipe.half_in_mixed:
+        alone = dataclasses.replace(bare, half_in_mixed=(module,))
+        changed = assign(plain, alone, "mixed") != assign(plain, bare, "mixed")
+        assert changed or not any(node.startswith(f"{module}.") for node in in_int8)
+
+
+def chain(*, first, second=1.0):
+    """Return a graph of a convolution, a ReLU and another convolution, each of one weight."""
+    nodes = [
+        helper.make_node("Conv", ["x", "first"], ["a"], name="m.0/Conv"),
+        helper.make_node("Relu", ["a"], ["b"], name="m.1/Relu"),
+        helper.make_node("Conv", ["b", "second"], ["y"], name="m.2/Conv"),
+    ]
+    weights = [
+        numpy_helper.from_array(np.full((1, 1, 1, 1), value, np.float32), name)
+        for name, value in {"first": first, "second": second}.items()
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 1, 2]) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    opset = helper.make_opsetid("", 20)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+@pytest.mark.parametrize(
+    ("weights", "x", "num_in_half"),
+    [
+        ({"first": 2.0}, [0.5, 1], 3),
+        ({"first": 5e4, "second": 1e-4}, [-2, 2], 0),
+        ({"first": 1e-5, "second": 2.0}, [0, 1e5], 2),
+        ({"first": 1e-2, "second": 7e4}, [0, 0.25], 2),
+    ],
+    ids=["nothing", "a result", "the input", "a weight"],
+)
+def test_what_exceeds_float16_is_neither_read_nor_written_in_it(weights, x, num_in_half):
+    """ONNX Runtime on a processor hides it: it drops casts to float16 and back."""
+    model = chain(**weights)
+    x = np.array(x, np.float32).reshape(1, 1, 1, 2)
+    assignment = assign(model, PrecisionRecipe(half=("m",)), "fp16")
+    values = values_needed(model, assignment)
+    assert values == ["x", "a", "b", "y"]
+    reference = ReferenceEvaluator(watched(model, ["a", "b"]))
+    a, b = reference.run(None, {"x": x})
+    (y,) = ReferenceEvaluator(model).run(None, {"x": x})
+    magnitudes = {
+        name: float(np.abs(value).max()) for name, value in {"x": x, "a": a, "b": b, "y": y}.items()
+    }
+    half = convert(model, assignment, magnitudes)
+    onnx.checker.check_model(half, full_check=True)
+    types = {
+        tensor.name for tensor in half.graph.initializer if tensor.data_type == TensorProto.FLOAT16
+    }
+    relu = [node for node in half.graph.node if node.op_type == "Relu"]
+    assert len(types) + relu[0].input[0].endswith("_half") == num_in_half
+    (found,) = ReferenceEvaluator(half).run(None, {"x": x})
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, y, rtol=2e-3)
 
 
 def test_an_activation_too_large_for_float16_keeps_its_node_in_float32(plain, manifest):
@@ -241,12 +402,12 @@ def test_what_lies_between_int8_and_float_stays_float():
     assert int8_nodes(helper.make_model(graph), chosen) == ["m/Conv", "m/Relu"]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_calibration_finds_what_is_known(method):
-    """The values are the pictures' own grey levels: what is clipped, and where, is plain."""
-    from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+IDENTITY_SIZE = 64
 
-    size = 64
+
+def identity():
+    """Return a graph whose value is the picture's own grey levels, and its manifest."""
+    size = IDENTITY_SIZE
     manifest = Manifest(
         name="identity",
         task="instances",
@@ -266,16 +427,50 @@ def test_calibration_finds_what_is_known(method):
         [helper.make_tensor_value_info("levels", TensorProto.FLOAT, [1, size, size, 3])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return model, manifest
+
+
+@pytest.mark.parametrize("num_outliers", [0, 1, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_calibration_clips_rare_outliers(method, num_outliers):
+    """Of 12288 elements up to 100, some are 255; one is less than 0.01 %, three are more."""
+    model, manifest = identity()
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 101, (size, size, 3), dtype=np.uint8)
-    picture[0, 0] = 255  # three of 12288 elements
+    picture = rng.integers(0, 101, (IDENTITY_SIZE, IDENTITY_SIZE, 3), dtype=np.uint8)
+    picture[0, 0, :num_outliers] = 255
     found = calibrate(model, manifest, [picture, picture], ["levels"], method=method)["levels"]
-    if method == "minmax":
+    is_clipped = {"minmax": False, "percentile": num_outliers < 3, "entropy": True}[method]
+    if num_outliers and not is_clipped:
         assert found == 255
     else:
-        assert 95 <= found <= 256
-    if method == "percentile":
-        assert found >= 250  # one in ten thousand is less than one element here
+        assert 99 <= found < 101
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_largest_magnitude_is_found_where_float16_must_hold_it(method):
+    model, manifest = identity()
+    picture = np.zeros((IDENTITY_SIZE, IDENTITY_SIZE, 3), np.uint8)
+    picture[0, 0] = 10, 20, 255
+    found = calibrate(model, manifest, [picture], ["levels"], method=method, unclipped={"levels"})
+    assert found == {"levels": 255}
+
+
+@pytest.mark.parametrize(
+    ("method", "num_steps"), [("minmax", 3), ("entropy", 3 + 3 + 1), ("percentile", 3 + 3 + 1)]
+)
+def test_calibration_reports_every_picture_and_every_histogram(method, num_steps):
+    model, manifest = identity()
+    pictures = [np.full((IDENTITY_SIZE, IDENTITY_SIZE, 3), 9, np.uint8)] * 3
+    steps = []
+    calibrate(
+        model,
+        manifest,
+        pictures,
+        ["levels"],
+        method=method,
+        on_step=lambda done, total: steps.append((done, total)),
+    )
+    assert steps == [(number, num_steps) for number in range(1, num_steps + 1)]
 
 
 @pytest.mark.parametrize(
@@ -315,9 +510,27 @@ def test_an_int8_bundle_finds_what_the_fp32_bundle_finds(
         assert corners.min(initial=np.inf) < 4  # pixels
 
 
+def test_an_export_reports_its_calibration_to_the_last_value(tmp_path, pictures):
+    model = edgeseg.create_model("landmarks_regression_tiny", image_size=80)
+    steps = []
+    edgeseg.export_bundle(
+        model,
+        tmp_path / "mixed",
+        precision="mixed",
+        calibration=pictures,
+        calibration_method="entropy",
+        num_images=1,
+        progress=lambda stage, done, total: steps.append((stage, done, total)),
+    )
+    counted = [(done, total) for stage, done, total in steps if stage == "calibrate"]
+    total = counted[0][1]
+    assert total > 2 * NUM_PICTURES + 20  # every histogram is a step
+    assert counted == [(number, total) for number in range(1, total + 1)]
+
+
 def test_a_graph_that_int8_has_ruined_is_not_written(tiny_model, tmp_path):
     black = [np.zeros((64, 64, 3), np.uint8)]  # every range is far too small
-    with pytest.raises(ParityError, match=r"the int8 graph finds other things.* agreement AP of"):
+    with pytest.raises(ParityError, match=r"the int8 graph finds other things.* agreement of"):
         edgeseg.export_bundle(tiny_model, tmp_path / "int8", precision="int8", calibration=black)
     assert list(tmp_path.iterdir()) == []
 
@@ -326,12 +539,20 @@ def test_a_graph_that_int8_has_ruined_is_not_written(tiny_model, tmp_path):
     ("num_detections", "ap", "is_refused"),
     [
         (0, {"bbox": 0.0}, False),
+        (9, {"bbox": 0.9, "segm": None}, False),
         (9, {"bbox": 0.5, "segm": 0.9}, False),
         (9, {"bbox": 0.9, "segm": 0.49}, True),
     ],
-    ids=["nothing to compare", "at the bar", "masks below"],
+    ids=["nothing to compare", "no masks", "at the bar", "masks below"],
 )
 def test_the_lowest_agreement_counts(num_detections, ap, is_refused):
     measured = {"num_detections": num_detections, "ap": ap, "num_pictures": 4}
     with pytest.raises(ParityError, match=r"segm 0\.490") if is_refused else nullcontext():
         check_agreement(measured, "int8")
+
+
+def test_an_export_that_cannot_be_compared_says_so(caplog):
+    measured = {"num_detections": 0, "ap": {"bbox": None}, "num_pictures": 4}
+    check_agreement(measured, "int8")
+    said = "finds nothing on the 4 pictures, so whether the int8 graph agrees is not known"
+    assert said in caplog.text

@@ -66,10 +66,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 PRECISION = PrecisionRecipe(
     int8=("backbone", "neck", "heads"),
-    # Scores, sizes and offsets are read from the last layers as they are.
-    float32=tuple(
-        f"heads.{name}.predictor"
-        for name in ("heatmap", "size", "offset", "joints", "joint_heatmap", "joint_offset")
+    half_in_mixed=("neck", "heads"),
+    float32=(
+        ".conv_offset_mask",  # where deformable convolutions sample
+        # Scores, sizes and offsets are read from the last layers as they are.
+        *(
+            f"heads.{name}.predictor"
+            for name in ("heatmap", "size", "offset", "joints", "joint_heatmap", "joint_offset")
+        ),
     ),
 )
 

@@ -42,6 +42,7 @@ LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
 PRECISION = PrecisionRecipe(
     int8=("backbone", "pyramid", "context"),
+    half_in_mixed=("pyramid", "context"),
     half=("class_heads", "box_heads", "landmark_heads", "gender_heads", "mesh_heads"),
 )
 

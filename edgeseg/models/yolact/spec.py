@@ -49,8 +49,12 @@ and must not be set; the margin is for the rounding of the interpolation."""
 
 PRECISION = PrecisionRecipe(
     int8=("backbone", "fpn", "prototypes", "head.hidden"),
+    half_in_mixed=("fpn", "head.hidden"),
     half=("head", "mask_scorer"),
-    float32=("prototypes.output",),  # the masks are sums of these 32
+    float32=(
+        "prototypes.output",  # the masks are sums of these 32
+        ".conv_offset_mask",  # where deformable convolutions sample
+    ),
 )
 
 

@@ -53,7 +53,8 @@ def deform_conv2d_function(
         dilation: Cells from one tap to the next.
         groups: Of the convolution.
         offset_groups: G.
-        is_half: Whether the inputs are float16; positions and samples are computed in float32.
+        is_half: Whether the inputs are float16 (the offsets may be float32); positions and samples are computed in
+            float32.
     """
     body = Body()
     given = {name for name, is_given in zip(INPUTS, inputs, strict=False) if is_given}

@@ -5,7 +5,7 @@ Must run before edgeseg's operators get their bodies: a body is written for the 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ HALF_INPUTS: dict[str, tuple[int, ...] | None] = {
     "Concat": None,
     "Conv": None,
     "ConvTranspose": None,
+    "DeformConv2d": (0, 2, 3, 4),  # the second input are the offsets
     "Flatten": (0,),
     "GlobalAveragePool": (0,),
     "LeakyRelu": (0,),
@@ -54,6 +55,33 @@ def half_nodes(model: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
     ]
 
 
+def values_in_half(model: onnx.ModelProto, nodes: Collection[str]) -> list[str]:
+    """Return the activations that float16 must hold if ``nodes`` compute in it, in the graph's order."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    values = (v for node in model.graph.node if node.name in nodes for v in _values(node))
+    return list(dict.fromkeys(value for value in values if value not in weights))
+
+
+def nodes_that_fit(
+    model: onnx.ModelProto, nodes: Collection[str], magnitudes: Mapping[str, float]
+) -> list[str]:
+    """Return those of ``nodes`` whose activations and weights float16 holds, in the graph's order.
+
+    Args:
+        model: in float32.
+        nodes: from :func:`half_nodes`.
+        magnitudes: of all :func:`values_in_half`.
+    """
+    too_large = {tensor.name for tensor in model.graph.initializer if _overflows(tensor)}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name in nodes
+        and too_large.isdisjoint(_values(node))
+        and all(magnitudes.get(value, 0.0) <= LARGEST for value in _values(node))
+    ]
+
+
 def to_half(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
     """Return the model with ``nodes`` in float16 and casts where the precision changes.
 
@@ -62,7 +90,7 @@ def to_half(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
         nodes: from :func:`half_nodes`.
     """
     graph = model.graph
-    infos = {info.name: info for info in (*graph.value_info, *graph.input)}
+    infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
     weights = {tensor.name: tensor for tensor in graph.initializer}
     made: set[str] = set()  # values that exist in float16
     kept: list[NodeProto] = []
@@ -116,7 +144,20 @@ def _half_inputs(node: NodeProto) -> tuple[int, ...]:
     indices = HALF_INPUTS[node.op_type]
     if indices is None:
         indices = tuple(range(len(node.input)))
-    return tuple(i for i in indices if node.input[i])
+    return tuple(i for i in indices if i < len(node.input) and node.input[i])
+
+
+def _values(node: NodeProto) -> list[str]:
+    """Return what is float16 if a node computes so: inputs, weights among them, and outputs."""
+    return [*(node.input[i] for i in _half_inputs(node)), *node.output]
+
+
+def _overflows(tensor: TensorProto) -> bool:
+    """Tell whether a weight has values that float16 cannot hold."""
+    if tensor.data_type != _FLOAT:
+        return False
+    largest = np.abs(numpy_helper.to_array(tensor)).max(initial=0)
+    return not largest <= np.finfo(np.float16).max  # nor can it be compared if it is NaN
 
 
 def _float_values(graph: onnx.GraphProto) -> set[str]:
