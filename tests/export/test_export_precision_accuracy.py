@@ -145,7 +145,6 @@ STAGES = {
     ("centernet_resnet18_dcn", 64): ["heatmap", "size", "offset"],
     ("hourglass_stack2", 64): ["heatmaps0", "heatmaps"],
     ("landmarks_regression_pfld", 112): ["coordinates"],
-    ("landmarks_heatmap_hrnet_w18", 64): ["heatmaps"],
 }
 """An official model of every family and a small size -> what is compared, before rows are chosen."""
 
