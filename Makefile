@@ -7,6 +7,7 @@ PYTEST_ARGS ?=
 DEMO_OUT ?= out/demo
 
 BIN := .venv/bin
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 INSTALLED := .venv/.installed
 # torch's exact pin, asked for on its own: a range would let pip take a newer build with CUDA.
@@ -15,7 +16,7 @@ RUNTIME := .venv-runtime/$(notdir $(PYTHON))
 HAS_RTX := $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-runtime demo lint format
+.PHONY: help setup test test-all test-runtime demo lint format
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -25,8 +26,12 @@ setup: $(INSTALLED)  ## create .venv and install everything that development nee
 # One thread each: the workers fill the cores, and OpenMP waits badly for cores that are taken. In the order of the
 # folders: by default the files with the fewest tests come last, and those are the longest.
 test: export OMP_NUM_THREADS := 1
-test: setup  ## run all tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+test: setup  ## run the tests
+	$(PYTEST) -m "not exhaustive" $(PYTEST_ARGS)
+
+test-all: export OMP_NUM_THREADS := 1
+test-all: setup  ## run those too that repeat for further models what another test shows
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-runtime: export OMP_NUM_THREADS := 1
 test-runtime: $(RUNTIME)/.installed  ## run the runtime's tests without torch; PYTHON=python3.10 for its ONNX Runtime 1.23

@@ -35,6 +35,7 @@ MODELS = {
 }
 """A model of every family, and one with deformable convolutions -> size of its picture."""
 QUICK = ["maskrcnn_tiny", "landmarks_regression_tiny"]
+EXHAUSTIVE = (pytest.mark.slow, pytest.mark.exhaustive)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def assert_same_results(plain, manifest):
 
 @pytest.mark.parametrize(
     "name",
-    [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name not in QUICK)],
+    [*QUICK, *(pytest.param(name, marks=EXHAUSTIVE) for name in MODELS if name not in QUICK)],
 )
 def test_both_opsets_give_the_same_numbers(traced, name):
     assert_same_results(*traced(name))
@@ -90,7 +91,7 @@ def test_both_opsets_give_the_same_numbers_in_lower_precisions(traced, precision
 
 @pytest.mark.parametrize(
     "name",
-    ["maskrcnn_tiny", pytest.param("centernet_resnet18_dcn", marks=pytest.mark.slow)],
+    ["maskrcnn_tiny", pytest.param("centernet_resnet18_dcn", marks=EXHAUSTIVE)],
 )
 def test_no_sampling_names_its_mode(traced, name):
     """TensorRT up to 11.1 takes opset 20's "linear" for the nearest cell, and says nothing."""

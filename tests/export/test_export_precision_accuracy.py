@@ -75,7 +75,10 @@ def results(name, precision, limit, *, predictor=graph_predictor):
     ("name", "precision", "bar"),
     [
         *((name, "fp16", 0.98) for name in OF_DETECTIONS),
-        *((name, "mixed", 0.93) for name in OF_DETECTIONS),
+        *(
+            pytest.param(name, "mixed", 0.93, marks=pytest.mark.exhaustive)
+            for name in OF_DETECTIONS
+        ),
     ],
 )
 def test_the_same_objects_are_found(name, precision, bar):
@@ -97,7 +100,9 @@ def test_the_same_objects_are_found(name, precision, bar):
     ("name", "precision", "median", "most"),
     [
         *((name, "fp16", 0.5, 2.0) for name in OF_POINTS),
-        ("hourglass_tiny", "mixed", 2.0, 6.0),  # its points move in steps of 2 pixels
+        pytest.param(  # its points move in steps of 2 pixels
+            "hourglass_tiny", "mixed", 2.0, 6.0, marks=pytest.mark.exhaustive
+        ),
         *((name, "mixed", 0.5, 2.0) for name in OF_POINTS[1:]),
     ],
 )
@@ -149,6 +154,7 @@ STAGES = {
 """An official model of every family and a small size -> what is compared, before rows are chosen."""
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "size"), STAGES)
 def test_an_official_model_computes_the_same_in_half_precision(name, size):
     """With random weights: rows of equal scores change places, so the stages are compared.

@@ -190,8 +190,8 @@ def test_a_shipped_model_gives_what_onnxruntime_gives(name, tmp_path):
 @pytest.mark.parametrize(
     ("name", "precision", "bar"),
     [
-        ("maskrcnn_tiny", "fp16", 0.99),
-        ("maskrcnn_tiny", "mixed", 0.8),
+        pytest.param("maskrcnn_tiny", "fp16", 0.99, marks=pytest.mark.exhaustive),
+        pytest.param("maskrcnn_tiny", "mixed", 0.8, marks=pytest.mark.exhaustive),
         ("maskrcnn_tiny", "int8", 0.8),
         ("landmarks_heatmap_tiny", "int8", 0.9),
     ],
