@@ -142,11 +142,22 @@ def test_the_tiny_model_compiles_for_every_target(bundle, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_size"),
-    [("centernet_resnet18_dcn", 512), ("centernet_resnet101_dcn", 256), ("centernet_dla34", 512),
-     ("centernet_dlav0_34", 256), ("centernet_dla34_pose", 256), ("centernet_hourglass104", 128)],
-)  # fmt: skip
+    [
+        ("centernet_resnet18_dcn", 512),
+        ("centernet_dla34", 512),
+        ("centernet_dla34_pose", 256),
+        *(
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in (
+                ("centernet_resnet101_dcn", 256),
+                ("centernet_dlav0_34", 256),
+                ("centernet_hourglass104", 128),
+            )
+        ),
+    ],
+)
 def test_the_reference_models_compile(tmp_path, name, image_size):
-    """Small where the size changes nothing but the time; each compiles at its official size as well."""
+    """Small where the size changes nothing but the time: see benchmarks/compile_models.py."""
     pytest.importorskip("tensorrt_rtx")
     model = edgeseg.create_model(name, image_size=image_size)
     folder = edgeseg.export_bundle(model, tmp_path / name, num_images=1, allow_mismatch=True)

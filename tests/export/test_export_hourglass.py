@@ -85,7 +85,10 @@ def test_the_tiny_model_compiles_for_every_target(bundle, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hourglass_stack2", "hourglass_stack8"])
+@pytest.mark.parametrize(
+    "name",
+    ["hourglass_stack2", pytest.param("hourglass_stack8", marks=pytest.mark.exhaustive)],
+)
 def test_the_official_models_compile_at_their_size(tmp_path, name):
     pytest.importorskip("tensorrt_rtx")
     model = edgeseg.create_model(name)

@@ -117,7 +117,13 @@ def test_the_tiny_models_compile_for_every_target(bundle_of, name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["landmarks_regression_pfld", "landmarks_heatmap_hrnet_w18", "landmarks_heatmap_hourglass"],
+    [
+        "landmarks_regression_pfld",
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in ("landmarks_heatmap_hrnet_w18", "landmarks_heatmap_hourglass")
+        ),
+    ],
 )
 def test_the_large_models_compile_at_their_size(tmp_path, name):
     pytest.importorskip("tensorrt_rtx")

@@ -19,9 +19,18 @@ def test_the_tiny_model_compiles_for_every_target(tiny_bundle, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_size"),
-    [("maskrcnn_resnet50_fpn", (800, 1344)), ("maskrcnn_resnet50_fpn_3x", (320, 480)),
-     ("maskrcnn_resnet50_fpn_v2", (320, 480)), ("keypointrcnn_resnet50_fpn", (320, 480))],
-)  # fmt: skip
+    [
+        ("maskrcnn_resnet50_fpn", (800, 1344)),
+        *(
+            pytest.param(name, (320, 480), marks=pytest.mark.exhaustive)
+            for name in (
+                "maskrcnn_resnet50_fpn_3x",
+                "maskrcnn_resnet50_fpn_v2",
+                "keypointrcnn_resnet50_fpn",
+            )
+        ),
+    ],
+)
 def test_the_reference_models_compile_for_every_target(tmp_path, name, image_size):
     model = edgeseg.create_model(name, image_size=image_size)
     bundle = edgeseg.export_bundle(model, tmp_path / name, num_images=1)

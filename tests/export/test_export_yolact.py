@@ -49,7 +49,7 @@ def test_a_bundle_gives_the_original_s_results(tmp_path, case):
     assert sorted(target for engine in engines for target in engine.key.targets) == ["sm75", "sm86"]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["yolact_resnet101", "yolact_plus_resnet101"])
 def test_the_other_official_models_compile_at_their_size(tmp_path, name):
     pytest.importorskip("tensorrt_rtx")
