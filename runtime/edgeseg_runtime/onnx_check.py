@@ -6,14 +6,15 @@ still reads what lies in the current folder. So the reference is looked for here
 model, before an engine sees it. Weights are skipped, not copied: the time does not depend on
 their size.
 
-Field numbers: onnx/onnx.proto. Encoding: protobuf.dev/programming-guides/encoding.
+Field numbers: onnx/onnx.proto.
 """
 
 from __future__ import annotations
 
 from edgeseg_runtime.errors import BundleError, CorruptArtifact
+from edgeseg_runtime.onnx_fields import fields_between
 
-__all__ = ["check_self_contained", "read_varint"]
+__all__ = ["check_self_contained"]
 
 # Message -> field number -> message of that field, as far as tensors can lie below it.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -35,8 +36,6 @@ _CHILDREN: dict[str, dict[int, str]] = {
 }
 _TENSOR_EXTERNAL_DATA = 13
 _TENSOR_DATA_LOCATION = 14  # 0 is DEFAULT: inside
-
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 
 
 def check_self_contained(onnx: bytes, *, file: str = "model.onnx") -> None:
@@ -71,44 +70,14 @@ def _has_external_data(onnx: bytes) -> bool:
     while pending:
         message, position, end = pending.pop()
         children = _CHILDREN[message]
-        while position < end:
-            tag, position = read_varint(onnx, position, end)
-            field, wire_type = tag >> 3, tag & 7
-            if message == "tensor" and field == _TENSOR_EXTERNAL_DATA:
+        for field in fields_between(onnx, position, end):
+            if message == "tensor" and field.number == _TENSOR_EXTERNAL_DATA:
                 return True
-            if wire_type == _VARINT:
-                value, position = read_varint(onnx, position, end)
-                if message == "tensor" and field == _TENSOR_DATA_LOCATION and value:
-                    return True
-            elif wire_type == _LENGTH_DELIMITED:
-                size, position = read_varint(onnx, position, end)
-                if field in children:
-                    pending.append((children[field], position, position + size))
-                    has_graph = has_graph or children[field] == "graph"
-                position += size
-            elif wire_type in {_FIXED32, _FIXED64}:
-                position += 4 if wire_type == _FIXED32 else 8
-            else:
-                raise ValueError(f"wire type {wire_type} at byte {position}")
-            if position > end:
-                raise ValueError(f"a field ends at byte {position}, its message at {end}")
+            if message == "tensor" and field.number == _TENSOR_DATA_LOCATION and field.value:
+                return True
+            if field.has_content and field.number in children:
+                pending.append((children[field.number], field.content, field.end))
+                has_graph = has_graph or children[field.number] == "graph"
     if not has_graph:
         raise ValueError("no graph in it")
     return False
-
-
-def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return a variable-length integer and the position after it.
-
-    Raises:
-        ValueError: if it goes beyond `end`, or has more than 70 bits.
-    """
-    value = shift = 0
-    while position < end and shift < 70:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise ValueError(f"an integer is cut off or too long at byte {position}")
