@@ -21,11 +21,10 @@ import edgeseg_runtime
 from edgeseg.exporting import calibration_pictures
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_bench.report import markdown, render_table
+from edgeseg_bench.report import render_table, write_report
 from edgeseg_bench.runner import run_bench
 from edgeseg_runtime import cuda
 from edgeseg_runtime.errors import BackendUnavailable
-from edgeseg_runtime.files import write_atomic
 
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "onnxruntime": ("onnxruntime", {}),
@@ -85,9 +84,7 @@ def measure(folder: Path, name: str, arguments: argparse.Namespace, console: Con
             predictors, open_dataset("shapes", limit=arguments.limit), quick=arguments.quick
         )
     console.print(render_table(report))
-    file = arguments.out / name
-    write_atomic(file.with_suffix(".json"), report.to_json().encode())
-    write_atomic(file.with_suffix(".md"), markdown(report).encode())
+    write_report(report, arguments.out, name=name)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -20,9 +20,8 @@ import edgeseg_runtime
 from edgeseg.models import model_manifest
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
-from edgeseg_bench.report import markdown, render_table
+from edgeseg_bench.report import render_table, write_report
 from edgeseg_bench.runner import run_bench
-from edgeseg_runtime.files import write_atomic
 
 
 def main() -> None:
@@ -48,8 +47,7 @@ def main() -> None:
         )
     console.print(render_table(report))
     if arguments.out is not None:
-        write_atomic(arguments.out.with_suffix(".json"), report.to_json().encode())
-        write_atomic(arguments.out.with_suffix(".md"), markdown(report).encode())
+        write_report(report, arguments.out.parent, name=arguments.out.name)
 
 
 def parse_arguments() -> argparse.Namespace:

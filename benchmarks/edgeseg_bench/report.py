@@ -75,8 +75,10 @@ def markdown(report: BenchReport) -> str:
     return "\n".join(lines)
 
 
-def write_report(report: BenchReport, folder: str | Path) -> tuple[Path, Path]:
-    """Write FOLDER/report.json, with every sample, and FOLDER/report.md.
+def write_report(
+    report: BenchReport, folder: str | Path, *, name: str = "report"
+) -> tuple[Path, Path]:
+    """Write FOLDER/NAME.json, with every sample, and FOLDER/NAME.md.
 
     Each file appears whole or not at all.
 
@@ -89,8 +91,8 @@ def write_report(report: BenchReport, folder: str | Path) -> tuple[Path, Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return (
-        write_atomic(folder / "report.json", report.to_json().encode("utf-8")),
-        write_atomic(folder / "report.md", markdown(report).encode("utf-8")),
+        write_atomic(folder / f"{name}.json", report.to_json().encode("utf-8")),
+        write_atomic(folder / f"{name}.md", markdown(report).encode("utf-8")),
     )
 
 

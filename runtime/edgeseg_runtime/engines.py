@@ -64,6 +64,8 @@ MIN_WORKSPACE_BYTES = 64 * 2**20
 MIN_SHARE = 0.5
 """Below this share of the products that a graph asks for in a precision, a warning says so."""
 
+_NEWER = "Use TensorRT 10.12 or newer, which follows the model's types, or "
+
 _logger = logging.getLogger(__name__)
 
 
@@ -205,7 +207,12 @@ def _compile(
     if monitor is not None and monitor.error is not None:
         raise monitor.error
     if plan is None:
-        _raise_build_error(trt, trt_compat.vendor_errors(trt))
+        raise _vendor_error(
+            trt,
+            "compile the model",
+            trt_compat.vendor_errors(trt),
+            "Use backend='onnxruntime', or report the node named above.",
+        )
     if timings is not None and timing_cache is not None:
         save_timing_cache(config, timing_cache)
     if trt_compat.is_rtx(trt):
@@ -427,7 +434,12 @@ def layers_of_new_engine(trt: Any, engine: Any) -> list[trt_compat.Layer]:
         OutOfMemory: if it does not fit into the GPU's memory.
     """
     if engine is None:
-        _raise_load_error(trt, trt_compat.vendor_errors(trt))
+        raise _vendor_error(
+            trt,
+            "load the engine that it has just built",
+            trt_compat.vendor_errors(trt),
+            "Update the GPU's driver, or use backend='onnxruntime'.",
+        )
     return trt_compat.layers_in_engine(trt, engine)
 
 
@@ -461,8 +473,8 @@ def check_precisions(
     if missing:
         raise EngineBuildError(
             f"{trt.__name__} {trt.__version__} built an engine without any layer in "
-            f"{' or '.join(missing)}, which the model asks for (layers: {text}). Use TensorRT "
-            "10.12 or newer, which follows the model's types, or export it in fp32."
+            f"{' or '.join(missing)}, which the model asks for (layers: {text}). "
+            f"{'Export' if trt_compat.is_rtx(trt) else _NEWER + 'export'} it in fp32."
         )
     products = trt_compat.count_precisions(layers, only_products=True)
     for name, num_asked in asked.items():
@@ -481,25 +493,11 @@ def is_out_of_memory(reason: str) -> bool:
     return bool(re.search(r"out ?of ?memory|bad_alloc", reason, re.IGNORECASE))
 
 
-def _raise_build_error(trt: Any, reason: str) -> None:
+def _vendor_error(trt: Any, doing: str, reason: str, advice: str) -> EngineBuildError | OutOfMemory:
+    """Return the error for what TensorRT refused, which its messages give the reason for."""
     if is_out_of_memory(reason):
-        raise OutOfMemory(
-            f"{trt.__name__} ran out of memory while building: {reason}. Close other programs, "
-            "limit the workspace, or export the model at a smaller --image-size."
+        return OutOfMemory(
+            f"{trt.__name__} ran out of memory while it was to {doing}: {reason}. Close other "
+            "programs, limit the workspace, or export the model at a smaller --image-size."
         )
-    raise EngineBuildError(
-        f"{trt.__name__} {trt.__version__} cannot compile the model: {reason}. "
-        "Use backend='onnxruntime', or report the node named above."
-    )
-
-
-def _raise_load_error(trt: Any, reason: str) -> None:
-    if is_out_of_memory(reason):
-        raise OutOfMemory(
-            f"{trt.__name__} ran out of memory while loading what it has just built: {reason}. Close "
-            "other programs, or export the model at a smaller --image-size."
-        )
-    raise EngineBuildError(
-        f"{trt.__name__} {trt.__version__} cannot load the engine that it has just built: {reason}. "
-        "Update the GPU's driver, or use backend='onnxruntime'."
-    )
+    return EngineBuildError(f"{trt.__name__} {trt.__version__} cannot {doing}: {reason}. {advice}")

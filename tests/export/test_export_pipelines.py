@@ -15,18 +15,18 @@ SAMPLES = list(open_dataset("shapes", kind="faces", limit=6))
 
 @pytest.fixture(scope="module")
 def detector(bundle_of):
-    with edgeseg_runtime.load(
-        bundle_of("retinaface_tiny"), backend="onnxruntime", threads=1
-    ) as predictor:
+    with loaded(bundle_of("retinaface_tiny")) as predictor:
         yield predictor
 
 
 @pytest.fixture(scope="module")
 def landmarks(bundle_of):
-    with edgeseg_runtime.load(
-        bundle_of("landmarks_heatmap_tiny"), backend="onnxruntime", threads=1
-    ) as predictor:
+    with loaded(bundle_of("landmarks_heatmap_tiny")) as predictor:
         yield predictor
+
+
+def loaded(folder):
+    return edgeseg_runtime.load(folder, backend="onnxruntime", threads=1)
 
 
 def test_the_points_of_the_faces_that_are_found_are_those_of_the_labels(detector, landmarks):

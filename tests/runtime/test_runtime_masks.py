@@ -22,6 +22,13 @@ def _masks(seed, count=3, size=(20, 30)):
     return MaskSet(crops.__getitem__, count=count, size=size), expected
 
 
+def _assert_the_next_picture_gets_it_clean(address):
+    gc.collect()
+    masks, expected = _masks(2, size=(64, 64))
+    assert masks.array().ctypes.data == address
+    np.testing.assert_array_equal(masks.array(), expected)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_masks_hold_nothing_of_earlier_pictures(seed):
     rng = np.random.default_rng(seed)
@@ -40,10 +47,7 @@ def test_nobody_writes_into_memory_that_the_next_picture_gets():
         first.crop(0).bits[:] = True
     address = first.array().ctypes.data
     del first
-    gc.collect()
-    second, expected = _masks(2, size=(64, 64))
-    assert second.array().ctypes.data == address
-    np.testing.assert_array_equal(second.array(), expected)
+    _assert_the_next_picture_gets_it_clean(address)
 
 
 def test_masks_made_from_an_array_are_read_only_and_the_array_is_not():
@@ -72,10 +76,7 @@ def test_the_memory_of_masks_that_are_gone_is_used_again():
     first, _ = _masks(1, size=(64, 64))
     address = first.array().ctypes.data
     del first
-    gc.collect()
-    second, expected = _masks(2, size=(64, 64))
-    assert second.array().ctypes.data == address
-    np.testing.assert_array_equal(second.array(), expected)
+    _assert_the_next_picture_gets_it_clean(address)
 
 
 def test_threads_never_share_memory():
