@@ -48,7 +48,7 @@ class Environment:
 
     Attributes:
         time_utc: ISO 8601, seconds.
-        command_line: of this process.
+        command_line: of this process, see :func:`portable`.
         device: name of the board, such as a Jetson's.
         cpu: name of the CPU.
         cpu_flags: those of CPU_FLAGS that it has.
@@ -81,12 +81,17 @@ class Environment:
     git_revision: str | None
 
 
+def portable(argument: str) -> str:
+    """Return an argument for a record: of an absolute path the last part, the rest is this machine's."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
 def read_environment() -> Environment:
     """Describe this process's machine now."""
     cpuinfo = _read("/proc/cpuinfo") or ""
     return Environment(
         time_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command_line=(Path(sys.argv[0]).name, *sys.argv[1:]),
+        command_line=(Path(sys.argv[0]).name, *map(portable, sys.argv[1:])),
         device=_read("/proc/device-tree/model"),
         cpu=_cpu_name(cpuinfo),
         cpu_flags=_cpu_flags(cpuinfo),

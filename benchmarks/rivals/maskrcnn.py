@@ -34,7 +34,7 @@ import edgeseg_runtime
 from edgeseg.models.maskrcnn.spec import key_table
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_bench.environment import Environment, read_environment
+from edgeseg_bench.environment import Environment, portable, read_environment
 from edgeseg_bench.latency import (
     Latency,
     Plan,
@@ -122,7 +122,7 @@ def main() -> None:
         console.print("Measuring")
         latencies, others_share = measure(contenders, picture, arguments)
         record = Record(
-            settings={key: str(value) for key, value in vars(arguments).items()},
+            settings={key: portable(str(value)) for key, value in vars(arguments).items()},
             exporter=exporter_versions(arguments.torchvision_python),
             sha256={name: file_sha256(path) for name, path in graphs.items()},
             agreement=agreement,

@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader
 import edgeseg
 from edgeseg.models import model_manifest
 from edgeseg.models.reference import ReferenceModel
+from edgeseg_bench.environment import portable
 from edgeseg_runtime.manifest import Manifest
 
 RESUMED = ("seed", "batch_size", "steps", "lr", "weight_decay", "warm_up_steps")
@@ -240,11 +241,14 @@ def _finish(
     }
     weights = options.out / f"{model.name}.safetensors"
     save_file(state, weights)
-    settings = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items()}
+    settings = {
+        key: portable(str(value)) if isinstance(value, Path) else value
+        for key, value in vars(options).items()
+    }
     record = {
         "model": model.name,
         "num_parameters": sum(p.numel() for p in model.parameters()),
-        "command": ["python", *sys.argv],
+        "command": ["python", *map(portable, sys.argv)],
         "settings": settings,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

@@ -1,13 +1,14 @@
 """Reports survive the round trip through JSON and show what was measured, no more."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from edgeseg_bench.environment import read_environment
+from edgeseg_bench.environment import portable, read_environment
 from edgeseg_bench.latency import Latency, Ratio, WarmUp
 from edgeseg_bench.metrics.agreement import Agreement, ImageAgreement
 from edgeseg_bench.report import markdown, render_table, write_report
@@ -208,3 +209,22 @@ def test_the_environment_names_this_machine():
     assert environment.versions["numpy"]
     assert environment.time_utc.endswith("+00:00")
     assert environment.cpu
+
+
+@pytest.mark.parametrize(
+    ("argument", "recorded"),
+    [
+        ("/home/me/runs/yolact", "yolact"),
+        ("out/yolact", "out/yolact"),
+        ("--limit", "--limit"),
+        ("200", "200"),
+        ("coco:/data/coco", "coco:/data/coco"),
+    ],
+)
+def test_a_command_is_recorded_without_the_folders_of_a_machine(argument, recorded):
+    assert portable(argument) == recorded
+
+
+@pytest.mark.parametrize("file", sorted(RESULTS.iterdir()), ids=lambda file: file.name)
+def test_no_result_names_a_folder_of_a_machine(file):
+    assert re.findall(r'["` ]/(?:tmp|home|root|work)/', file.read_text(encoding="utf-8")) == []
