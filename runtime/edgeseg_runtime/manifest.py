@@ -6,25 +6,36 @@ frozen and keyword-only; what they accept is what a file may hold.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from edgeseg_runtime.errors import CorruptArtifact, ManifestError, MissingArtifact, SchemaTooNew
 from edgeseg_runtime.files import check_relative, read_limited, read_verified, write_atomic
+from edgeseg_runtime.manifest_values import (
+    as_list,
+    as_mapping,
+    as_tuple,
+    check_choice,
+    check_int,
+    check_name,
+    check_number,
+    check_scalar,
+    check_str,
+    is_int,
+    plain_json,
+    refuse,
+)
+from edgeseg_runtime.strict_json import MAX_BYTES, check_digest, digest_of, format_json, parse_json
 
 __all__ = ["FILE_NAME", "Artifact", "Manifest", "Preprocess", "TensorSpec", "read_artifact"]
 
 FILE_NAME = "manifest.json"
 SCHEMA = "1.0"
-MAX_BYTES = 4 * 1024 * 1024
-MAX_DEPTH = 16
 MAX_PIXELS = 64_000_000
 MAX_KEYPOINTS = 10_000
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()  # what a bundle may demand of this runtime
@@ -55,10 +66,8 @@ _LISTS = (
     "skeleton",
     "state",
 )
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/+-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCHEMA = re.compile(r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})")
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +85,16 @@ class TensorSpec:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", _tuple("shape", self.shape))
-        _check_name("name", self.name)
-        _check_choice("dtype", self.dtype, DTYPES)
+        object.__setattr__(self, "shape", as_tuple("shape", self.shape))
+        check_name("name", self.name)
+        check_choice("dtype", self.dtype, DTYPES)
         if len(self.shape) > 8:
-            _refuse("shape", self.shape, "at most 8 axes")
+            refuse("shape", self.shape, "at most 8 axes")
         for axis, size in enumerate(self.shape):
-            if not (axis == 0 and _is_int(size) and size == -1):
-                _check_int(f"shape[{axis}]", size, 1, 2**31 - 1)
+            if not (axis == 0 and is_int(size) and size == -1):
+                check_int(f"shape[{axis}]", size, 1, 2**31 - 1)
         if math.prod(abs(size) for size in self.shape) >= 2**31:
-            _refuse("shape", self.shape, "fewer than 2^31 elements")
+            refuse("shape", self.shape, "fewer than 2^31 elements")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,30 +142,30 @@ class Preprocess:
     crop_margin: float = CROP_MARGIN
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pad_value", _tuple("pad_value", self.pad_value))
-        _check_int("height", self.height, 1, 2**15)
-        _check_int("width", self.width, 1, 2**15)
+        object.__setattr__(self, "pad_value", as_tuple("pad_value", self.pad_value))
+        check_int("height", self.height, 1, 2**15)
+        check_int("width", self.width, 1, 2**15)
         if self.height * self.width > MAX_PIXELS:
-            _refuse("height x width", f"{self.height}x{self.width}", f"at most {MAX_PIXELS} pixels")
-        _check_choice("resize", self.resize, RESIZES)
-        _check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+            refuse("height x width", f"{self.height}x{self.width}", f"at most {MAX_PIXELS} pixels")
+        check_choice("resize", self.resize, RESIZES)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         if self.resize in SAMPLED_RESIZES and self.interpolation != "linear":
-            _refuse("interpolation", self.interpolation, f"linear with resize {self.resize}")
+            refuse("interpolation", self.interpolation, f"linear with resize {self.resize}")
         is_crop = self.resize == "square_crop"
-        _check_choice("rounding", self.rounding, CROP_ROUNDINGS if is_crop else SIZE_ROUNDINGS)
-        _check_number("crop_margin", self.crop_margin, 0.01, 100.0)
+        check_choice("rounding", self.rounding, CROP_ROUNDINGS if is_crop else SIZE_ROUNDINGS)
+        check_number("crop_margin", self.crop_margin, 0.01, 100.0)
         if not is_crop and self.crop_margin != CROP_MARGIN:
-            _refuse("crop_margin", self.crop_margin, "only square_crop to have one")
+            refuse("crop_margin", self.crop_margin, "only square_crop to have one")
         if self.resize == "shortest_edge":
-            _check_int("min_size", self.min_size, 1, 2**15)
+            check_int("min_size", self.min_size, 1, 2**15)
             if self.max_size is not None:
-                _check_int("max_size", self.max_size, 1, 2**15)
+                check_int("max_size", self.max_size, 1, 2**15)
         elif self.min_size is not None or self.max_size is not None:
-            _refuse("min_size and max_size", (self.min_size, self.max_size), "only shortest_edge")
+            refuse("min_size and max_size", (self.min_size, self.max_size), "only shortest_edge")
         if len(self.pad_value) != 3:
-            _refuse("pad_value", self.pad_value, "three integers B, G, R in 0..255")
+            refuse("pad_value", self.pad_value, "three integers B, G, R in 0..255")
         for index, value in enumerate(self.pad_value):
-            _check_int(f"pad_value[{index}]", value, 0, 255)
+            check_int(f"pad_value[{index}]", value, 0, 255)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +184,12 @@ class Artifact:
 
     def __post_init__(self) -> None:
         if not isinstance(self.file, str):
-            _refuse("file", self.file, "text")
+            refuse("file", self.file, "text")
         check_relative(self.file)
-        _check_str("sha256", self.sha256)
+        check_str("sha256", self.sha256)
         if not _SHA256.fullmatch(self.sha256):
-            _refuse("sha256", self.sha256, "64 lower-case hexadecimal digits")
-        _check_int("size_bytes", self.size_bytes, 1, 2**40)
+            refuse("sha256", self.sha256, "64 lower-case hexadecimal digits")
+        check_int("size_bytes", self.size_bytes, 1, 2**40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,38 +240,38 @@ class Manifest:
 
     def __post_init__(self) -> None:
         for key in _LISTS:
-            object.__setattr__(self, key, _tuple(key, getattr(self, key)))
+            object.__setattr__(self, key, as_tuple(key, getattr(self, key)))
         for key in ("postprocess", "artifacts", "parity", "provenance"):
-            object.__setattr__(self, key, _mapping(key, getattr(self, key)))
+            object.__setattr__(self, key, as_mapping(key, getattr(self, key)))
         _check_schema(self.schema)
         for key in ("name", "task", "precision"):
-            _check_name(key, getattr(self, key))
+            check_name(key, getattr(self, key))
         for index, requirement in enumerate(self.requires):
-            _check_name(f"requires[{index}]", requirement)
+            check_name(f"requires[{index}]", requirement)
         for key in ("inputs", "outputs", "state"):
             _check_specs(key, getattr(self, key))
         if not isinstance(self.preprocess, Preprocess):
-            _refuse("preprocess", self.preprocess, "a Preprocess")
+            refuse("preprocess", self.preprocess, "a Preprocess")
         self._check_labels()
         self._check_keypoints()
         for key, artifact in self.artifacts.items():
-            _check_name("artifacts", key)
+            check_name("artifacts", key)
             if not isinstance(artifact, Artifact):
-                _refuse(f"artifacts.{key}", artifact, "an Artifact")
+                refuse(f"artifacts.{key}", artifact, "an Artifact")
         for key, value in self.postprocess.items():
-            _check_scalar(f"postprocess.{key}", value)
+            check_scalar(f"postprocess.{key}", value)
         for key in ("parity", "provenance"):
-            object.__setattr__(self, key, _plain_json(key, getattr(self, key)))
+            object.__setattr__(self, key, plain_json(key, getattr(self, key)))
 
     def _check_labels(self) -> None:
         if len(self.labels) > 100_000:
-            _refuse("labels", f"{len(self.labels)} entries", "at most 100000")
+            refuse("labels", f"{len(self.labels)} entries", "at most 100000")
         for index, label in enumerate(self.labels):
-            _check_str(f"labels[{index}]", label)
+            check_str(f"labels[{index}]", label)
         for index, category_id in enumerate(self.category_ids):
-            _check_int(f"category_ids[{index}]", category_id, 0, 2**31 - 1)
+            check_int(f"category_ids[{index}]", category_id, 0, 2**31 - 1)
         if len(self.labels) != len(self.category_ids):
-            _refuse(
+            refuse(
                 "category_ids",
                 f"{len(self.category_ids)} entries",
                 f"one for each of the {len(self.labels)} labels",
@@ -271,18 +280,18 @@ class Manifest:
     def _check_keypoints(self) -> None:
         names = self.keypoint_names
         if len(names) > MAX_KEYPOINTS:
-            _refuse("keypoint_names", f"{len(names)} entries", f"at most {MAX_KEYPOINTS}")
+            refuse("keypoint_names", f"{len(names)} entries", f"at most {MAX_KEYPOINTS}")
         for index, name in enumerate(names):
-            _check_str(f"keypoint_names[{index}]", name)
+            check_str(f"keypoint_names[{index}]", name)
         if len(self.skeleton) > MAX_KEYPOINTS:
-            _refuse("skeleton", f"{len(self.skeleton)} pairs", f"at most {MAX_KEYPOINTS}")
+            refuse("skeleton", f"{len(self.skeleton)} pairs", f"at most {MAX_KEYPOINTS}")
         pairs = []
         for index, pair in enumerate(self.skeleton):
-            pairs.append(_tuple(f"skeleton[{index}]", pair))
+            pairs.append(as_tuple(f"skeleton[{index}]", pair))
             if len(pairs[-1]) != 2:
-                _refuse(f"skeleton[{index}]", pair, "two numbers of key points")
+                refuse(f"skeleton[{index}]", pair, "two numbers of key points")
             for number in pairs[-1]:
-                _check_int(f"skeleton[{index}]", number, 0, len(names) - 1)
+                check_int(f"skeleton[{index}]", number, 0, len(names) - 1)
         object.__setattr__(self, "skeleton", tuple(pairs))
 
     def artifact(self, kind: str) -> Artifact:
@@ -305,8 +314,8 @@ class Manifest:
         The last key, `digest`, is the sha256 of the content, so that a flipped bit is noticed.
         """
         document = {item.name: _document_from(getattr(self, item.name)) for item in fields(self)}
-        document["digest"] = _digest(document)
-        return _format_json(document) + "\n"
+        document["digest"] = digest_of(document)
+        return format_json(document) + "\n"
 
     @classmethod
     def from_json(
@@ -328,14 +337,14 @@ class Manifest:
             UnsafePath: if an artifact's path could leave the folder.
         """
         try:
-            document = _parse(text)
+            document = parse_json(text)
             schema = _check_schema(document.get("schema"))
             is_newer = _version(schema) > _version(SCHEMA)
             digest = document.pop("digest", None)
             manifest = _manifest_from(document, ignore_unknown=is_newer)
             _check_requirements(manifest.requires)
             if verify and digest is not None and not is_newer:
-                _check_digest(digest, document)
+                check_digest(digest, document)
         except ManifestError as error:
             raise type(error)(f"{os.fspath(source)}: {error}") from error.__cause__
         return manifest
@@ -398,52 +407,6 @@ def read_artifact(
 # ---------------------------------------------------------------- JSON to manifest
 
 
-def _parse(text: str) -> dict[str, Any]:
-    """Return the document of a JSON text, bounded in size and depth before it is parsed."""
-    if len(text) > MAX_BYTES:
-        raise ManifestError(f"{len(text)} characters, expected at most {MAX_BYTES}")
-    depth = 0
-    for match in _BRACKETS.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
-        if depth > MAX_DEPTH:
-            raise ManifestError(f"nested deeper than {MAX_DEPTH} levels; this is no manifest")
-    try:
-        document = json.loads(
-            text,
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(
-            f"not valid JSON ({error}). The file is damaged or was edited by hand: "
-            "copy or export the bundle again."
-        ) from error
-    if not isinstance(document, dict):
-        raise ManifestError(f"expected a JSON object, found {type(document).__name__}")
-    return document
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ManifestError(f"the key {twice!r} is given twice; remove one of them")
-    return result
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ManifestError(f"{name} is not a number that a manifest may hold")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ManifestError(f"the number {text[:40]} is out of range")
-    return value
-
-
 def _manifest_from(document: Mapping[str, Any], *, ignore_unknown: bool) -> Manifest:
     def read(kind: type, where: str, value: Any, **convert: Callable[[str, Any], Any]) -> Any:
         return _read_object(kind, where, value, convert, ignore_unknown=ignore_unknown)
@@ -451,13 +414,13 @@ def _manifest_from(document: Mapping[str, Any], *, ignore_unknown: bool) -> Mani
     def specs(where: str, value: Any) -> tuple[TensorSpec, ...]:
         return tuple(
             read(TensorSpec, f"{where}[{index}]", item)
-            for index, item in enumerate(_list(where, value))
+            for index, item in enumerate(as_list(where, value))
         )
 
     def artifacts(where: str, value: Any) -> dict[str, Artifact]:
         return {
             key: read(Artifact, f"{where}.{key}", item)
-            for key, item in _mapping(where, value).items()
+            for key, item in as_mapping(where, value).items()
         }
 
     manifest = read(
@@ -483,7 +446,7 @@ def _read_object(
     ignore_unknown: bool,
 ) -> Any:
     """Build a dataclass from a JSON object; only keys with a default may be left out."""
-    document = _mapping(where or "the document", value)
+    document = as_mapping(where or "the document", value)
     known = [item.name for item in fields(kind)]
     required = [
         item.name
@@ -522,7 +485,7 @@ def _check_requirements(requires: Sequence[str]) -> None:
 
 def _check_schema(schema: Any) -> str:
     if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
-        _refuse("schema", schema, f"a version such as {SCHEMA!r}")
+        refuse("schema", schema, f"a version such as {SCHEMA!r}")
     if _version(schema)[0] > _version(SCHEMA)[0]:
         raise SchemaTooNew(
             f"schema {schema} is newer than {SCHEMA}, the newest that this runtime reads. "
@@ -554,146 +517,14 @@ def _document_from(value: Any) -> Any:
     return value
 
 
-def _digest(document: Mapping[str, Any]) -> str:
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return f"sha256:{hashlib.sha256(canonical.encode('ascii')).hexdigest()}"
-
-
-def _check_digest(digest: Any, document: Mapping[str, Any]) -> None:
-    found = _digest(document)
-    if digest != found:
-        raise ManifestError(
-            f"the content was changed after it was written: its digest is {found}, "
-            f"recorded is {digest!r}. If you edited it on purpose, remove the key 'digest'; "
-            "otherwise copy or export the bundle again."
-        )
-
-
-def _format_json(value: Any, indent: int = 0) -> str:
-    """Return JSON with one line per entry, and lists of scalars that fit on one line."""
-    if isinstance(value, dict) and value:
-        items = [
-            f"{json.dumps(key)}: {_format_json(item, indent + 2)}" for key, item in value.items()
-        ]
-        brackets = "{}"
-    elif isinstance(value, list) and value:
-        line = json.dumps(value, allow_nan=False, ensure_ascii=False)
-        is_flat = not any(isinstance(item, (dict, list)) for item in value)
-        if is_flat and len(line) <= 80:
-            return line
-        items = [_format_json(item, indent + 2) for item in value]
-        brackets = "[]"
-    else:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False)
-    pad = " " * (indent + 2)
-    body = ",\n".join(pad + item for item in items)
-    return f"{brackets[0]}\n{body}\n{' ' * indent}{brackets[1]}"
-
-
-# ---------------------------------------------------------------- checks of single values
-
-
-def _refuse(where: str, found: Any, expected: str) -> NoReturn:
-    text = repr(found)
-    if len(text) > 80:
-        text = text[:77] + "..."
-    raise ManifestError(f"{where} is {text}; expected {expected}")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_int(where: str, value: Any, low: int, high: int) -> None:
-    if not _is_int(value) or not low <= value <= high:
-        _refuse(where, value, f"an integer in {low}..{high}")
-
-
-def _check_number(where: str, value: Any, low: float, high: float) -> None:
-    is_number = _is_int(value) or isinstance(value, float)
-    if not is_number or not low <= value <= high:
-        _refuse(where, value, f"a number in {low:g}..{high:g}")
-
-
-def _check_str(where: str, value: Any) -> None:
-    if not isinstance(value, str):
-        _refuse(where, value, "text")
-    if len(value) > 1000:
-        _refuse(where, f"{len(value)} characters", "at most 1000")
-    if value and not value.isprintable():
-        _refuse(where, value, "printable text")
-
-
-def _check_name(where: str, value: Any) -> None:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        _refuse(where, value, "a name of letters, digits and _ . : / + - (at most 128)")
-
-
-def _check_choice(where: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        _refuse(where, value, f"one of {', '.join(choices)}")
-
-
-def _check_scalar(where: str, value: Any) -> None:
-    if isinstance(value, str):
-        _check_str(where, value)
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            _refuse(where, value, "a finite number")
-    elif isinstance(value, int):  # bool too
-        _check_int(where, int(value), -(2**53), 2**53)
-    else:
-        _refuse(where, value, "text, a number or a truth value")
-
-
 def _check_specs(where: str, specs: Iterable[Any]) -> None:
     names = []
     for index, spec in enumerate(specs):
         if not isinstance(spec, TensorSpec):
-            _refuse(f"{where}[{index}]", spec, "a TensorSpec")
+            refuse(f"{where}[{index}]", spec, "a TensorSpec")
         names.append(spec.name)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        _refuse(where, twice[0], "each name once")
+        refuse(where, twice[0], "each name once")
     if where != "state" and not 1 <= len(names) <= 256:
-        _refuse(where, f"{len(names)} tensors", "1..256 tensors")
-
-
-def _list(where: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        _refuse(where, value, "a list")
-    return value
-
-
-def _tuple(where: str, value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, (tuple, list)):
-        _refuse(where, value, "a list")
-    return tuple(value)
-
-
-def _mapping(where: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        _refuse(where, value, "an object")
-    return dict(value)
-
-
-def _plain_json(where: str, value: Any, depth: int = 0) -> Any:
-    """Return a copy of a value as JSON would give it back; tuples become lists."""
-    if depth > MAX_DEPTH - 4:
-        _refuse(where, value, "less nesting")
-    if isinstance(value, Mapping):
-        for key in value:
-            _check_str(f"a key of {where}", key)
-        return {key: _plain_json(f"{where}.{key}", item, depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain_json(f"{where}[{i}]", item, depth + 1) for i, item in enumerate(value)]
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            _refuse(where, value, "text that UTF-8 can hold")
-        return value
-    _check_scalar(where, value)
-    return value
+        refuse(where, f"{len(names)} tensors", "1..256 tensors")
