@@ -39,6 +39,7 @@ CPU_FLAGS = (
     "i8mm",
     "sve",
 )
+HIDDEN_FLAGS_VARIABLE = "HIDDEN_CPU_FLAGS"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -51,7 +52,7 @@ class Environment:
         command_line: of this process, see :func:`portable`.
         device: name of the board, such as a Jetson's.
         cpu: name of the CPU.
-        cpu_flags: those of CPU_FLAGS that it has.
+        cpu_flags: those of CPU_FLAGS that it has, less those that ``benchmarks/avx2_only.c`` hides.
         num_cores: logical cores of the machine.
         num_usable_cores: logical cores this process may use.
         governor: how the clock of core 0 is chosen.
@@ -123,6 +124,7 @@ def _cpu_name(cpuinfo: str) -> str:
 def _cpu_flags(cpuinfo: str) -> tuple[str, ...]:
     match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     present = set(match[1].split()) if match else set()
+    present -= set(os.environ.get(HIDDEN_FLAGS_VARIABLE, "").split())
     return tuple(flag for flag in CPU_FLAGS if flag in present)
 
 

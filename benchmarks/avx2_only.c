@@ -1,0 +1,71 @@
+/* Hides AVX-512, VNNI and AMX from a program, so that a server's core computes as those of most edge boxes do: Intel
+ * N-series, Core since the 12th generation, AMD Ryzen before Zen 4. Nothing is emulated but the answer of CPUID.
+ *
+ *     cc -O2 -shared -fPIC -o avx2_only.so benchmarks/avx2_only.c
+ *     LD_PRELOAD=$PWD/avx2_only.so python benchmarks/maskrcnn_profile.py
+ *
+ * Linux on x86-64, on a processor that can trap CPUID ("cpuid_fault" in /proc/cpuinfo). A program that handles SIGSEGV
+ * itself takes the trap away: give pytest -p no:faulthandler.
+ *
+ * Bits: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2A, CPUID, leaf 07H. */
+
+#define _GNU_SOURCE
+#include <asm/prctl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+/* What edgeseg_bench.environment leaves out of its record. */
+#define HIDDEN "avx512f avx512_vnni avx_vnni amx_int8 amx_bf16"
+
+enum { FEATURES = 7 };
+
+/* F, DQ, IFMA, PF, ER, CD, BW, VL | VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ | 4VNNIW, 4FMAPS, VP2INTERSECT, AMX, FP16 */
+static const uint32_t AVX512_EBX = 0xdc230000, AVX512_ECX = 0x00005842, AVX512_EDX = 0x03c0010c;
+/* AVX-VNNI, AVX512_BF16, AMX-FP16 | AVX-VNNI-INT8, AVX-VNNI-INT16 */
+static const uint32_t VNNI_EAX = 0x00200030, VNNI_EDX = 0x00000410;
+
+static struct sigaction previous;
+
+static long allow_cpuid(int is_allowed) { return syscall(SYS_arch_prctl, ARCH_SET_CPUID, is_allowed); }
+
+static void answer_cpuid(int number, siginfo_t *info, void *context) {
+  greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+  const uint8_t *code = (const uint8_t *)registers[REG_RIP];
+  if (info->si_code != SI_KERNEL || code[0] != 0x0f || code[1] != 0xa2) {
+    sigaction(number, &previous, NULL); /* a real fault: it happens again, and goes where it would have gone */
+    return;
+  }
+  uint32_t leaf = (uint32_t)registers[REG_RAX], part = (uint32_t)registers[REG_RCX];
+  uint32_t eax = leaf, ebx, ecx = part, edx;
+  allow_cpuid(1);
+  __asm__ volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+  allow_cpuid(0);
+  if (leaf == FEATURES && part == 0) {
+    ebx &= ~AVX512_EBX;
+    ecx &= ~AVX512_ECX;
+    edx &= ~AVX512_EDX;
+  } else if (leaf == FEATURES && part == 1) {
+    eax &= ~VNNI_EAX;
+    edx &= ~VNNI_EDX;
+  }
+  registers[REG_RAX] = eax;
+  registers[REG_RBX] = ebx;
+  registers[REG_RCX] = ecx;
+  registers[REG_RDX] = edx;
+  registers[REG_RIP] += 2;
+}
+
+__attribute__((constructor)) static void hide(void) {
+  struct sigaction action = {.sa_sigaction = answer_cpuid, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+  sigaction(SIGSEGV, &action, &previous);
+  setenv("HIDDEN_CPU_FLAGS", HIDDEN, 1);
+  if (allow_cpuid(0) != 0) {
+    perror("avx2_only: CPUID cannot be trapped here");
+    _exit(1);
+  }
+}
