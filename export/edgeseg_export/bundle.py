@@ -150,11 +150,11 @@ def export_bundle(
     try:
         progress("trace", 0, 1)
         manifest = model_manifest(model)
+        pictures, data = _pictures(images, num_images, manifest)
         plain = trace_graph(model, manifest, dynamic_batch=dynamic_batch)
         tapped = complete_graph(plain, opset=opset)
         outputs = [spec.name for spec in manifest.outputs]
         graph = drop_outputs(tapped, outputs)
-        pictures, data = _pictures(images, num_images, manifest)
         progress("parity", 0, len(pictures))
         parity = _measure(model, tapped, graph, manifest, pictures, data, tolerance, progress)
         if not allow_mismatch:

@@ -9,8 +9,6 @@ import pytest
 from onnx import numpy_helper
 from precision_cases import SIZE, bright_squares, square_detector, write_square_bundle
 
-import edgeseg
-
 
 @pytest.fixture
 def squares(tmp_path):
@@ -106,9 +104,8 @@ def test_what_is_no_bundle_is_refused(command, bundles, tmp_path):
     assert command("compare", *bundles)[0] == 3
 
 
-def test_a_model_of_joints_is_compared_on_what_is_about_each_person(command, tmp_path):
-    model = edgeseg.create_model("hourglass_tiny", weights="shapes")
-    full = edgeseg.export_bundle(model, tmp_path / "full", num_images=1)
+def test_a_model_of_joints_is_compared_on_what_is_about_each_person(command, bundle_of, tmp_path):
+    full = bundle_of("hourglass_tiny")
     out = tmp_path / "report"
     code, document = command.json(
         "compare", full, full, "--data", "shapes", "--limit", 3, "--fail-on",

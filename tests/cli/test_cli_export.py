@@ -85,7 +85,8 @@ def test_export_refuses_before_it_writes(command, tmp_path, options, code, messa
 def test_an_interrupted_export_leaves_nothing(tmp_path, stage, options, number):
     if options:
         pytest.importorskip("tensorrt_rtx")
-    arguments = ["export", "maskrcnn_tiny", "--num-images", "1", "-o", "out", *options]
+    name = "landmarks_regression_tiny"
+    arguments = ["export", name, "--num-images", "1", "-o", "out", *options]
     code, text = _interrupt(arguments, stage, number, folder=tmp_path)
     assert code == 130, text
     assert "error: interrupted" in text

@@ -23,6 +23,12 @@ PICTURES = [sample.image for sample in open_dataset("shapes", limit=3)]
 
 
 @pytest.fixture(scope="module")
+def light_model():
+    """The model that is exported fastest."""
+    return edgeseg.create_model("landmarks_regression_tiny", weights="shapes")
+
+
+@pytest.fixture(scope="module")
 def graph(tiny_bundle):
     return onnx.load(tiny_bundle / "model.onnx")
 
@@ -164,9 +170,9 @@ def test_a_graph_that_differs_is_not_written(tiny_model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_graph_that_differs_is_written_if_that_is_wanted_and_says_so(tiny_model, tmp_path):
+def test_a_graph_that_differs_is_written_if_that_is_wanted_and_says_so(light_model, tmp_path):
     bundle = edgeseg.export_bundle(
-        tiny_model, tmp_path / "bundle", num_images=1, tolerance=1e-12, allow_mismatch=True
+        light_model, tmp_path / "bundle", num_images=1, tolerance=1e-12, allow_mismatch=True
     )
     parity = Manifest.load(bundle).parity
     assert parity["is_within_tolerance"] is False
@@ -212,27 +218,27 @@ def test_a_detection_without_counterpart_is_no_parity(tiny_model, tapped):
         parity_of(tiny_model, lossy).check()
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tiny_model, tmp_path):
+def test_a_folder_with_something_in_it_is_left_alone(light_model, tmp_path):
     folder = tmp_path / "precious"
     folder.mkdir()
     (folder / "thesis.txt").write_text("years of work", encoding="utf-8")
     for overwrite in (False, True):
         with pytest.raises(FileExistsError, match="give another folder"):
-            edgeseg.export_bundle(tiny_model, folder, overwrite=overwrite)
+            edgeseg.export_bundle(light_model, folder, overwrite=overwrite)
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
 
 
-def test_a_bundle_is_replaced_only_when_that_is_wanted(tiny_model, tmp_path):
+def test_a_bundle_is_replaced_only_when_that_is_wanted(light_model, tmp_path):
     folder = tmp_path / "bundle"
     folder.mkdir()
-    edgeseg.export_bundle(tiny_model, folder, num_images=1)
+    edgeseg.export_bundle(light_model, folder, num_images=1)
     before = (folder / "manifest.json").read_bytes()
     with pytest.raises(FileExistsError, match="--overwrite"):
-        edgeseg.export_bundle(tiny_model, folder, num_images=1)
+        edgeseg.export_bundle(light_model, folder, num_images=1)
     with pytest.raises(ParityError):
-        edgeseg.export_bundle(tiny_model, folder, num_images=1, tolerance=1e-12, overwrite=True)
+        edgeseg.export_bundle(light_model, folder, num_images=1, tolerance=1e-12, overwrite=True)
     assert (folder / "manifest.json").read_bytes() == before
-    edgeseg.export_bundle(tiny_model, folder, num_images=2, overwrite=True)
+    edgeseg.export_bundle(light_model, folder, num_images=2, overwrite=True)
     assert Manifest.load(folder).parity["num_images"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -242,20 +248,20 @@ class _Stop(BaseException):
 
 
 @pytest.mark.parametrize("stage", ["trace", "parity", "write", "finish"])
-def test_an_interrupted_export_leaves_nothing(tiny_model, tmp_path, stage):
+def test_an_interrupted_export_leaves_nothing(light_model, tmp_path, stage):
     def interrupt(name, done, total):
         if name == stage:
             raise _Stop
 
     with pytest.raises(_Stop):
         edgeseg.export_bundle(
-            tiny_model, tmp_path / "a" / "bundle", num_images=1, progress=interrupt
+            light_model, tmp_path / "a" / "bundle", num_images=1, progress=interrupt
         )
     assert [path for path in tmp_path.rglob("*") if path != tmp_path / "a"] == []
 
 
-def test_a_bundle_that_cannot_be_replaced_is_left_as_it_was(tiny_model, tmp_path, monkeypatch):
-    folder = edgeseg.export_bundle(tiny_model, tmp_path / "bundle", num_images=1)
+def test_a_bundle_that_cannot_be_replaced_is_left_as_it_was(light_model, tmp_path, monkeypatch):
+    folder = edgeseg.export_bundle(light_model, tmp_path / "bundle", num_images=1)
     before = (folder / "manifest.json").read_bytes()
     rename = Path.rename
 
@@ -266,12 +272,12 @@ def test_a_bundle_that_cannot_be_replaced_is_left_as_it_was(tiny_model, tmp_path
 
     monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
     with pytest.raises(OSError, match="No space left"):
-        edgeseg.export_bundle(tiny_model, folder, num_images=1, overwrite=True)
+        edgeseg.export_bundle(light_model, folder, num_images=1, overwrite=True)
     assert (folder / "manifest.json").read_bytes() == before
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_what_a_killed_export_left_is_removed_a_day_later(tiny_model, tmp_path):
+def test_what_a_killed_export_left_is_removed_a_day_later(light_model, tmp_path):
     running, killed, other = (
         tmp_path / name
         for name in (".bundle.aaaa.partial", ".bundle.bbbb.partial", ".bundle2.cccc.partial")
@@ -280,14 +286,14 @@ def test_what_a_killed_export_left_is_removed_a_day_later(tiny_model, tmp_path):
         folder.mkdir()
     for folder in (killed, other):
         os.utime(folder, (time.time() - 90_000,) * 2)
-    edgeseg.export_bundle(tiny_model, tmp_path / "bundle", num_images=1)
+    edgeseg.export_bundle(light_model, tmp_path / "bundle", num_images=1)
     assert sorted(tmp_path.iterdir()) == sorted([running, other, tmp_path / "bundle"])
 
 
-def test_progress_names_every_stage(tiny_model, tmp_path):
+def test_progress_names_every_stage(light_model, tmp_path):
     seen = []
     edgeseg.export_bundle(
-        tiny_model,
+        light_model,
         tmp_path / "bundle",
         num_images=2,
         progress=lambda *call: seen.append(call),
@@ -311,7 +317,7 @@ def test_progress_names_every_stage(tiny_model, tmp_path):
         ({"targets": ("sm1",), "backends": ("tensorrt_rtx",)}, "target is 'sm1'; expected one of"),
     ],
 )
-def test_options_that_do_not_exist_are_refused(tiny_model, tmp_path, options, message):
+def test_options_that_do_not_exist_are_refused(light_model, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        edgeseg.export_bundle(tiny_model, tmp_path / "bundle", **options)
+        edgeseg.export_bundle(light_model, tmp_path / "bundle", **options)
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import onnx
 import pytest
+from agreement_cases import NUM_CALIBRATION
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -15,6 +16,7 @@ import edgeseg
 import edgeseg_runtime
 from edgeseg.models import PrecisionRecipe, get_spec, list_models, model_manifest
 from edgeseg_bench.datasets import open_dataset
+from edgeseg_export import bundle
 from edgeseg_export.agreement import ParityError, check_agreement
 from edgeseg_export.bundle import complete_graph, trace_graph
 from edgeseg_export.calibration import METHODS, calibrate
@@ -486,17 +488,13 @@ def test_calibration_refuses_what_it_cannot_do(plain, manifest, options, message
         calibrate(plain, manifest, values=[], **arguments)
 
 
-def test_an_int8_bundle_finds_what_the_fp32_bundle_finds(
-    tiny_model, tiny_bundle, pictures, tmp_path
-):
-    folder = edgeseg.export_bundle(
-        tiny_model, tmp_path / "int8", precision="int8", calibration=pictures
-    )
+def test_an_int8_bundle_finds_what_the_fp32_bundle_finds(bundle_of, tiny_bundle):
+    folder = bundle_of("maskrcnn_tiny", "int8")
     manifest = edgeseg_runtime.Manifest.load(folder)
     assert manifest.precision == "int8"
     loss = manifest.parity["precision"]
     assert loss["num_nodes"]["int8"] > 50
-    assert loss["num_calibration"] == NUM_PICTURES
+    assert loss["num_calibration"] == NUM_CALIBRATION
     assert loss["agreement_with_fp32"]["ap"]["bbox"] > 0.8
     size = (folder / "model.onnx").stat().st_size
     assert size < 0.6 * (tiny_bundle / "model.onnx").stat().st_size
@@ -528,10 +526,15 @@ def test_an_export_reports_its_calibration_to_the_last_value(tmp_path, pictures)
     assert counted == [(number, total) for number in range(1, total + 1)]
 
 
-def test_a_graph_that_int8_has_ruined_is_not_written(tiny_model, tmp_path):
-    black = [np.zeros((64, 64, 3), np.uint8)]  # every range is far too small
+def test_a_graph_that_int8_has_ruined_is_not_written(tiny_model, tmp_path, pictures, monkeypatch):
+    def far_too_small(*arguments, **options):
+        return {name: value / 50 for name, value in calibrate(*arguments, **options).items()}
+
+    monkeypatch.setattr(bundle, "calibrate", far_too_small)
     with pytest.raises(ParityError, match=r"the int8 graph finds other things.* agreement of"):
-        edgeseg.export_bundle(tiny_model, tmp_path / "int8", precision="int8", calibration=black)
+        edgeseg.export_bundle(
+            tiny_model, tmp_path / "int8", precision="int8", calibration=pictures, num_images=1
+        )
     assert list(tmp_path.iterdir()) == []
 
 

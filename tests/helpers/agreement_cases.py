@@ -14,9 +14,7 @@ def write_shipped_bundle(folder, name, precision):
     model = edgeseg.create_model(name, weights="shapes")
     has_int8 = precision in {"int8", "mixed"}
     calibration = calibration_pictures("shapes", NUM_CALIBRATION, model) if has_int8 else None
-    return edgeseg.export_bundle(
-        model, folder, precision=precision, calibration=calibration, num_images=1
-    )
+    return edgeseg.export_bundle(model, folder, precision=precision, calibration=calibration)
 
 
 def agreement_of(reference, candidate):

@@ -170,12 +170,11 @@ def shipped():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", shipped())
-def test_a_shipped_model_gives_what_onnxruntime_gives(name, tmp_path):
+def test_a_shipped_model_gives_what_onnxruntime_gives(name, bundle_of):
     from edgeseg_bench.datasets import open_dataset
     from edgeseg_bench.evaluation import dataset_kind
 
-    model = edgeseg.create_model(name, weights="shapes")
-    folder = edgeseg.export_bundle(model, tmp_path / name, num_images=1)
+    folder = bundle_of(name)
     with (
         load(folder, backend="onnxruntime", threads=1) as reference,
         load(folder, backend="openvino", threads=1) as predictor,
@@ -196,11 +195,11 @@ def test_a_shipped_model_gives_what_onnxruntime_gives(name, tmp_path):
         ("landmarks_heatmap_tiny", "int8", 0.9),
     ],
 )
-def test_a_lower_precision_agrees_with_onnxruntime(name, precision, bar, tmp_path):
+def test_a_lower_precision_agrees_with_onnxruntime(name, precision, bar, bundle_of):
     """The bars of int8 hold without VNNI, too, where OpenVINO's products are not exact."""
-    from agreement_cases import agreement_of, write_shipped_bundle
+    from agreement_cases import agreement_of
 
-    folder = write_shipped_bundle(tmp_path / name, name, precision)
+    folder = bundle_of(name, precision)
     with (
         load(folder, backend="onnxruntime", threads=1) as reference,
         load(folder, backend="openvino", threads=1) as predictor,

@@ -294,11 +294,11 @@ CUDA = "CUDAExecutionProvider"
     CUDA not in onnxruntime.get_available_providers(), reason=f"no {CUDA} in this ONNX Runtime"
 )
 @pytest.mark.parametrize(("precision", "bar"), [("fp32", 0.99), ("fp16", 0.98), ("int8", 0.9)])
-def test_cuda_runs_most_nodes_and_finds_what_the_cpu_finds(precision, bar, tmp_path):
+def test_cuda_runs_most_nodes_and_finds_what_the_cpu_finds(precision, bar, bundle_of):
     pytest.importorskip("torch")
-    from agreement_cases import agreement_of, write_shipped_bundle
+    from agreement_cases import agreement_of
 
-    folder = write_shipped_bundle(tmp_path / "bundle", "maskrcnn_tiny", precision)
+    folder = bundle_of("maskrcnn_tiny", precision)
     with (
         load(folder, backend="onnxruntime", threads=1) as reference,
         load(folder, backend="onnxruntime", providers=[CUDA, CPU]) as predictor,
