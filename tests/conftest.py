@@ -31,19 +31,34 @@ def private_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def bundle_of(tmp_path_factory):
-    """Name of a tiny model, and precision -> its bundle with the shipped weights; read-only, one for all workers."""
+def made_once(tmp_path_factory):
+    """Name and make(path) -> the path; the first worker that asks makes it, whole or not at all."""
     own = tmp_path_factory.getbasetemp()
-    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shipped"
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made_once"
     shared.mkdir(exist_ok=True)
+
+    def get(name, make):
+        from filelock import FileLock  # the environment of the runtime's tests has none
+
+        path = shared / name
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                make(path)
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def bundle_of(made_once):
+    """Name of a tiny model, and precision -> its bundle with the shipped weights; read-only."""
 
     @functools.cache
     def export(name, precision="fp32"):
         from agreement_cases import write_shipped_bundle  # the runtime's tests have no torch
-        from filelock import FileLock
 
-        folder = shared / f"{name}_{precision}"
-        with FileLock(f"{folder}.lock"):
-            return folder if folder.exists() else write_shipped_bundle(folder, name, precision)
+        return made_once(
+            f"{name}_{precision}", lambda folder: write_shipped_bundle(folder, name, precision)
+        )
 
     return export

@@ -1,19 +1,16 @@
 """Opset 17: the same results as opset 20, for engines that read nothing newer."""
 
-import functools
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgeseg
-from edgeseg.models import get_spec, model_manifest
+from edgeseg.models import get_spec, list_models
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
-from edgeseg_export.bundle import complete_graph, trace_graph
+from edgeseg_export.bundle import complete_graph
 from edgeseg_export.passes import apply
-from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.passes.opset import to_opset17
 from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_export.sessions import cpu_session
@@ -24,34 +21,12 @@ from edgeseg_runtime.onnx_inline import inline_functions
 from edgeseg_runtime.tasks import create_task
 
 MODELS = {
-    "maskrcnn_tiny": 128,
-    "yolact_tiny": 96,
-    "retinaface_tiny": 96,
-    "centernet_tiny": 96,
-    "hourglass_tiny": 64,
-    "landmarks_heatmap_tiny": 64,
-    "landmarks_regression_tiny": 80,
+    **{name: None for name in list_models() if name.endswith("_tiny")},
     "centernet_resnet18_dcn": 64,
 }
 """A model of every family, and one with deformable convolutions -> size of its picture."""
 QUICK = ["maskrcnn_tiny", "landmarks_regression_tiny"]
 EXHAUSTIVE = (pytest.mark.slow, pytest.mark.exhaustive)
-
-
-@pytest.fixture(scope="module")
-def traced():
-    """Name of a model -> its graph without bodies and stages, and its manifest."""
-
-    @functools.cache
-    def trace(name):
-        weights = "shapes" if name.endswith("_tiny") else None
-        model = edgeseg.create_model(name, weights=weights, image_size=MODELS[name])
-        manifest = model_manifest(model)
-        return drop_outputs(
-            trace_graph(model, manifest), [spec.name for spec in manifest.outputs]
-        ), manifest
-
-    return trace
 
 
 def results(model, manifest):
@@ -78,7 +53,7 @@ def assert_same_results(plain, manifest):
     [*QUICK, *(pytest.param(name, marks=EXHAUSTIVE) for name in MODELS if name not in QUICK)],
 )
 def test_both_opsets_give_the_same_numbers(traced, name):
-    assert_same_results(*traced(name))
+    assert_same_results(*traced(name, MODELS[name]))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -95,7 +70,7 @@ def test_both_opsets_give_the_same_numbers_in_lower_precisions(traced, precision
 )
 def test_no_sampling_names_its_mode(traced, name):
     """TensorRT up to 11.1 takes opset 20's "linear" for the nearest cell, and says nothing."""
-    graph = complete_graph(traced(name)[0])
+    graph = complete_graph(traced(name, MODELS[name])[0])
     nodes = [node for body in graph.functions for node in body.node if node.op_type == "GridSample"]
     assert len(nodes) > 1
     for node in nodes:

@@ -1,7 +1,6 @@
 """Graphs in int8 and float16: what changes, what must not, and what it costs."""
 
 import dataclasses
-import functools
 from collections import Counter
 from contextlib import nullcontext
 
@@ -18,9 +17,8 @@ from edgeseg.models import PrecisionRecipe, get_spec, list_models, model_manifes
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_export import bundle
 from edgeseg_export.agreement import ParityError, check_agreement
-from edgeseg_export.bundle import complete_graph, trace_graph
+from edgeseg_export.bundle import complete_graph
 from edgeseg_export.calibration import METHODS, calibrate
-from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.passes.half import LARGEST
 from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 from edgeseg_export.precision import assign, convert, values_needed
@@ -47,9 +45,8 @@ def inputs(manifest, pictures):
 
 
 @pytest.fixture(scope="module")
-def plain(tiny_model, manifest):
-    graph = trace_graph(tiny_model, manifest)
-    return drop_outputs(graph, [spec.name for spec in manifest.outputs])
+def plain(traced):
+    return traced("maskrcnn_tiny")[0]
 
 
 @pytest.fixture(scope="module")
@@ -197,22 +194,23 @@ def test_half_precision_changes_results_by_its_rounding_only(lowered, plain, inp
 
 
 SMALL = {
-    **{name: {} for name in list_models() if name.endswith("_tiny")},
-    "centernet_resnet18_dcn": {"image_size": 64},
+    **{name: None for name in list_models() if name.endswith("_tiny")},
+    "centernet_resnet18_dcn": 64,
 }
-"""A small model of every family, and one with deformable convolutions -> its settings."""
+"""A small model of every family, and one with deformable convolutions -> size of its picture."""
 ISLANDS = {"Nms", "TopK", "Exp", "Softmax", "GatherND", "GridSample", "Split"}
 """Operators of decoding and selection; Split cuts off the offsets of sampling points."""
 
 
-@functools.cache
-def traced(name):
-    """Return the graph of a small model, edgeseg's operators without bodies, and its recipe."""
-    model = edgeseg.create_model(name, **SMALL[name])
-    manifest = model_manifest(model)
-    graph = trace_graph(model, manifest)
-    outputs = [spec.name for spec in manifest.outputs]
-    return drop_outputs(graph, outputs), get_spec(manifest.name).precision
+@pytest.fixture
+def small(traced):
+    """Name of a small model -> its graph, edgeseg's operators without bodies, and its recipe."""
+
+    def get(name):
+        graph, manifest = traced(name, SMALL[name])
+        return graph, get_spec(manifest.name).precision
+
+    return get
 
 
 @pytest.mark.parametrize("name", ["centernet_resnet18_dcn", "yolact_plus_resnet50"])
@@ -231,8 +229,8 @@ def test_offsets_are_found_in_float32(name, precision):
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "mixed"])
 @pytest.mark.parametrize("name", SMALL)
-def test_coordinates_and_suppression_stay_in_float32(name, precision):
-    plain, recipe = traced(name)
+def test_coordinates_and_suppression_stay_in_float32(small, name, precision):
+    plain, recipe = small(name)
     assignment = assign(plain, recipe, precision)
     assert assignment
     for node in plain.graph.node:
@@ -240,8 +238,8 @@ def test_coordinates_and_suppression_stay_in_float32(name, precision):
             assert node.name not in assignment
 
 
-def test_only_the_offsets_of_a_deformable_convolution_stay_in_float32():
-    plain, recipe = traced("centernet_resnet18_dcn")
+def test_only_the_offsets_of_a_deformable_convolution_stay_in_float32(small):
+    plain, recipe = small("centernet_resnet18_dcn")
     assignment = assign(plain, recipe, "fp16")
     magnitudes = dict.fromkeys(values_needed(plain, assignment), 1.0)
     graph = convert(plain, assignment, magnitudes).graph
@@ -280,9 +278,9 @@ def watched(graph, values):
         ("head.coefficients", None, "fp16"),
     ],
 )
-def test_yolact_mixes_precisions_as_yolact_edge_does(module, in_int8, in_mixed):
+def test_yolact_mixes_precisions_as_yolact_edge_does(small, module, in_int8, in_mixed):
     """Backbone and prototypes in int8, pyramid and heads in float16."""
-    plain, recipe = traced("yolact_tiny")
+    plain, recipe = small("yolact_tiny")
     convolutions = [
         node.name
         for node in plain.graph.node
@@ -295,8 +293,8 @@ def test_yolact_mixes_precisions_as_yolact_edge_does(module, in_int8, in_mixed):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_mixed_names_modules_of_int8_only(name):
-    plain, recipe = traced(name)
+def test_mixed_names_modules_of_int8_only(small, name):
+    plain, recipe = small(name)
     in_int8, in_mixed = (assign(plain, recipe, precision) for precision in ("int8", "mixed"))
     assert "int8" in in_mixed.values()
     assert in_int8.keys() <= in_mixed.keys()

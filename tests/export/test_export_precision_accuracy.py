@@ -21,7 +21,6 @@ from edgeseg_bench.metrics.agreement import agreement_ap
 from edgeseg_export.agreement import graph_predictor
 from edgeseg_export.bundle import complete_graph, trace_graph
 from edgeseg_export.calibration import calibrate
-from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_export.sessions import cpu_session
 from edgeseg_runtime.tasks import create_task
@@ -40,35 +39,36 @@ def samples(manifest, split, limit):
     return open_dataset("shapes", split=split, kind=dataset_kind(manifest), limit=limit)
 
 
-@functools.cache
-def traced(name):
-    """Return the manifest of a model with its shipped weights, and its graph."""
-    model = edgeseg.create_model(name, weights="shapes")
-    manifest = model_manifest(model)
-    outputs = [spec.name for spec in manifest.outputs]
-    return manifest, drop_outputs(trace_graph(model, manifest), outputs)
+@pytest.fixture(scope="module")
+def graph_of(traced):
+    """Name of a model, and precision -> its complete graph, calibrated on the training split."""
+
+    @functools.cache
+    def lower(name, precision):
+        plain, manifest = traced(name)
+        complete = complete_graph(plain)
+        if precision == "fp32":
+            return complete
+        seen = pictures_seen(manifest, samples(manifest, "train", NUM_CALIBRATION))
+        pictures = list(itertools.islice(seen, NUM_CALIBRATION))
+        assignment = assign(plain, get_spec(name).precision, precision)
+        magnitudes = calibrate(complete, manifest, pictures, values_needed(plain, assignment))
+        return complete_graph(convert(plain, assignment, magnitudes))
+
+    return lower
 
 
-@functools.cache
-def graph_of(name, precision):
-    """Return the complete graph of a model in a precision, calibrated on the training split."""
-    manifest, plain = traced(name)
-    complete = complete_graph(plain)
-    if precision == "fp32":
-        return complete
-    seen = pictures_seen(manifest, samples(manifest, "train", NUM_CALIBRATION))
-    pictures = list(itertools.islice(seen, NUM_CALIBRATION))
-    assignment = assign(plain, get_spec(name).precision, precision)
-    magnitudes = calibrate(complete, manifest, pictures, values_needed(plain, assignment))
-    return complete_graph(convert(plain, assignment, magnitudes))
+@pytest.fixture(scope="module")
+def results(traced, graph_of):
+    """Name of a model, precision and number of pictures -> what it finds in the validation split."""
 
+    def find(name, precision, limit, *, predictor=graph_predictor):
+        _, manifest = traced(name)
+        found = predictor(graph_of(name, precision), manifest)
+        pictures = samples(manifest, "val", limit)
+        return [result for sample in pictures for result in detect(found, sample)]
 
-def results(name, precision, limit, *, predictor=graph_predictor):
-    """Return what a model finds in pictures of the validation split."""
-    manifest, _ = traced(name)
-    found = predictor(graph_of(name, precision), manifest)
-    pictures = samples(manifest, "val", limit)
-    return [result for sample in pictures for result in detect(found, sample)]
+    return find
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def results(name, precision, limit, *, predictor=graph_predictor):
         ),
     ],
 )
-def test_the_same_objects_are_found(name, precision, bar):
+def test_the_same_objects_are_found(traced, results, name, precision, bar):
     """Agreement AP with float32. Measured: at least 0.997 in fp16, 0.975 in mixed."""
-    manifest, _ = traced(name)
+    _, manifest = traced(name)
     expected = results(name, "fp32", NUM_COMPARED)
     found = results(name, precision, NUM_COMPARED, predictor=rounding_predictor)
     agreement = agreement_ap(
@@ -106,12 +106,12 @@ def test_the_same_objects_are_found(name, precision, bar):
         *((name, "mixed", 0.5, 2.0) for name in OF_POINTS[1:]),
     ],
 )
-def test_points_stay_where_they_are(name, precision, median, most):
+def test_points_stay_where_they_are(traced, graph_of, name, precision, median, most):
     """Distance from float32 in pixels of the network's input, in the middle and of 95 %.
 
     Measured: at most 0.01 and 0.02 in fp16, 0.2 and 2.9 in mixed.
     """
-    manifest, _ = traced(name)
+    _, manifest = traced(name)
     sessions = [cpu_session(graph_of(name, "fp32")), rounding_session(graph_of(name, precision))]
     distances = []
     task = create_task(manifest)
@@ -132,9 +132,9 @@ def test_points_stay_where_they_are(name, precision, median, most):
         ("hourglass_tiny", "pckh", "PCKh", 0.02),
     ],
 )
-def test_int8_is_as_accurate_as_float32(name, metric, figure, most):
+def test_int8_is_as_accurate_as_float32(traced, results, name, metric, figure, most):
     """On 60 pictures, to be quick. Within 0.01 on 200 is recorded in benchmarks/results."""
-    manifest, _ = traced(name)
+    _, manifest = traced(name)
     truth = samples(manifest, "val", NUM_MEASURED).coco()
     full, lower = (
         measure_accuracy(manifest, truth, results(name, precision, NUM_MEASURED))
