@@ -25,8 +25,6 @@ MODELS = {
     "centernet_resnet18_dcn": 64,
 }
 """A model of every family, and one with deformable convolutions -> size of its picture."""
-QUICK = ["maskrcnn_tiny", "landmarks_regression_tiny"]
-EXHAUSTIVE = (pytest.mark.slow, pytest.mark.exhaustive)
 
 
 def results(model, manifest):
@@ -48,10 +46,7 @@ def assert_same_results(plain, manifest):
     assert any(array.any() for array in expected)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*QUICK, *(pytest.param(name, marks=EXHAUSTIVE) for name in MODELS if name not in QUICK)],
-)
+@pytest.mark.parametrize("name", MODELS)
 def test_both_opsets_give_the_same_numbers(traced, name):
     assert_same_results(*traced(name, MODELS[name]))
 
@@ -64,10 +59,7 @@ def test_both_opsets_give_the_same_numbers_in_lower_precisions(traced, precision
     assert_same_results(convert(plain, assignment, magnitudes), manifest)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["maskrcnn_tiny", pytest.param("centernet_resnet18_dcn", marks=EXHAUSTIVE)],
-)
+@pytest.mark.parametrize("name", ["maskrcnn_tiny", "centernet_resnet18_dcn"])
 def test_no_sampling_names_its_mode(traced, name):
     """TensorRT up to 11.1 takes opset 20's "linear" for the nearest cell, and says nothing."""
     graph = complete_graph(traced(name, MODELS[name])[0])
@@ -79,7 +71,7 @@ def test_no_sampling_names_its_mode(traced, name):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    model = edgeseg.create_model("maskrcnn_tiny", weights="shapes", image_size=128)
+    model = edgeseg.create_model("retinaface_tiny", weights="shapes")
     folder = tmp_path_factory.mktemp("opset") / "bundle"
     return edgeseg.export_bundle(model, folder, opset=17, num_images=1)
 

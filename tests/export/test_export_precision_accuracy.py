@@ -75,10 +75,7 @@ def results(traced, graph_of):
     ("name", "precision", "bar"),
     [
         *((name, "fp16", 0.98) for name in OF_DETECTIONS),
-        *(
-            pytest.param(name, "mixed", 0.93, marks=pytest.mark.exhaustive)
-            for name in OF_DETECTIONS
-        ),
+        *((name, "mixed", 0.93) for name in OF_DETECTIONS),
     ],
 )
 def test_the_same_objects_are_found(traced, results, name, precision, bar):
@@ -100,9 +97,7 @@ def test_the_same_objects_are_found(traced, results, name, precision, bar):
     ("name", "precision", "median", "most"),
     [
         *((name, "fp16", 0.5, 2.0) for name in OF_POINTS),
-        pytest.param(  # its points move in steps of 2 pixels
-            "hourglass_tiny", "mixed", 2.0, 6.0, marks=pytest.mark.exhaustive
-        ),
+        ("hourglass_tiny", "mixed", 2.0, 6.0),  # its points move in steps of 2 pixels
         *((name, "mixed", 0.5, 2.0) for name in OF_POINTS[1:]),
     ],
 )
