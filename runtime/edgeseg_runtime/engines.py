@@ -467,7 +467,7 @@ def check_precisions(
         if asked:
             _logger.warning("the precision of the engine's layers cannot be read back")
         return {}
-    text = ", ".join(f"{count} in {name}" for name, count in found.items())
+    text = _text_from_counts(found)
     _logger.info("layers of the engine: %s", text)
     missing = sorted(name for name, num_asked in asked.items() if num_asked and name not in found)
     if missing:
@@ -480,12 +480,17 @@ def check_precisions(
     for name, num_asked in asked.items():
         if products.get(name, 0) < MIN_SHARE * num_asked:
             _logger.warning(
-                "the model asks for %d convolutions and products in %s, the engine has %d",
+                "the model asks for %d convolutions and products in %s, the engine has %s; another "
+                "precision may be faster on this GPU",
                 num_asked,
                 name,
-                products.get(name, 0),
+                _text_from_counts({name: products.get(name, 0)} | products),
             )
     return found
+
+
+def _text_from_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} in {name}" for name, count in counts.items())
 
 
 def is_out_of_memory(reason: str) -> bool:
