@@ -52,8 +52,13 @@ class ImageNormalization(nn.Module):
         if self.order == "rgb":
             x_B3HW = x_B3HW.index_select(1, self.rgb)  # a flip is a slow Slice in ONNX Runtime
         if image_size_B2 is None:
-            centred_B3HW = x_B3HW - self.mean
-            return centred_B3HW if self.has_unit_std else centred_B3HW * (1 / self.std)
+            # One factor for each column: ONNX Runtime moves the transposition of an int8 graph behind
+            # these operators, and three factors along the last axis are slow.
+            mean_131W, factor_131W = (
+                each.expand(-1, -1, -1, x_B3HW.shape[3]) for each in (self.mean, 1 / self.std)
+            )
+            centred_B3HW = x_B3HW - mean_131W
+            return centred_B3HW if self.has_unit_std else centred_B3HW * factor_131W
         # Two products with a row and a column of factors are the cheapest way to divide and to
         # clear the padding: one pass over memory each, and no mask of the picture's size.
         _, _, height, width = x_B3HW.shape
