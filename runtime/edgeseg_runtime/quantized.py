@@ -13,23 +13,37 @@ NONNEGATIVE_ZERO_POINT    0 in uint8, or -128 in int8: the lowest level means 0,
 
 from __future__ import annotations
 
+import functools
 import logging
 import platform
 
-__all__ = ["EXACT_PRODUCTS", "NONNEGATIVE_ZERO_POINT", "ZERO_POINT", "bytes_for_cpu"]
+import numpy as np
 
-EXACT_PRODUCTS = ("session.x64quantprecision", "1")
-"""Entry of a session's options for x86 processors without VNNI.
+__all__ = [
+    "NONNEGATIVE_ZERO_POINT",
+    "ZERO_POINT",
+    "bytes_for_cpu",
+    "do_products_overflow",
+    "entries_for_cpu",
+]
 
-Their fast kernel adds two products of uint8 and int8 in 16 bits, which overflow: on one with AVX2
-a fifth of the first layer of `hourglass_tiny` was wrong. With this entry ONNX Runtime takes a kernel
-that adds in 32 bits; where there is VNNI it changes nothing.
+_EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+"""Entry of a session's options with which ONNX Runtime takes a slower kernel that adds in 32 bits.
+
+It takes it on processors with VNNI, too, where the fast one is exact and twice as fast.
 """
 
 ZERO_POINT = "int8_zero"
 """Name of the initializer that the activations of an int8 graph share as their zero point."""
 NONNEGATIVE_ZERO_POINT = "int8_zero_nonnegative"
 """The same for the activations that a ReLU has cleared."""
+
+_PRODUCT = (
+    b'\x08\x08:\\\n\x18\n\x01x\n\x01w\x12\x01y"\rMatMulInteger\x12\x01gZ\x13\n\x01x\x12\x0e\n\x0c\x08\x02'
+    b"\x12\x08\n\x02\x08\x04\n\x02\x08\x10Z\x13\n\x01w\x12\x0e\n\x0c\x08\x03\x12\x08\n\x02\x08\x10\n\x02\x08\x10b\x13"
+    b"\n\x01y\x12\x0e\n\x0c\x08\x06\x12\x08\n\x02\x08\x04\n\x02\x08\x10B\x04\n\x00\x10\x11"
+)
+"""A serialised graph: y int32 (4, 16) = MatMulInteger(x uint8 (4, 16), w int8 (16, 16)); opset 17, IR 8."""
 
 _X86 = ("x86_64", "amd64", "i386", "i686")
 _INT8, _UINT8 = 3, 2  # onnx.TensorProto.DataType
@@ -54,6 +68,33 @@ def bytes_for_cpu(onnx: bytes, *, machine: str | None = None) -> bytes:
         onnx = _with_zero_point(onnx, ZERO_POINT, _UINT8, 128)
         return _with_zero_point(onnx, NONNEGATIVE_ZERO_POINT, _UINT8, 0)
     return _with_zero_point(onnx, NONNEGATIVE_ZERO_POINT, _INT8, _LOWEST_INT8)
+
+
+def entries_for_cpu(onnx: bytes) -> dict[str, str]:
+    """Return the entries that the options of a session on the CPU need for the graph's int8 products to be right.
+
+    x86 processors without VNNI add two products of uint8 and int8 in 16 bits, which overflow: on one
+    with AVX2 a fifth of the first layer of `hourglass_tiny` was wrong.
+    """
+    is_int8 = any(_text(name) in onnx for name in (ZERO_POINT, NONNEGATIVE_ZERO_POINT))
+    return dict([_EXACT_PRODUCTS]) if is_int8 and do_products_overflow() else {}
+
+
+@functools.cache
+def do_products_overflow() -> bool:
+    """Return whether ONNX Runtime's products of uint8 and int8 are wrong on this processor.
+
+    They are tried, which takes milliseconds: what it does depends on its release and on more than
+    one flag of the processor, and no function of its own tells.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(_PRODUCT, options, providers=["CPUExecutionProvider"])
+    x, w = np.full((4, 16), 255, np.uint8), np.full((16, 16), 127, np.int8)
+    (y,) = session.run(None, {"x": x, "w": w})
+    return bool((y != 16 * 255 * 127).any())
 
 
 def _with_zero_point(onnx: bytes, name: str, data_type: int, value: int) -> bytes:

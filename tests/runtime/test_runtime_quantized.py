@@ -1,9 +1,22 @@
 """Zero points of int8 graphs: moved where they are found, a warning where they are not."""
 
+import platform
+from pathlib import Path
+
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeseg_runtime.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT, bytes_for_cpu
+from edgeseg_runtime import quantized
+from edgeseg_runtime.quantized import (
+    NONNEGATIVE_ZERO_POINT,
+    ZERO_POINT,
+    bytes_for_cpu,
+    do_products_overflow,
+    entries_for_cpu,
+)
+
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def graph(*zeros, name=ZERO_POINT, data_type=TensorProto.INT8):
@@ -49,3 +62,46 @@ def test_a_graph_without_int8_is_left_alone_in_silence(caplog):
     content = graph(0, name="other")
     assert bytes_for_cpu(content, machine="x86_64") == content
     assert caplog.text == ""
+
+
+def test_the_product_that_is_tried_is_of_uint8_and_int8():
+    kinds = {
+        "x": (TensorProto.UINT8, [4, 16]),
+        "w": (TensorProto.INT8, [16, 16]),
+        "y": (TensorProto.INT32, [4, 16]),
+    }
+    x, w, y = (helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items())
+    node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
+    model = helper.make_model(
+        helper.make_graph([node], "g", [x, w], [y]),
+        ir_version=8,
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    assert onnx.load_from_string(quantized._PRODUCT) == model
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or not CPUINFO.exists(), reason="needs Linux on x86-64"
+)
+def test_products_overflow_where_there_is_no_vnni():
+    pytest.importorskip("onnxruntime")
+    flags = CPUINFO.read_text(encoding="utf-8").split()
+    has_vnni = not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags)
+    assert do_products_overflow() is not has_vnni
+
+
+@pytest.mark.parametrize(
+    ("content", "is_wrong", "entries"),
+    [
+        (graph(0), True, {"session.x64quantprecision": "1"}),
+        (graph(0, name=NONNEGATIVE_ZERO_POINT), True, {"session.x64quantprecision": "1"}),
+        (graph(0), False, {}),
+        (graph(0, name="zero"), True, {}),
+    ],
+    ids=["int8", "behind a ReLU", "exact anyway", "no int8"],
+)
+def test_the_slow_exact_kernel_is_taken_only_where_the_fast_one_is_wrong(
+    content, is_wrong, entries, monkeypatch
+):
+    monkeypatch.setattr(quantized, "do_products_overflow", lambda: is_wrong)
+    assert entries_for_cpu(content) == entries

@@ -22,7 +22,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.manifest import Manifest, read_artifact
 from edgeseg_runtime.onnx_check import check_self_contained
-from edgeseg_runtime.quantized import EXACT_PRODUCTS, bytes_for_cpu
+from edgeseg_runtime.quantized import bytes_for_cpu, entries_for_cpu
 
 __all__ = ["OrtBackend", "node_times"]
 
@@ -88,7 +88,6 @@ class OrtBackend:
         session_options.log_severity_level = _FATAL_SEVERITY
         session_options.enable_cpu_mem_arena = has_arena
         session_options.add_session_config_entry("session.load_model_format", "ONNX")
-        session_options.add_session_config_entry(*EXACT_PRODUCTS)
         if CPU not in chosen:
             session_options.add_session_config_entry(_NO_CPU, "1")
         if threads is not None:
@@ -102,6 +101,8 @@ class OrtBackend:
         if has_assignment:
             session_options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
         if chosen[0] == CPU:
+            for entry in entries_for_cpu(onnx).items():
+                session_options.add_session_config_entry(*entry)
             onnx = bytes_for_cpu(onnx)
         with _translated_load(artifact.file, onnxruntime.__version__):
             session = onnxruntime.InferenceSession(
