@@ -71,21 +71,21 @@ def test_export_refuses_before_it_writes(command, tmp_path, options, code, messa
 
 
 @pytest.mark.parametrize(
-    ("stage", "options"),
+    ("stage", "name", "options"),
     [
-        ("trace", []),
-        pytest.param(
+        ("trace", "landmarks_regression_tiny", []),
+        pytest.param(  # some seconds, so that the signal comes before the end
             "compile for tensorrt_rtx",
-            ["--backends", "tensorrt_rtx", "--target", "sm86"],
+            "retinaface_tiny",
+            ["--backends", "tensorrt_rtx", "--target", "sm86,sm89,sm120"],
             marks=pytest.mark.slow,
         ),
     ],
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_export_leaves_nothing(tmp_path, stage, options, number):
+def test_an_interrupted_export_leaves_nothing(tmp_path, stage, name, options, number):
     if options:
         pytest.importorskip("tensorrt_rtx")
-    name = "landmarks_regression_tiny"
     arguments = ["export", name, "--num-images", "1", "-o", "out", *options]
     code, text = _interrupt(arguments, stage, number, folder=tmp_path)
     assert code == 130, text
