@@ -169,7 +169,13 @@ def export_all(
         "int8": {"precision": "int8", "calibration": calibration},
     }.items():
         if not (folder / name).exists():
-            edgeseg.export_bundle(model, folder / name, images=[picture], **options)
+            edgeseg.export_bundle(
+                model,
+                folder / name,
+                images=[picture],
+                allow_mismatch=True,  # of untrained weights; the table shows how many detections match
+                **options,
+            )
     graphs = {FP32: folder / "fp32/model.onnx", INT8: folder / "int8/model.onnx"}
     if arguments.torchvision_python is not None:
         graphs[TORCHVISION] = folder / f"torchvision_{arguments.size}.onnx"
