@@ -8,7 +8,8 @@
  * AVX-VNNI as well: with KEEP_AVX_VNNI=1 in the environment a processor that has it shows it.
  *
  * Linux on x86-64, on a processor that can trap CPUID ("cpuid_fault" in /proc/cpuinfo). A program that handles SIGSEGV
- * itself takes the trap away: give pytest -p no:faulthandler.
+ * itself takes the trap away: give pytest -p no:faulthandler. ONNX Runtime and PyTorch run under it; OpenVINO 2026.4
+ * crashes on larger graphs.
  *
  * Bits: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2A, CPUID, leaf 07H. */
 
