@@ -96,8 +96,8 @@ class BenchReport:
     schema: str = SCHEMA
 
     def to_json(self) -> str:
-        """Return the report with every raw sample."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        """Return the report with every raw sample, of which there are too many for a line each."""
+        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> BenchReport:

@@ -1,8 +1,8 @@
 """Exports torchvision's Mask R-CNN to ONNX as its users do; runs in a venv of its own.
 
-    python -m venv /tmp/rival
-    /tmp/rival/bin/pip install torch==2.12.1 torchvision==0.27.1 onnx onnxscript
-    /tmp/rival/bin/python benchmarks/rivals/export_torchvision.py --weights W.pt --size 800x1333 --out MODEL.onnx
+    python -m venv .venv-rival
+    .venv-rival/bin/pip install torch==2.12.1 torchvision==0.27.1 onnx onnxscript
+    .venv-rival/bin/python benchmarks/rivals/export_torchvision.py --weights W.pt --size 800x1333 --out MODEL.onnx
 
 `maskrcnn.py` beside it writes the weights and calls it. Nothing of edgeseg is imported here. The graph takes
 `image`, (3, height, width) float32 RGB in 0..1, and gives `boxes`, `labels`, `scores` and `masks`,

@@ -1,6 +1,6 @@
 """Times edgeseg's Mask R-CNN beside what one would use instead: same weights, same picture, taking turns.
 
-    python benchmarks/rivals/maskrcnn.py --torchvision-python /tmp/rival/bin/python \
+    python benchmarks/rivals/maskrcnn.py --torchvision-python .venv-rival/bin/python \
         --out benchmarks/results/rivals_maskrcnn
 
 Every contender goes from a picture in memory to boxes, scores, labels and boolean masks in the picture's pixels.

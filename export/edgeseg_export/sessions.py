@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from edgeseg_runtime.quantized import bytes_for_cpu, entries_for_cpu
+from edgeseg_runtime.quantized import prepare_for_cpu
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -18,9 +18,5 @@ def cpu_session(model: onnx.ModelProto) -> InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    content = model.SerializeToString()
-    for entry in entries_for_cpu(content).items():
-        options.add_session_config_entry(*entry)
-    return onnxruntime.InferenceSession(
-        bytes_for_cpu(content), options, providers=["CPUExecutionProvider"]
-    )
+    content = prepare_for_cpu(model.SerializeToString(), options)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

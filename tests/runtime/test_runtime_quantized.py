@@ -2,6 +2,7 @@
 
 import platform
 from pathlib import Path
+from unittest.mock import Mock
 
 import onnx
 import pytest
@@ -13,7 +14,7 @@ from edgeseg_runtime.quantized import (
     ZERO_POINT,
     bytes_for_cpu,
     do_products_overflow,
-    entries_for_cpu,
+    prepare_for_cpu,
 )
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -93,15 +94,17 @@ def test_products_overflow_where_there_is_no_vnni():
 @pytest.mark.parametrize(
     ("content", "is_wrong", "entries"),
     [
-        (graph(0), True, {"session.x64quantprecision": "1"}),
-        (graph(0, name=NONNEGATIVE_ZERO_POINT), True, {"session.x64quantprecision": "1"}),
-        (graph(0), False, {}),
-        (graph(0, name="zero"), True, {}),
+        (graph(0), True, [("session.x64quantprecision", "1")]),
+        (graph(0, name=NONNEGATIVE_ZERO_POINT), True, [("session.x64quantprecision", "1")]),
+        (graph(0), False, []),
+        (graph(0, name="zero"), True, []),
     ],
     ids=["int8", "behind a ReLU", "exact anyway", "no int8"],
 )
 def test_the_slow_exact_kernel_is_taken_only_where_the_fast_one_is_wrong(
     content, is_wrong, entries, monkeypatch
 ):
+    options = Mock()
     monkeypatch.setattr(quantized, "do_products_overflow", lambda: is_wrong)
-    assert entries_for_cpu(content) == entries
+    assert prepare_for_cpu(content, options) == bytes_for_cpu(content)
+    assert [call.args for call in options.add_session_config_entry.call_args_list] == entries

@@ -160,7 +160,7 @@ class _Weights:
     """The weights of a graph; each node gets int8 ones of its own.
 
     ONNX Runtime cannot load a graph with shared ones on x86 without VNNI: where it makes them uint8
-    (`edgeseg_runtime.quantized.entries_for_cpu`) it does so once for each reader, under one name.
+    (`edgeseg_runtime.quantized.prepare_for_cpu`) it does so once for each reader, under one name.
     """
 
     def __init__(self, graph: onnx.GraphProto) -> None:

@@ -22,7 +22,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.manifest import Manifest, read_artifact
 from edgeseg_runtime.onnx_check import check_self_contained
-from edgeseg_runtime.quantized import bytes_for_cpu, entries_for_cpu
+from edgeseg_runtime.quantized import prepare_for_cpu
 
 __all__ = ["OrtBackend", "node_times"]
 
@@ -101,9 +101,7 @@ class OrtBackend:
         if has_assignment:
             session_options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
         if chosen[0] == CPU:
-            for entry in entries_for_cpu(onnx).items():
-                session_options.add_session_config_entry(*entry)
-            onnx = bytes_for_cpu(onnx)
+            onnx = prepare_for_cpu(onnx, session_options)
         with _translated_load(artifact.file, onnxruntime.__version__):
             session = onnxruntime.InferenceSession(
                 onnx, sess_options=session_options, providers=list(chosen)
