@@ -28,7 +28,7 @@ import edgeseg_runtime
 from edgeseg.models import MODELS, get_spec
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.environment import read_environment
-from edgeseg_export.bundle import CALIBRATED
+from edgeseg_export.lower import CALIBRATED
 from edgeseg_runtime.engines import build_bundle
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.files import write_atomic

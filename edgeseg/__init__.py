@@ -49,7 +49,7 @@ def torch_predictor(model: ReferenceModel) -> Predictor[Any]:
 
     The predictor takes (H, W, 3) uint8 BGR pictures and returns results in source pixels.
     """
-    from edgeseg.torch_backend import torch_predictor as build
+    from edgeseg.models.torch_backend import torch_predictor as build
 
     return build(model)
 

@@ -16,15 +16,16 @@ from edgeseg.tables import table_of_rows, text_from_agreement, text_from_value
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.datasets.base import Sample
 from edgeseg_bench.evaluation import dataset_kind, pictures_seen
-from edgeseg_export.agreement import GraphBackend
 from edgeseg_export.compare import CompareReport, Picture, Side
+from edgeseg_export.sessions import GraphBackend
 from edgeseg_runtime import Manifest, Predictor, Source
 from edgeseg_runtime.errors import CorruptArtifact
 from edgeseg_runtime.files import write_atomic
+from edgeseg_runtime.graph_files import read_graph
+from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import read_artifact
 from edgeseg_runtime.results import Instances
-from edgeseg_runtime.tasks import RegionTask, create_task
+from edgeseg_runtime.tasks import create_task
 
 TORCH = "torch"
 NUM_SHOWN = 12
@@ -73,7 +74,7 @@ def open_pictures(data: str, manifest: Manifest, limit: int) -> tuple[Pictures, 
         for number, (name, image) in enumerate(itertools.islice(parts, limit), 1):
             yield Picture(image_id=number, name=name, image=image)
 
-    is_whole = manifest.preprocess.resize != "square_crop"
+    is_whole = not manifest.looks_at_boxes
     return seen, len(dataset) if is_whole else limit, dataset.name
 
 
@@ -168,31 +169,39 @@ def write_report(
 
 
 def _bundle_side(folder: Path) -> Side:
+    manifest = Manifest.load(folder).views[0]
+    graphs = {name: _parsed(folder, manifest, name) for name in manifest.graphs}
+    return Side(name=str(folder), manifest=manifest, graphs=graphs)
+
+
+def _parsed(folder: Path, manifest: Manifest, name: str) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
-    manifest = Manifest.load(folder)
-    artifact = manifest.artifact("onnx")
     try:
-        graph = onnx.load_model_from_string(read_artifact(folder, artifact))
+        return onnx.load_model_from_string(read_graph(folder, manifest, name))
     except DecodeError as error:
-        raise CorruptArtifact(
-            artifact.file, "an ONNX model", f"something else ({error})"
-        ) from error
-    return Side(name=str(folder), manifest=manifest, graph=graph)
+        file = manifest.artifact(manifest.graphs[name].artifact).file
+        raise CorruptArtifact(file, "an ONNX model", f"something else ({error})") from error
 
 
-def _torch_side(manifest: Manifest, weights: str | None) -> Side:
+def _torch_side(exported: Manifest, weights: str | None) -> Side:
     from edgeseg.models import model_manifest
+    from edgeseg.models.torch_backend import TorchBackend
     from edgeseg.provenance import rebuild_model
-    from edgeseg.torch_backend import TorchBackend
-    from edgeseg_export.bundle import complete_graph, trace_graph
-    from edgeseg_export.passes.drop_outputs import drop_outputs
+    from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs, without_stages
 
-    model = rebuild_model(manifest, weights=weights)
+    model = rebuild_model(exported, weights=weights)
     own = model_manifest(model)
-    graph = drop_outputs(trace_graph(model, own), [spec.name for spec in own.outputs])
-    return Side(name=TORCH, manifest=own, graph=complete_graph(graph), backend=TorchBackend(model))
+    if set(exported.graphs) == {MAIN} != set(own.graphs):
+        own = in_one_graph(own)
+    graphs = without_stages(trace_graphs(model, own), own)
+    return Side(
+        name=TORCH,
+        manifest=own,
+        graphs={name: complete_graph(graph) for name, graph in graphs.items()},
+        backend=TorchBackend(model, own),
+    )
 
 
 def _parts(manifest: Manifest, sample: Sample) -> Iterator[tuple[str, Image]]:
@@ -207,13 +216,13 @@ def _parts(manifest: Manifest, sample: Sample) -> Iterator[tuple[str, Image]]:
 
 
 def _predictor(side: Side) -> Predictor[Any]:
-    backend = side.backend or GraphBackend(side.graph)
+    backend = side.backend or GraphBackend(side.graphs, side.manifest)
     return Predictor(side.manifest, create_task(side.manifest), backend)
 
 
 def _drawn(predictor: Predictor[Any], picture: Picture, score: float) -> np.ndarray[Any, Any]:
     found = predictor(picture.image)
-    if isinstance(found, Instances) and not isinstance(predictor.task, RegionTask):
+    if isinstance(found, Instances) and not predictor.manifest.looks_at_boxes:
         found = found.filter(score=score)
     return np.asarray(found.draw(picture.image))
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.util
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeseg_runtime.backends import open_backend
+from edgeseg_runtime.backends import missing_graph, open_backend
 from edgeseg_runtime.engine_store import cache_folder, list_engines
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, EdgesegError
-from edgeseg_runtime.manifest import Artifact, Manifest, read_artifact
+from edgeseg_runtime.graph_files import read_graph
+from edgeseg_runtime.manifest import Artifact, Graph, Manifest, read_artifact
 
 if TYPE_CHECKING:
     from edgeseg_bench.runner import Progress
@@ -73,12 +75,9 @@ def summary_from_document(document: Mapping[str, Any]) -> dict[str, Any]:
 def _inspect_bundle(folder: Path, progress: Progress) -> dict[str, Any]:
     manifest = Manifest.load(folder)
     artifacts: list[dict[str, Any]] = []
-    content = None
     for kind, artifact in manifest.artifacts.items():
         progress(f"read {artifact.file}", 0, 1)
-        status, found = _read(folder, artifact)
-        artifacts.append(_artifact(kind, artifact, status))
-        content = found if kind == "onnx" else content
+        artifacts.append(_artifact(kind, artifact, _status(folder, artifact)))
     document: dict[str, Any] = {
         "path": str(folder),
         "kind": "bundle",
@@ -92,24 +91,47 @@ def _inspect_bundle(folder: Path, progress: Progress) -> dict[str, Any]:
         },
         "inputs": [_tensor(spec) for spec in manifest.inputs],
         "outputs": [_tensor(spec) for spec in manifest.outputs],
-        "state": [_tensor(spec) for spec in manifest.state],
+        "graphs": {name: _border(graph) for name, graph in manifest.graphs.items()},
+        "schedule": dataclasses.asdict(manifest.schedule),
         "preprocess": dataclasses.asdict(manifest.preprocess),
+        "variants": {
+            name: dataclasses.asdict(variant.preprocess)
+            for name, variant in manifest.variants.items()
+        },
         "postprocess": dict(manifest.postprocess),
         "labels": {"count": len(manifest.labels), "names": list(manifest.labels)},
         "artifacts": artifacts,
         "parity": dict(manifest.parity),
         "provenance": dict(manifest.provenance),
     }
-    onnx = manifest.artifacts.get("onnx")
-    if onnx is None:
-        return document
-    if content is not None:
+    if missing_graph(folder, manifest) is None and document["is_intact"]:
         progress("count the operators", 0, 1)
-        document |= _inspect_graph(content, onnx.file, has_borders=False)
+        document |= _inspect_graphs(folder, manifest)
         progress("load it with ONNX Runtime", 0, 1)
         document["onnxruntime"] = _loaded(folder, manifest)
-    document["engines"] = _engines(folder, onnx.sha256)
     return document
+
+
+def _inspect_graphs(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """Return the operators of the graphs of the model's own shape, and the engines of all shapes."""
+    operators: Counter[str] = Counter()
+    graphs: dict[str, Any] = {}
+    digests = []
+    for number, view in enumerate(manifest.views):
+        for name, graph in view.graphs.items():
+            content = read_graph(folder, view, name, verify=False)
+            digests.append(hashlib.sha256(content).hexdigest())
+            if number == 0:
+                found = _inspect_graph(
+                    content, manifest.artifact(graph.artifact).file, has_borders=False
+                )
+                operators.update(found["operators"])
+                graphs[name] = {**_border(graph), **found.get("graph", {})}
+    return {
+        "graphs": graphs,
+        "operators": _in_order(operators),
+        "engines": [engine for digest in digests for engine in _engines(folder, digest)],
+    }
 
 
 def _loaded(folder: Path, manifest: Manifest) -> dict[str, Any]:
@@ -123,12 +145,13 @@ def _loaded(folder: Path, manifest: Manifest) -> dict[str, Any]:
         return {"problem": str(error)}
 
 
-def _read(folder: Path, artifact: Artifact) -> tuple[str, bytes | None]:
-    """Return "ok" and the content of a file that is as recorded, else what is wrong."""
+def _status(folder: Path, artifact: Artifact) -> str:
+    """Return "ok" of a file that is as recorded, else what is wrong."""
     try:
-        return "ok", read_artifact(folder, artifact)
+        read_artifact(folder, artifact)
     except BundleError as error:
-        return str(error), None
+        return str(error)
+    return "ok"
 
 
 def _artifact(kind: str, artifact: Artifact, status: str) -> dict[str, Any]:
@@ -143,6 +166,21 @@ def _artifact(kind: str, artifact: Artifact, status: str) -> dict[str, Any]:
 
 def _tensor(spec: Any) -> dict[str, Any]:
     return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def _border(graph: Graph) -> dict[str, Any]:
+    """Return what a graph takes and gives, and what it has to do with the others."""
+    document: dict[str, Any] = {
+        "artifact": graph.artifact,
+        "inputs": [_tensor(spec) for spec in graph.inputs],
+        "outputs": [_tensor(spec) for spec in graph.outputs],
+    }
+    for key in ("takes", "reads", "writes"):
+        if getattr(graph, key):
+            document[key] = dict(getattr(graph, key))
+    if graph.rows is not None:
+        document["rows"] = dataclasses.asdict(graph.rows)
+    return document
 
 
 def _inspect_graph(raw: bytes, name: str, *, has_borders: bool = True) -> dict[str, Any]:
@@ -178,11 +216,16 @@ def _inspect_graph(raw: bytes, name: str, *, has_borders: bool = True) -> dict[s
 
 
 def _histogram(model: Any) -> dict[str, int]:
-    """Return how often each operator occurs, edgeseg's own first, then by number."""
+    """Return how often each operator occurs."""
     counts = Counter(
         node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}::{node.op_type}"
         for node in model.graph.node
     )
+    return _in_order(counts)
+
+
+def _in_order(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts of operators, edgeseg's own first, then by number."""
     order = sorted(
         counts, key=lambda name: (not name.startswith(f"{OWN_DOMAIN}::"), -counts[name], name)
     )

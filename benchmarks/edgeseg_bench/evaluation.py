@@ -23,7 +23,6 @@ from edgeseg_bench.metrics.wider import wider_ap
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
-from edgeseg_runtime.tasks import RegionTask
 
 Result: TypeAlias = dict[str, Any]
 Annotation: TypeAlias = Mapping[str, Any]
@@ -191,7 +190,7 @@ def pictures_seen(manifest: Manifest, samples: Iterable[Sample]) -> Iterator[Ima
     labelled box, black where it leaves the picture.
     """
     for sample in samples:
-        if manifest.preprocess.resize != "square_crop":
+        if not manifest.looks_at_boxes:
             yield sample.image
             continue
         for annotation in _objects(sample):
@@ -223,7 +222,7 @@ def detect(predictor: Predictor[Any], sample: Sample) -> list[Result]:
     A model that looks at one box at a time is given the labelled boxes; each of its results names the
     "annotation_id" it is for.
     """
-    if not isinstance(predictor.task, RegionTask):
+    if not predictor.manifest.looks_at_boxes:
         return list(predictor(sample.image).to_coco(image_id=sample.image_id))
     annotations = _objects(sample)
     boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)

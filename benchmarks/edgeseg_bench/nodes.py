@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgeseg_runtime.backends.ort import OrtBackend
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.session import run_frame
 
 NodeTimes: TypeAlias = dict[tuple[str, str], float]
 """(operator type, node) -> milliseconds a run."""
@@ -31,7 +32,7 @@ PRODUCTS = frozenset(
 def profile_nodes(
     folder: Path, inputs: Mapping[str, npt.NDArray[Any]], *, threads: int, runs: int
 ) -> NodeTimes:
-    """Return the time of every node of a bundle's graph, the median over the runs.
+    """Return the time of every node of a bundle's graphs, the median over the runs.
 
     Args:
         folder: a bundle.
@@ -39,15 +40,24 @@ def profile_nodes(
         threads: of ONNX Runtime.
         runs: how many to profile, after one that allocates.
     """
+    manifest = Manifest.load(folder).views[0]
     with tempfile.TemporaryDirectory() as scratch:
         backend = OrtBackend(
-            folder, Manifest.load(folder), threads=threads, profile=Path(scratch) / "onnxruntime"
+            folder, manifest, threads=threads, profile=Path(scratch) / "onnxruntime"
         )
+        state = backend.open_state()
         for _ in range(runs + 1):
-            backend.run(dict(inputs))
-        events = json.loads(backend.end_profiling().read_text(encoding="utf-8"))
+            run_frame(manifest, backend, dict(inputs), state)
+        files = backend.end_profiling()
+        events = {name: json.loads(file.read_text("utf-8")) for name, file in files.items()}
         backend.close()
-    return node_times(events)
+    if len(events) == 1:
+        return node_times(*events.values())
+    return {
+        (op_type, f"{graph}/{node}"): time_ms
+        for graph, found in events.items()
+        for (op_type, node), time_ms in node_times(found).items()
+    }
 
 
 def node_times(events: list[dict[str, Any]]) -> NodeTimes:

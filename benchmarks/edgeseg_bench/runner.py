@@ -27,7 +27,10 @@ from edgeseg_bench.latency import (
 )
 from edgeseg_bench.metrics.agreement import agreement_ap
 from edgeseg_bench.results import BackendReport, BenchReport, StageLatency
+from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.geometry import Geometry
 from edgeseg_runtime.predictor import Predictor
+from edgeseg_runtime.session import Probe
 
 Progress: TypeAlias = Callable[[str, int, int], None]  # stage, done, expected
 Results: TypeAlias = list[dict[str, Any]]
@@ -135,11 +138,11 @@ def run_bench(
     )
 
 
-class StagedCall:
-    """Runs a predictor stage by stage on pictures in turn and keeps the duration of each stage.
+class StagedCall(Probe):
+    """Runs a predictor on pictures in turn and keeps the duration of each stage.
 
     Args:
-        predictor: its task and backend are called as the predictor itself would.
+        predictor: whose session is followed.
         images: (H, W, 3) uint8, BGR; call number i takes picture i modulo their number.
         clock: nanoseconds, monotonic.
     """
@@ -147,24 +150,28 @@ class StagedCall:
     def __init__(
         self, predictor: Predictor[Any], images: Sequence[npt.NDArray[np.uint8]], clock: Clock
     ) -> None:
-        self._predictor = predictor
+        self._session = predictor.session(probe=self)
         self._images = images
         self._clock = clock
+        self._ready = self._ran = 0
         self.ticks_N4: list[tuple[int, int, int, int]] = []  # start, after pre, model, post
 
     def __call__(self, number: int) -> None:
         """Run one query."""
         image = self._images[number % len(self._images)]
-        task, backend, clock = self._predictor.task, self._predictor.backend, self._clock
-        start = clock()
-        inputs, geometry = task.preprocess(image)
-        ready = clock()
-        outputs = backend.run(inputs)
-        ran = clock()
-        result = task.postprocess(outputs, geometry)
-        # Pasted on first access: an application asks for them, so they count.
-        _ = getattr(result, "masks", None)
-        self.ticks_N4.append((start, ready, ran, clock()))
+        start = self._clock()
+        result = self._session(image)
+        # Masks are pasted when they are read: an application asks for them, so they count.
+        result.materialize()
+        self.ticks_N4.append((start, self._ready, self._ran, self._clock()))
+
+    def preprocessed(self, inputs: Tensors, geometry: Geometry) -> None:
+        """Note when the inputs were ready."""
+        self._ready = self._ran = self._clock()
+
+    def ran(self, graph: str, inputs: Tensors, outputs: Tensors, rows: int | None) -> None:
+        """Note when the last graph had run."""
+        self._ran = self._clock()
 
     def latency(self) -> StageLatency:
         """Return the stages of all queries so far."""

@@ -89,6 +89,11 @@ class PrecisionRecipe:
     float32: tuple[str, ...] = ()
 
 
+def no_variants(_model: ReferenceModel) -> dict[str, ReferenceModel]:
+    """Return nothing: the model has one shape of pictures."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What is known of a model before it is built.
@@ -96,7 +101,8 @@ class ModelSpec:
     ``task`` is what one takes it for: "instances", "keypoints" or "landmarks". Its manifest's task,
     how a device reads its outputs, may be another: instances can have key points.
 
-    ``manifest(model)`` describes a model to a device, without artifacts. ``num_parameters``
+    ``manifest(model)`` describes a model to a device, without artifacts. ``variants(model)`` are the
+    same model, weights included, for further shapes of pictures, by name. ``num_parameters``
     is the original's own figure where it gives one; ``gflops`` are the multiply-adds of one picture
     of the default size with all its results, as counted here; ``accuracy`` holds published metrics,
     from ``source``. ``precision`` is used by exports below float32.
@@ -121,6 +127,7 @@ class ModelSpec:
     precision: PrecisionRecipe = PrecisionRecipe()
     build: Callable[[str, Weights, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
     manifest: Callable[[ReferenceModel], Manifest]
+    variants: Callable[[ReferenceModel], Mapping[str, ReferenceModel]] = no_variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +150,7 @@ class Family:
     precision: PrecisionRecipe
     build: Callable[[str, Weights, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
     manifest: Callable[[ReferenceModel], Manifest]
+    variants: Callable[[ReferenceModel], Mapping[str, ReferenceModel]] = no_variants
 
     def spec(
         self,
@@ -170,6 +178,7 @@ class Family:
             precision=self.precision,
             build=self.build,
             manifest=self.manifest,
+            variants=self.variants,
         )
 
 

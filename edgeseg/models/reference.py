@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgeseg_runtime.graphs import MAIN
+
 
 class ReferenceModel(nn.Module):
     """A model that names its stages, so that an export can be compared with it step by step.
@@ -22,6 +24,18 @@ class ReferenceModel(nn.Module):
     config: Any
     outputs: tuple[str, ...]
     score_threshold: float = 0.0
+
+    def graph_stages(self, graph: str, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return outputs and intermediate stages of one of the manifest's graphs, in the order of computation.
+
+        A model of several graphs has its own; `stages` is then all graphs of a first frame in turn.
+
+        Args:
+            graph: its name in the model's manifest.
+            **inputs: all that the manifest lists, wherever they come from.
+        """
+        assert graph == MAIN
+        return self.stages(**inputs)
 
     @abstractmethod
     def stages(self, *inputs: Any, **options: Any) -> dict[str, Tensor]:

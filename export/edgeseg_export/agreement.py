@@ -1,22 +1,18 @@
-"""Measures how far the results of two graphs of one model agree, on pictures without labels."""
+"""Measures how far the results of two exports of one model agree, on pictures without labels."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-import onnx
 
 from edgeseg_bench.evaluation import agreement_types
 from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
-from edgeseg_export.sessions import cpu_session
-from edgeseg_runtime.backends import Tensors
+from edgeseg_export.sessions import Graphs, graphs_predictor
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
-from edgeseg_runtime.tasks import create_task
 
 Result = dict[str, Any]
 
@@ -32,29 +28,9 @@ class ParityError(EdgesegError):
     exit_code = 1
 
 
-class GraphBackend:
-    """Runs a graph that is in memory, on the CPU."""
-
-    def __init__(self, graph: onnx.ModelProto) -> None:
-        self._session = cpu_session(graph)
-        self._names = [output.name for output in self._session.get_outputs()]
-
-    def run(self, inputs: Tensors) -> Tensors:
-        """Return the outputs by name."""
-        return dict(zip(self._names, self._session.run(self._names, inputs), strict=True))
-
-    def close(self) -> None:
-        """Do nothing: the session goes with the object."""
-
-
-def graph_predictor(graph: onnx.ModelProto, manifest: Manifest) -> Predictor[Any]:
-    """Return a graph behind the runtime's own pre- and post-processing."""
-    return Predictor(manifest, create_task(manifest), GraphBackend(graph))
-
-
 def measure_agreement(
-    reference: onnx.ModelProto,
-    candidate: onnx.ModelProto,
+    reference: Graphs,
+    candidate: Graphs,
     manifest: Manifest,
     pictures: Sequence[Image],
     *,
@@ -64,17 +40,21 @@ def measure_agreement(
 
     Args:
         reference: its confident detections, or all its points, take the place of labels.
-        candidate: the graph to judge.
+        candidate: the graphs to judge.
         manifest: of both.
-        pictures: (H, W, 3) uint8 BGR.
+        pictures: (H, W, 3) uint8 BGR; a video model takes them as one clip.
         on_picture: called as on_picture(done, total).
     """
-    predictors = [graph_predictor(graph, manifest) for graph in (reference, candidate)]
-    results: list[list[Result]] = [[], []]
-    for number, picture in enumerate(pictures, 1):
-        for predictor, found in zip(predictors, results, strict=True):
-            found += coco_results(predictor, picture, number)
-        on_picture(number, len(pictures))
+    total = len(pictures)
+    results = []
+    for half, graphs in enumerate((reference, candidate)):
+
+        def on_one(done: int, before: int = half * total) -> None:
+            on_picture((before + done + 1) // 2, total)
+
+        results.append(
+            coco_results(graphs_predictor(graphs, manifest), pictures, on_picture=on_one)
+        )
     agreement = agreement_of(results[0], results[1], manifest, pictures)
     return {
         "num_pictures": len(pictures),
@@ -133,9 +113,25 @@ def agreement_of(
     )
 
 
-def coco_results(predictor: Predictor[Any], picture: Image, image_id: int) -> list[Result]:
-    """Return what a model finds in a picture, as COCO results; see `coco_entries`."""
-    return coco_entries(predictor(picture), picture, image_id)
+def coco_results(
+    predictor: Predictor[Any],
+    pictures: Iterable[Image],
+    *,
+    on_picture: Callable[[int], None] = lambda done: None,
+) -> list[Result]:
+    """Return what a model finds in pictures, with the image ids 1, 2, ...; see `coco_entries`.
+
+    Args:
+        predictor: of the model.
+        pictures: (H, W, 3) uint8 BGR; a video model takes them as one clip.
+        on_picture: called with the number of pictures done.
+    """
+    entries: list[Result] = []
+    with predictor.session() as session:
+        for number, picture in enumerate(pictures, 1):
+            entries += coco_entries(session(picture), picture, number)
+            on_picture(number)
+    return entries
 
 
 def coco_entries(found: Any, picture: Image, image_id: int) -> list[Result]:

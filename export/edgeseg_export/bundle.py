@@ -14,8 +14,8 @@ import secrets
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,58 +26,61 @@ import torch
 from edgeseg.models import PrecisionRecipe, get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.agreement import check_agreement, measure_agreement
-from edgeseg_export.calibration import METHODS, calibrate
-from edgeseg_export.functions import add_functions
-from edgeseg_export.parity import Image, Parity, measure_parity
-from edgeseg_export.passes import Pass, apply
-from edgeseg_export.passes.drop_outputs import drop_outputs
-from edgeseg_export.passes.fold_constants import fold_constants
-from edgeseg_export.passes.fold_norms import fold_norms
-from edgeseg_export.passes.name_operators import name_operators
-from edgeseg_export.passes.opset import OLDER_OPSET, to_opset17
-from edgeseg_export.passes.strip_metadata import strip_metadata
-from edgeseg_export.precision import (
-    PRECISIONS,
-    assign,
-    convert,
-    values_needed,
-    values_unclipped,
+from edgeseg_export.calibration import METHODS
+from edgeseg_export.graph import (
+    COMPLETING_PASSES,
+    complete_graph,
+    in_one_graph,
+    trace_graphs,
+    with_free_batch,
+    without_stages,
 )
-from edgeseg_export.search import DEFAULT_MAX_DROP, search, values_for_search
-from edgeseg_export.trace import OPSET, ExportError, stage_names, trace
+from edgeseg_export.lower import AUTO, CALIBRATED, Progress, find_lowering
+from edgeseg_export.parity import Image, Parity, measure_parity
+from edgeseg_export.precision import PRECISIONS
+from edgeseg_export.search import DEFAULT_MAX_DROP
+from edgeseg_export.sessions import Graphs
+from edgeseg_export.trace import OPSET, ExportError
+from edgeseg_export.weights import share_weights
 from edgeseg_runtime import __version__
 from edgeseg_runtime.engine_key import PORTABLE, group_targets
 from edgeseg_runtime.engines import build_bundle
 from edgeseg_runtime.files import sync_folder, write_atomic
-from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, TensorSpec
+from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, Variant
 
-ONNX_FILE = "model.onnx"
+ONNX = "onnx"
+"""Artifact of the graph of a model that has one."""
 MAX_ONNX_BYTES = 2**31 - 1
 """A protobuf's limit; a bundle's graph holds its own weights."""
-GRAPH_PASSES = (
-    name_operators,
-    strip_metadata,
-    fold_constants,
-    fold_norms,
-)
-"""What every graph goes through; edgeseg's operators get their bodies last, see `complete_graph`."""
-COMPLETING_PASSES: dict[int, tuple[Pass, ...]] = {
-    OLDER_OPSET: (add_functions, to_opset17),
-    OPSET: (add_functions,),
-}
-"""Opset that a graph can be written in -> what completes it."""
+WEIGHTS, WEIGHTS_FILE = "weights", "weights.safetensors"
+"""Artifact and file of the weights that graphs share."""
 ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 COMPILED = ("tensorrt", "tensorrt_rtx")
 """Engines that an export compiles right away."""
 LITTER_AGE_S = 24 * 3600
 """After this long, an unfinished folder is that of an export that was killed."""
-AUTO = "auto"
-"""Precision that is searched: see `search.py`."""
-CALIBRATED = ("int8", "mixed", AUTO)
-"""Precisions with int8 values, whose ranges are found on pictures."""
 
-Progress = Callable[[str, int, int], None]
-"""Called as progress(stage, done, total)."""
+
+@dataclass(frozen=True, kw_only=True)
+class _View:
+    """One variant on its way into a bundle.
+
+    Attributes:
+        name: of the variant; "" for the model's own shape.
+        model: built for this shape.
+        manifest: of the model, without artifacts.
+        plain: its graphs in float32 with all stages, operators without bodies.
+        graphs: what is shipped so far.
+        parity: of the float32 graphs.
+    """
+
+    name: str
+    model: ReferenceModel
+    manifest: Manifest
+    plain: Graphs
+    graphs: Graphs
+    parity: Parity
 
 
 def export_bundle(
@@ -92,6 +95,8 @@ def export_bundle(
     backends: Sequence[str] = ("onnxruntime",),
     targets: Sequence[str] = (),
     dynamic_batch: bool = False,
+    stages: bool = True,
+    variants: bool = True,
     images: Sequence[Image] | None = None,
     num_images: int = 4,
     tolerance: float = 1e-3,
@@ -101,7 +106,7 @@ def export_bundle(
     weights_source: str | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> Path:
-    """Export ``model`` to ``folder`` and prove that the graph computes what the model computes.
+    """Export ``model`` to ``folder`` and prove that its graphs compute what the model computes.
 
     The folder appears complete or not at all: it is written under another name and renamed.
 
@@ -121,6 +126,11 @@ def export_bundle(
             and "tensorrt_rtx" are compiled right away as ``edgeseg build`` would.
         targets: GPU architectures for "tensorrt_rtx", such as "sm86"; all from Ampere on if empty.
         dynamic_batch: leave the batch axis free; otherwise it is 1.
+        stages: let what is computed once for each instance be a graph of its own, which runs for as
+            many as were found; False for one graph, whose work is always that of a full list.
+        variants: put the same model for further shapes of pictures into the bundle, where the
+            original turns its sizes with the picture; a picture then takes the one that shrinks it
+            least. Mask R-CNN for 800x1344 has one for 1344x800.
         images: pictures for the parity check, (H, W, 3) uint8 BGR; the first ``num_images``
             of the built-in shapes data if None.
         num_images: how many built-in pictures to take.
@@ -148,29 +158,29 @@ def export_bundle(
     was_training = model.training
     model.eval()
     try:
-        progress("trace", 0, 1)
         manifest = model_manifest(model)
         pictures, data = _pictures(images, num_images, manifest)
-        plain = trace_graph(model, manifest, dynamic_batch=dynamic_batch)
-        tapped = complete_graph(plain, opset=opset)
-        outputs = [spec.name for spec in manifest.outputs]
-        graph = drop_outputs(tapped, outputs)
-        progress("parity", 0, len(pictures))
-        parity = _measure(model, tapped, graph, manifest, pictures, data, tolerance, progress)
+        models = {"": model, **(get_spec(model.name).variants(model) if variants else {})}
+        measure = functools.partial(
+            _traced_view,
+            stages=stages,
+            dynamic_batch=dynamic_batch,
+            opset=opset,
+            pictures=pictures,
+            data=data,
+            tolerance=tolerance,
+            progress=progress,
+        )
+        views = [measure(name, shaped) for name, shaped in models.items()]
         if not allow_mismatch:
-            parity.check()
+            for view in views:
+                view.parity.check()
     finally:
         model.train(was_training)
-    if dynamic_batch:
-        manifest = _with_free_batch(manifest)
-    loss: dict[str, Any] = {}
     if precision != "fp32":
-        reference = graph
-        graph, precision, loss = _lower(
-            drop_outputs(plain, outputs),
-            reference,
-            manifest,
-            recipe=get_spec(manifest.name).precision,
+        views, precision, loss = _lowered(
+            views,
+            recipe=get_spec(model.name).precision,
             opset=opset,
             precision=precision,
             calibration=calibration if calibration is not None else pictures,
@@ -181,14 +191,23 @@ def export_bundle(
         )
         if not allow_mismatch:
             check_agreement(loss["precision"]["agreement_with_fp32"], precision)
+    else:
+        loss = {}
     progress("write", 0, 1)
     with _new_folder(folder, overwrite=overwrite) as partial_folder:
-        artifact = _write_graph(graph, partial_folder)
+        written, artifacts = _write_graphs(views, partial_folder)
+        own, *others = written
         dataclasses.replace(
-            manifest,
+            own,
             precision=precision,
-            artifacts={"onnx": artifact},
-            parity=parity.to_json() | loss,
+            variants={
+                view.name: Variant(
+                    preprocess=other.preprocess, graphs=other.graphs, schedule=other.schedule
+                )
+                for view, other in zip(views[1:], others, strict=True)
+            },
+            artifacts=artifacts,
+            parity=_parity_document(views) | loss,
             provenance=_provenance(model, opset, command, weights_source),
         ).save(partial_folder)
         _compile(partial_folder, backends, targets, progress)
@@ -196,44 +215,52 @@ def export_bundle(
     return folder
 
 
-def trace_graph(
-    model: ReferenceModel, manifest: Manifest, *, dynamic_batch: bool = False
-) -> onnx.ModelProto:
-    """Return the model's graph with every intermediate stage as a further output.
+def _traced_view(
+    name: str,
+    model: ReferenceModel,
+    *,
+    stages: bool,
+    dynamic_batch: bool,
+    opset: int,
+    pictures: Sequence[Image],
+    data: str,
+    tolerance: float,
+    progress: Progress,
+) -> _View:
+    """Trace a model and compare its graphs with it."""
+    suffix = f" ({name})" if name else ""
+    progress(f"trace{suffix}", 0, 1)
+    manifest = model_manifest(model)
+    if not stages:
+        manifest = in_one_graph(manifest)
+    plain = trace_graphs(model, manifest, dynamic_batch=dynamic_batch)
+    tapped = {key: complete_graph(graph, opset=opset) for key, graph in plain.items()}
+    graphs = without_stages(tapped, manifest)
+    stage = f"parity{suffix}"
+    progress(stage, 0, len(pictures))
+    done = iter(range(1, len(pictures) + 1))
+    parity = measure_parity(
+        model,
+        tapped,
+        graphs,
+        manifest,
+        pictures,
+        data=data,
+        tolerance=tolerance,
+        on_image=lambda: progress(stage, next(done), len(pictures)),
+    )
+    return _View(
+        name=name,
+        model=model,
+        manifest=with_free_batch(manifest) if dynamic_batch else manifest,
+        plain=plain,
+        graphs=graphs,
+        parity=parity,
+    )
 
-    edgeseg's operators have no bodies yet: see :func:`complete_graph`.
-    """
-    plain = trace(model, manifest, taps=stage_names(model, manifest), dynamic_batch=dynamic_batch)
-    plain = apply(plain, GRAPH_PASSES)
-    plain.producer_name = "edgeseg"
-    plain.producer_version = __version__
-    return plain
 
-
-def complete_graph(plain: onnx.ModelProto, *, opset: int = OPSET) -> onnx.ModelProto:
-    """Return a copy of a graph in which edgeseg's operators have bodies, so that any engine runs it.
-
-    Args:
-        plain: from :func:`trace_graph`.
-        opset: of the copy, one of `COMPLETING_PASSES`.
-
-    Raises:
-        ExportError: the result is not valid ONNX.
-    """
-    complete = onnx.ModelProto()
-    complete.CopyFrom(plain)
-    complete = apply(complete, COMPLETING_PASSES[opset])
-    try:
-        onnx.checker.check_model(complete)
-    except onnx.checker.ValidationError as error:
-        raise ExportError(f"the graph is not valid ONNX: {error}") from error
-    return complete
-
-
-def _lower(
-    plain: onnx.ModelProto,
-    reference: onnx.ModelProto,
-    manifest: Manifest,
+def _lowered(
+    views: Sequence[_View],
     *,
     recipe: PrecisionRecipe,
     opset: int,
@@ -243,15 +270,15 @@ def _lower(
     max_drop: float,
     pictures: Sequence[Image],
     progress: Progress,
-) -> tuple[onnx.ModelProto, str, dict[str, Any]]:
-    """Return the graph in a lower precision, which one that is, and what it cost, for the manifest.
+) -> tuple[list[_View], str, dict[str, Any]]:
+    """Return the views in a lower precision, which one that is, and what it cost, for the manifest.
+
+    The ranges are found on the model's own shape and hold for its variants, whose nodes are the same.
 
     Args:
-        plain: the float32 graph, edgeseg's operators without bodies.
-        reference: the same, complete.
-        manifest: of the model.
+        views: in float32.
         recipe: which modules may compute in which precision.
-        opset: of the graph.
+        opset: of the graphs.
         precision: see :func:`export_bundle`.
         calibration: pictures to find the ranges of values on.
         method: of calibration.
@@ -260,50 +287,33 @@ def _lower(
         progress: called as progress(stage, done, total).
     """
     complete = functools.partial(complete_graph, opset=opset)
-    is_searched = precision == AUTO
-    assignment = assign(plain, recipe, "int8" if is_searched else precision)
-    values = values_for_search(plain, recipe) if is_searched else values_needed(plain, assignment)
-    magnitudes = calibrate(
-        reference,
-        manifest,
-        calibration,
-        values,
+    own = views[0]
+    lowering = find_lowering(
+        without_stages(own.plain, own.manifest),
+        own.graphs,
+        own.manifest,
+        recipe,
+        precision=precision,
+        calibration=calibration,
         method=method,
-        unclipped=values_unclipped(plain, assignment),
-        on_step=functools.partial(progress, "calibrate"),
+        max_drop=max_drop,
+        complete=complete,
+        progress=progress,
     )
-    table: dict[str, Any] = {}
-    if is_searched:
-        found = search(
-            plain,
-            manifest,
-            recipe,
-            magnitudes,
-            calibration,
-            complete=complete,
-            max_drop=max_drop,
-            progress=progress,
-        )
-        assignment = dict(found.assignment)
-        precision = "int8" if assignment else "fp32"
-        table = {"search": found.to_json()}
-    graph = complete(convert(plain, assignment, magnitudes))
+    lowered = []
+    for view in views:
+        plain = lowering.lowered(without_stages(view.plain, view.manifest))
+        graphs = {name: complete(graph) for name, graph in plain.items()}
+        lowered.append(dataclasses.replace(view, graphs=graphs))
     agreement = measure_agreement(
-        reference,
-        graph,
-        manifest,
+        own.graphs,
+        lowered[0].graphs,
+        own.manifest,
         pictures,
         on_picture=functools.partial(progress, "agreement with fp32"),
     )
-    counts = Counter(assignment.values())
-    loss = {
-        "num_nodes": dict(sorted(counts.items())),
-        "calibration": method,
-        "num_calibration": len(calibration),
-        "agreement_with_fp32": agreement,
-        **table,
-    }
-    return graph, precision, {"precision": loss}
+    summary = {**lowering.summary, "agreement_with_fp32": agreement}
+    return lowered, lowering.precision, {"precision": summary}
 
 
 def weights_sha256(model: ReferenceModel) -> str:
@@ -384,47 +394,64 @@ def _pictures(
     return list(itertools.islice(pictures_seen(manifest, dataset), num_images)), dataset.name
 
 
-def _measure(
-    model: ReferenceModel,
-    tapped: onnx.ModelProto,
-    exported: onnx.ModelProto,
-    manifest: Manifest,
-    pictures: Sequence[Image],
-    data: str,
-    tolerance: float,
-    progress: Progress,
-) -> Parity:
-    done = iter(range(1, len(pictures) + 1))
-    return measure_parity(
-        model,
-        tapped,
-        exported,
-        manifest,
-        pictures,
-        data=data,
-        tolerance=tolerance,
-        on_image=lambda: progress("parity", next(done), len(pictures)),
-    )
+def _parity_document(views: Sequence[_View]) -> dict[str, Any]:
+    """Return the figures of the model's own shape, with those of its variants behind."""
+    own, *others = views
+    variants = {view.name: view.parity.to_json() for view in others}
+    return own.parity.to_json() | ({"variants": variants} if variants else {})
 
 
-def _with_free_batch(manifest: Manifest) -> Manifest:
-    def free(specs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-        return tuple(dataclasses.replace(spec, shape=(-1, *spec.shape[1:])) for spec in specs)
+def _write_graphs(
+    views: Sequence[_View], folder: Path
+) -> tuple[list[Manifest], dict[str, Artifact]]:
+    """Write the graphs, and once what they have in common.
 
-    return dataclasses.replace(
-        manifest, inputs=free(manifest.inputs), outputs=free(manifest.outputs)
-    )
+    Returns:
+        The views' manifests, whose graphs name their files, and the files.
+    """
+    graphs = {
+        _artifact_name(view.name, name): graph
+        for view in views
+        for name, graph in view.graphs.items()
+    }
+    weights = share_weights(graphs)
+    artifacts = {
+        key: _write(folder, f"{'model' if key == ONNX else key}.onnx", _encoded(key, graph))
+        for key, graph in graphs.items()
+    }
+    if weights is not None:
+        artifacts[WEIGHTS] = _write(folder, WEIGHTS_FILE, weights)
+    manifests = []
+    for view in views:
+        named = {
+            name: dataclasses.replace(
+                graph,
+                artifact=_artifact_name(view.name, name),
+                weights=None if weights is None else WEIGHTS,
+            )
+            for name, graph in view.manifest.graphs.items()
+        }
+        manifests.append(dataclasses.replace(view.manifest, graphs=named))
+    return manifests, artifacts
 
 
-def _write_graph(graph: onnx.ModelProto, folder: Path) -> Artifact:
+def _artifact_name(variant: str, graph: str) -> str:
+    name = ONNX if graph == MAIN else graph
+    return f"{variant}.{name}" if variant else name
+
+
+def _encoded(name: str, graph: onnx.ModelProto) -> bytes:
     if graph.ByteSize() > MAX_ONNX_BYTES:
         raise ExportError(
-            f"the graph has {graph.ByteSize()} bytes, expected at most {MAX_ONNX_BYTES}: "
+            f"the graph {name!r} has {graph.ByteSize()} bytes, expected at most {MAX_ONNX_BYTES}: "
             "one ONNX file holds no more"
         )
-    raw = graph.SerializeToString(deterministic=True)
-    write_atomic(folder / ONNX_FILE, raw)
-    return Artifact(file=ONNX_FILE, sha256=hashlib.sha256(raw).hexdigest(), size_bytes=len(raw))
+    return graph.SerializeToString(deterministic=True)
+
+
+def _write(folder: Path, file: str, content: bytes) -> Artifact:
+    write_atomic(folder / file, content)
+    return Artifact(file=file, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
 def _compile(

@@ -1,4 +1,4 @@
-"""Finds how large the activations of a graph become on pictures, so that int8 and float16 can hold them.
+"""Finds how large the activations of graphs become on pictures, so that int8 and float16 can hold them.
 
 The pictures go through the runtime's own preprocessing.
 """
@@ -6,40 +6,43 @@ The pictures go through the runtime's own preprocessing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from edgeseg_export.feeds import feeds_of
 from edgeseg_export.histograms import CLIPPING, NUM_BINS, Counts, count_magnitudes
-from edgeseg_export.sessions import cpu_session
+from edgeseg_export.sessions import Graphs, cpu_session
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
-from edgeseg_runtime.tasks import create_task
 
 METHODS = ("minmax", *CLIPPING)
+Magnitudes = Mapping[str, Mapping[str, float]]
+"""Of each graph, value -> magnitude at which it is clipped."""
 MAX_ELEMENTS = 100_000_000
 """Of the activations that are fetched in one run, to bound the memory: 400 MB."""
 
 
 def calibrate(
-    model: onnx.ModelProto,
+    graphs: Graphs,
     manifest: Manifest,
     pictures: Sequence[Image],
-    values: Sequence[str],
+    values: Mapping[str, Sequence[str]],
     *,
     method: str = "minmax",
-    unclipped: Collection[str] = (),
+    unclipped: Mapping[str, Collection[str]] | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, float]:
+) -> Magnitudes:
     """Return the magnitude at which each value should be clipped.
 
     Args:
-        model: a complete graph in float32; left as it is.
-        manifest: its manifest.
-        pictures: (H, W, 3) uint8 BGR, like those that the model will see.
-        values: names of float32 values of the graph.
+        graphs: complete, in float32; left as they are.
+        manifest: of the model.
+        pictures: (H, W, 3) uint8 BGR, like those that the model will see; a video model takes them
+            as one clip.
+        values: names of float32 values of each graph.
         method: "minmax" takes the largest magnitude; "entropy" the one that loses least information
             (Migacz, 8-bit inference with TensorRT, GTC 2017); "percentile" leaves out one element in
             ten thousand.
@@ -53,19 +56,33 @@ def calibrate(
         raise ValueError(f"calibration method {method!r} found, expected one of {METHODS}")
     if not len(pictures):
         raise ValueError("there is no picture to calibrate on; give at least one, better 100")
-    clipped = [value for value in values if method != "minmax" and value not in unclipped]
-    num_runs = 1 + len(groups_that_fit(model, clipped)) if clipped else 1
-    total = num_runs * len(pictures) + len(clipped)
+    kept_whole = unclipped or {}
+    clipped = {
+        graph: [value for value in names if value not in kept_whole.get(graph, ())]
+        for graph, names in values.items()
+        if method != "minmax"
+    }
+    rounds = list(_rounds(graphs, clipped))
+    total = (1 + len(rounds)) * len(pictures) + sum(map(len, clipped.values()))
     steps = itertools.count(1)
 
     def on_any_step() -> None:
         on_step(next(steps), total)
 
-    largest = _largest(model, manifest, pictures, values, on_any_step)
-    if not clipped:
+    largest = _largest(graphs, manifest, pictures, values, on_any_step)
+    if not rounds:
         return largest
-    wanted = {value: largest[value] for value in clipped}
-    return largest | _clipped(model, manifest, pictures, wanted, CLIPPING[method], on_any_step)
+    found = _clipped(graphs, manifest, pictures, largest, rounds, CLIPPING[method], on_any_step)
+    return {graph: largest[graph] | found.get(graph, {}) for graph in largest}
+
+
+def _rounds(graphs: Graphs, values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list[str]]]:
+    """Yield what is fetched of each graph in one walk over the pictures."""
+    groups = {name: groups_that_fit(graphs[name], values[name]) for name in values}
+    for chosen in itertools.zip_longest(*groups.values(), fillvalue=()):
+        wanted = {name: list(group) for name, group in zip(groups, chosen, strict=True) if group}
+        if wanted:
+            yield wanted
 
 
 def groups_that_fit(model: onnx.ModelProto, values: Sequence[str]) -> list[list[str]]:
@@ -87,18 +104,31 @@ def groups_that_fit(model: onnx.ModelProto, values: Sequence[str]) -> list[list[
 
 
 def _largest(
-    model: onnx.ModelProto,
+    graphs: Graphs,
     manifest: Manifest,
     pictures: Sequence[Image],
-    values: Sequence[str],
+    values: Mapping[str, Sequence[str]],
     on_step: Callable[[], None],
-) -> dict[str, float]:
-    """Return the largest magnitudes; the graph itself reduces its values, so nothing large is fetched."""
+) -> dict[str, dict[str, float]]:
+    """Return the largest magnitudes; the graphs themselves reduce their values, so nothing large is fetched."""
+    sessions = {name: cpu_session(_with_largest(graphs[name], values[name])) for name in values}
+    found = {name: np.zeros(len(values[name])) for name in values}
+    for feeds in feeds_of(graphs, manifest, pictures):
+        for name in feeds.keys() & values.keys():
+            outputs = [f"{value}/largest" for value in values[name]]
+            largest = np.array(sessions[name].run(outputs, feeds[name]), np.float64)
+            found[name] = np.maximum(found[name], largest)
+        on_step()
+    return {name: dict(zip(values[name], found[name].tolist(), strict=True)) for name in values}
+
+
+def _with_largest(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+    """Return a graph that gives the largest magnitude of each value."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     del watched.graph.output[:]
-    outputs = [f"{value}/largest" for value in values]
-    for value, output in zip(values, outputs, strict=True):
+    for value in values:
+        output = f"{value}/largest"
         watched.graph.node.extend(
             (
                 helper.make_node("Abs", [value], [f"{value}/magnitude"]),
@@ -106,47 +136,46 @@ def _largest(
             )
         )
         watched.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
-    session = cpu_session(watched)
-    task = create_task(manifest)
-    found = np.zeros(len(values))
-    for picture in pictures:
-        inputs, _ = task.preprocess(picture)
-        found = np.maximum(found, np.array(session.run(outputs, inputs), np.float64))
-        on_step()
-    return dict(zip(values, found.tolist(), strict=True))
+    return watched
 
 
 def _clipped(
-    model: onnx.ModelProto,
+    graphs: Graphs,
     manifest: Manifest,
     pictures: Sequence[Image],
-    largest: Mapping[str, float],
+    largest: Magnitudes,
+    rounds: Sequence[Mapping[str, Sequence[str]]],
     bins_kept: Callable[[Counts], int],
     on_step: Callable[[], None],
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """Return where the histograms of values are cut.
 
     Args:
-        model: a complete graph in float32.
-        manifest: its manifest.
+        graphs: complete, in float32.
+        manifest: of the model.
         pictures: to collect the histograms on.
-        largest: value -> its largest magnitude on them.
+        largest: of each graph, value -> its largest magnitude on them.
+        rounds: which values of each graph are fetched together.
         bins_kept: how many of the lowest bins of a histogram are kept, see `CLIPPING`.
-        on_step: called for every picture of a group and for every value.
+        on_step: called for every picture of a round and for every value.
     """
-    task = create_task(manifest)
-    counts = {value: np.zeros(NUM_BINS, np.int64) for value in largest}
-    for group in groups_that_fit(model, list(largest)):
-        session = cpu_session(_with_outputs(model, group))
-        for picture in pictures:
-            inputs, _ = task.preprocess(picture)
-            for value, array in zip(group, session.run(group, inputs), strict=True):
-                counts[value] += count_magnitudes(array, largest[value])
+    found: dict[str, dict[str, float]] = {name: {} for name in graphs}
+    for wanted in rounds:
+        counts = {
+            name: {value: np.zeros(NUM_BINS, np.int64) for value in group}
+            for name, group in wanted.items()
+        }
+        sessions = {name: cpu_session(_with_outputs(graphs[name], wanted[name])) for name in wanted}
+        for feeds in feeds_of(graphs, manifest, pictures):
+            for name in feeds.keys() & wanted.keys():
+                arrays = sessions[name].run(list(wanted[name]), feeds[name])
+                for value, array in zip(wanted[name], arrays, strict=True):
+                    counts[name][value] += count_magnitudes(array, largest[name][value])
             on_step()
-    found: dict[str, float] = {}
-    for value, counted in counts.items():
-        found[value] = largest[value] * bins_kept(counted) / NUM_BINS
-        on_step()
+        for name, counted in counts.items():
+            for value, bins in counted.items():
+                found[name][value] = largest[name][value] * bins_kept(bins) / NUM_BINS
+                on_step()
     return found
 
 

@@ -1,30 +1,31 @@
 """Finds where a candidate's accuracy is lost against a reference: by step, by node, by picture.
 
 The way from the reference to the candidate is gone in steps, each of which exchanges one part: the PyTorch model for
-its float32 graph, that graph for the candidate's, the preprocessing, the postprocessing.
+its float32 graphs, those for the candidate's, the preprocessing, the postprocessing. A video model takes the pictures
+as one clip.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-import numpy.typing as npt
-import onnx
 
 from edgeseg_bench.evaluation import agreement_types
 from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
 from edgeseg_bench.runner import Progress
-from edgeseg_export.agreement import GraphBackend, Result, coco_entries
+from edgeseg_export.agreement import Result, coco_entries
+from edgeseg_export.feeds import feeds_of
+from edgeseg_export.sessions import GraphBackend, Graphs
 from edgeseg_export.taps import TapDifference, TapMeter, first_bad
 from edgeseg_runtime.backends import Backend, CheckedBackend
-from edgeseg_runtime.geometry import Geometry
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.session import Route, Session
 from edgeseg_runtime.tasks import Task, create_task
 
 NUM_TAP_PICTURES = 8
@@ -56,13 +57,13 @@ class Side:
     Attributes:
         name: what a report calls it.
         manifest: of the model.
-        graph: its complete graph.
-        backend: what really runs it, if that is not the graph: the PyTorch model.
+        graphs: its complete graphs.
+        backend: what really runs them, if that is not ONNX Runtime: the PyTorch model.
     """
 
     name: str
     manifest: Manifest
-    graph: onnx.ModelProto
+    graphs: Graphs
     backend: Backend | None = None
 
 
@@ -187,13 +188,15 @@ def compare(
     results: list[list[Result]] = [[] for _ in variants]
     images: list[dict[str, Any]] = []
     names: dict[int, str] = {}
-    for picture in itertools.islice(pictures(), num_pictures):
-        height, width = picture.image.shape[:2]
-        images.append({"id": picture.image_id, "height": height, "width": width})
-        names[picture.image_id] = picture.name
-        for found, entries in zip(results, _entries(variants, picture), strict=True):
-            found += entries
-        progress("run the steps", len(images), num_pictures)
+    with contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(_session(variant)) for variant in variants]
+        for picture in itertools.islice(pictures(), num_pictures):
+            height, width = picture.image.shape[:2]
+            images.append({"id": picture.image_id, "height": height, "width": width})
+            names[picture.image_id] = picture.name
+            for number, entries in enumerate(_entries(variants, sessions, picture)):
+                results[number] += entries
+            progress("run the steps", len(images), num_pictures)
     if not images:
         raise ValueError(f"{data} has no picture to compare on; give at least one")
     num_taps = min(len(images), NUM_TAP_PICTURES)
@@ -229,16 +232,12 @@ class _Variant:
     Attributes:
         name: of the part that was exchanged last.
         is_same: that part is the one from before.
-        pre: preprocesses.
-        backend: runs the model.
-        post: postprocesses.
+        route: from a picture to the result.
     """
 
     name: str
     is_same: bool = False
-    pre: Task[Any]
-    backend: Backend
-    post: Task[Any]
+    route: Route[Any]
 
 
 def _variants(reference: Side, candidate: Side) -> list[_Variant]:
@@ -247,37 +246,39 @@ def _variants(reference: Side, candidate: Side) -> list[_Variant]:
     variants: list[_Variant] = []
     if reference.backend is not None:
         torch = CheckedBackend(reference.name, reference.backend, reference.manifest)
-        variants.append(_Variant(name=reference.name, pre=task_R, backend=torch, post=task_R))
+        variants.append(_Variant(name=reference.name, route=_route(task_R, torch, task_R)))
     name = f"ONNX {reference.manifest.precision}, traced anew" if variants else reference.name
-    variants.append(_Variant(name=name, pre=task_R, backend=graph_R, post=task_R))
+    variants.append(_Variant(name=name, route=_route(task_R, graph_R, task_R)))
     name = f"ONNX {candidate.manifest.precision}"
     if not _have_same_tensors(reference, candidate):
         whole = f"{name}, pre- and post-processing of another size"
-        return [*variants, _Variant(name=whole, pre=task_C, backend=graph_C, post=task_C)]
+        return [*variants, _Variant(name=whole, route=_route(task_C, graph_C, task_C))]
     return [
         *variants,
         _Variant(
             name=name,
-            is_same=reference.graph is candidate.graph,
-            pre=task_R,
-            backend=graph_C,
-            post=task_R,
+            is_same=reference.graphs is candidate.graphs,
+            route=_route(task_R, graph_C, task_R),
         ),
         _Variant(
             name="pre-processing",
             is_same=reference.manifest.preprocess == candidate.manifest.preprocess,
-            pre=task_C,
-            backend=graph_C,
-            post=task_R,
+            route=_route(task_C, graph_C, task_R),
         ),
         _Variant(
             name="post-processing",
             is_same=_postprocess(reference) == _postprocess(candidate),
-            pre=task_C,
-            backend=graph_C,
-            post=task_C,
+            route=_route(task_C, graph_C, task_C),
         ),
     ]
+
+
+def _route(pre: Task[Any], backend: CheckedBackend, post: Task[Any]) -> Route[Any]:
+    return Route(manifest=backend.manifest, task=pre, backend=backend, open_reader=post.open_reader)
+
+
+def _session(variant: _Variant) -> Session[Any]:
+    return Session(lambda _size: variant.route)
 
 
 def _steps(
@@ -304,28 +305,18 @@ def _steps(
     return tuple(steps)
 
 
-def _checked(side: Side) -> Backend:
-    return CheckedBackend(side.name, GraphBackend(side.graph), side.manifest)
+def _checked(side: Side) -> CheckedBackend:
+    return CheckedBackend(side.name, GraphBackend(side.graphs, side.manifest), side.manifest)
 
 
-def _entries(variants: Sequence[_Variant], picture: Picture) -> Iterator[list[Result]]:
+def _entries(
+    variants: Sequence[_Variant], sessions: Sequence[Session[Any]], picture: Picture
+) -> Iterator[list[Result]]:
     """Yield every variant's COCO results for a picture; what is the same is not run again."""
     entries: list[Result] = []
-    inputs: dict[str, npt.NDArray[Any]] = {}
-    outputs: dict[str, npt.NDArray[Any]] = {}
-    geometry: Geometry | None = None
-    before: _Variant | None = None
-    for variant in variants:
-        if not variant.is_same or before is None:
-            is_new_input = before is None or variant.pre is not before.pre
-            if is_new_input:
-                inputs, geometry = variant.pre.preprocess(picture.image)
-            if is_new_input or before is None or variant.backend is not before.backend:
-                outputs = variant.backend.run(inputs)
-            assert geometry is not None
-            found = variant.post.postprocess(dict(outputs), geometry)
-            entries = coco_entries(found, picture.image, picture.image_id)
-            before = variant
+    for number, (variant, session) in enumerate(zip(variants, sessions, strict=True)):
+        if number == 0 or not variant.is_same:
+            entries = coco_entries(session(picture.image), picture.image, picture.image_id)
         yield entries
 
 
@@ -336,15 +327,25 @@ def _measure_taps(
     count: int,
     progress: Progress,
 ) -> list[TapDifference]:
-    if not _have_same_tensors(reference, candidate):
+    is_alike = reference.manifest.graphs.keys() == candidate.manifest.graphs.keys()
+    if not is_alike or not _have_same_tensors(reference, candidate):
         return []
     progress("compare the nodes", 0, count)
-    task = create_task(reference.manifest)
-    meter = TapMeter(reference.graph, candidate.graph)
-    for done, picture in enumerate(itertools.islice(pictures, count), 1):
-        meter.add(task.preprocess(picture.image)[0])
+    meters = {
+        name: TapMeter(graph, candidate.graphs[name]) for name, graph in reference.graphs.items()
+    }
+    images = (picture.image for picture in itertools.islice(pictures, count))
+    for done, feeds in enumerate(feeds_of(reference.graphs, reference.manifest, images), 1):
+        for name, feed in feeds.items():
+            meters[name].add(feed)
         progress("compare the nodes", done, count)
-    return meter.differences()
+    if len(meters) == 1:
+        return [tap for meter in meters.values() for tap in meter.differences()]
+    return [
+        replace(tap, name=f"{name}/{tap.name}")
+        for name, meter in meters.items()
+        for tap in meter.differences()
+    ]
 
 
 def _check_sides(reference: Side, candidate: Side) -> None:

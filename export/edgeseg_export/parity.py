@@ -1,4 +1,4 @@
-"""Measures whether an exported graph computes what the PyTorch model computes, stage by stage.
+"""Measures whether exported graphs compute what the PyTorch model computes, stage by stage.
 
 Shape suffixes: N rows (proposals or detections) of one picture.
 """
@@ -12,18 +12,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 
 from edgeseg.models.reference import ReferenceModel
-from edgeseg_export.agreement import GraphBackend, ParityError
+from edgeseg.models.torch_backend import TorchBackend
+from edgeseg_export.agreement import ParityError
+from edgeseg_export.sessions import GraphBackend, Graphs
+from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.backends.state import KeptTensors
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.session import rows_found, run_frame
 from edgeseg_runtime.tasks import create_task
 
 Array = npt.NDArray[Any]
-Tensors = Mapping[str, Array]
 Image = npt.NDArray[np.uint8]
 
+FREE = "free run."
+FULL_LISTS = ("boxes", "scores", "labels")
+"""Outputs that always have all rows; others may have as many as were found."""
 ROW_STAGES = ("proposals", "boxes")
 """Stages that select rows: what follows with as many rows belongs to these, in their order."""
 OUTLIER_SHARE = 0.01
@@ -36,7 +42,7 @@ SCORE_MARGIN = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far an exported graph is from its PyTorch model.
+    """How far the exported graphs are from their PyTorch model.
 
     Attributes:
         data: where the pictures came from.
@@ -46,6 +52,8 @@ class Parity:
         max_abs: per output, the largest difference over matched rows.
         stages: per stage and output, in the order of computation, the difference that 99 % of the
             elements stay below, relative to the stage's largest value; the worst picture counts.
+            Of several graphs each is given what the model gives it, and its name stands before the
+            stage's; what they give when they run on their own stands behind `FREE`.
         tolerance: bound of that relative difference.
     """
 
@@ -115,11 +123,20 @@ class _Totals:
     num_detections: int = 0
     num_unmatched: int = 0
 
+    def add(self, prefix: str, name: str, expected: Array, found: Array, is_output: bool) -> None:
+        """Add the difference of a stage; the largest one counts."""
+        difference = np.abs(expected.astype(np.float64) - found.astype(np.float64))
+        stage = f"{prefix}{name}"
+        self.stages[stage] = max(self.stages.get(stage, 0.0), _relative(difference, expected))
+        if is_output:
+            largest = float(difference.max(initial=0.0))
+            self.max_abs[name] = max(self.max_abs.get(name, 0.0), largest)
+
 
 def measure_parity(
     model: ReferenceModel,
-    tapped: onnx.ModelProto,
-    exported: onnx.ModelProto,
+    tapped: Graphs,
+    exported: Graphs,
     manifest: Manifest,
     images: Iterable[Image],
     *,
@@ -127,28 +144,38 @@ def measure_parity(
     tolerance: float,
     on_image: Callable[[], None] = lambda: None,
 ) -> Parity:
-    """Run model and graph on pictures and compare every stage.
+    """Run model and graphs on pictures and compare every stage.
 
-    Results are read from the graph that is shipped: without the further outputs an engine fuses
+    Results are read from the graphs that are shipped: without the further outputs an engine fuses
     other nodes.
 
     Args:
         model: the PyTorch model.
-        tapped: its graph with the intermediate stages as further outputs.
-        exported: its graph with the results alone.
-        manifest: its manifest; the pictures go through the runtime's own preprocessing.
-        images: (H, W, 3) uint8 BGR.
+        tapped: its graphs with the intermediate stages as further outputs.
+        exported: its graphs with the results alone.
+        manifest: of the graphs; the pictures go through the runtime's own preprocessing.
+        images: (H, W, 3) uint8 BGR; a video model takes them as one clip.
         data: what to call the pictures.
         tolerance: bound of the relative difference of a stage.
         on_image: called after each picture.
     """
-    tapped_backend, exported_backend = GraphBackend(tapped), GraphBackend(exported)
+    sides = _Sides(
+        reference=TorchBackend(model, manifest),
+        tapped=GraphBackend(tapped, manifest),
+        exported=GraphBackend(exported, manifest),
+    )
+    states = sides.reference.open_state(), sides.exported.open_state()
     task = create_task(manifest)
     totals = _Totals(score_threshold=model.score_threshold)
+    frame = 0
     for image in images:
         inputs, _ = task.preprocess(image)
-        reference = _torch_stages(model, inputs)
-        _add_image(totals, reference, tapped_backend.run(inputs), exported_backend.run(inputs))
+        reference, found = _compare_graphs(totals, sides, states[0], manifest, inputs, frame)
+        if len(manifest.graphs) > 1:
+            found = run_frame(manifest, sides.exported, inputs, states[1], frame=frame)
+            _compare_results(totals, reference, found)
+        _count_detections(totals, reference, found)
+        frame = manifest.schedule.following(frame)
         on_image()
     return Parity(
         data=data,
@@ -161,15 +188,52 @@ def measure_parity(
     )
 
 
-def _torch_stages(model: ReferenceModel, inputs: Tensors) -> dict[str, Array]:
-    with torch.inference_mode():
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        stages = model.stages(**tensors)
-    return {name: tensor.numpy() for name, tensor in stages.items()}
+@dataclass(frozen=True, kw_only=True)
+class _Sides:
+    reference: TorchBackend
+    tapped: GraphBackend
+    exported: GraphBackend
 
 
-def _add_image(totals: _Totals, reference: Tensors, tapped: Tensors, exported: Tensors) -> None:
-    """Add a picture: its intermediate stages are read from one graph, its results from the other."""
+def _compare_graphs(
+    totals: _Totals,
+    sides: _Sides,
+    state: KeptTensors[torch.Tensor],
+    manifest: Manifest,
+    inputs: Tensors,
+    frame: int,
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Run every graph of a frame on what the model gives it, and add its stages.
+
+    Returns:
+        The results of the model and of the graphs.
+    """
+    expected: dict[str, Array] = {}
+    found: dict[str, Array] = {}
+    threshold = float(manifest.postprocess.get("score_threshold", 0.0))
+    for name in manifest.schedule.graphs(frame):
+        graph = manifest.graphs[name]
+        rows = None if graph.rows is None else rows_found(expected, graph.rows, threshold)
+        if rows == 0:
+            continue
+        fed = {spec.name: inputs[spec.name] for spec in graph.fed}
+        taken = {key: tensor.cpu().numpy() for key, tensor in state.feed(name, rows).items()}
+        stages = {
+            stage: tensor.cpu().numpy()
+            for stage, tensor in sides.reference.stages(fed, name, state, rows).items()
+        }
+        outputs = sides.exported.run_whole(fed | taken, name)
+        prefix = f"{name}." if len(manifest.graphs) > 1 else ""
+        _add_stages(totals, prefix, stages, sides.tapped.run_whole(fed | taken, name), outputs)
+        for spec in graph.given:
+            expected[spec.name], found[spec.name] = stages[spec.name], outputs[spec.name]
+    return expected, found
+
+
+def _add_stages(
+    totals: _Totals, prefix: str, reference: Tensors, tapped: Tensors, exported: Tensors
+) -> None:
+    """Add a graph's stages: intermediate ones are read from one graph, its results from the other."""
     rows_N: dict[bool, Array | None] = {False: None, True: None}
     for name, expected in reference.items():
         is_output = name in exported
@@ -177,19 +241,29 @@ def _add_image(totals: _Totals, reference: Tensors, tapped: Tensors, exported: T
             rows_N[False] = _matching_rows(name, reference, tapped)
             rows_N[True] = _matching_rows(name, reference, exported) if is_output else None
         found = (exported if is_output else tapped)[name]
-        expected, found = _same_rows(expected, found, rows_N[is_output])
-        difference = np.abs(expected.astype(np.float64) - found.astype(np.float64))
-        totals.stages[name] = max(totals.stages.get(name, 0.0), _relative(difference, expected))
-        if is_output:
-            largest = float(difference.max(initial=0.0))
-            totals.max_abs[name] = max(totals.max_abs.get(name, 0.0), largest)
+        totals.add(prefix, name, *_same_rows(expected, found, rows_N[is_output]), is_output)
+
+
+def _compare_results(totals: _Totals, reference: Tensors, found: Tensors) -> None:
+    """Add what the graphs give when they run on their own; of rows those that both sides have."""
+    rows_N = _matching_rows("boxes", reference, found) if "boxes" in reference else None
+    for name, expected in reference.items():
+        actual = found[name]
+        if rows_N is not None and name not in FULL_LISTS:
+            num_rows = min(expected.shape[1], actual.shape[1])
+            is_known_N = (np.arange(len(rows_N)) < num_rows) & (rows_N < num_rows) & (rows_N >= 0)
+            expected, actual = expected[0, is_known_N.nonzero()[0]], actual[0, rows_N[is_known_N]]
+        elif rows_N is not None:
+            expected, actual = _same_rows(expected, actual, rows_N)
+        totals.add(FREE, name, expected, actual, True)
+
+
+def _count_detections(totals: _Totals, reference: Tensors, found: Tensors) -> None:
     totals.num_images += 1
-    detections_N = rows_N[True]
-    if detections_N is not None:
+    if "boxes" in reference:
+        rows_N = _matching_rows("boxes", reference, found)
         totals.num_detections += int((reference["scores"] > 0).sum())
-        totals.num_unmatched += _num_unmatched(
-            detections_N, reference, exported, totals.score_threshold
-        )
+        totals.num_unmatched += _num_unmatched(rows_N, reference, found, totals.score_threshold)
 
 
 def _same_rows(expected: Array, found: Array, rows_N: Array | None) -> tuple[Array, Array]:

@@ -21,13 +21,15 @@ PRECISIONS = ("fp32", "fp16", "int8", "mixed")
 
 Assignment = Mapping[str, str]
 """Node name -> "int8" or "fp16"; nodes that are not in it stay float32."""
+Assignments = Mapping[str, Assignment]
+"""Of each graph of a model."""
 
 
 def assign(model: onnx.ModelProto, recipe: PrecisionRecipe, precision: str) -> dict[str, str]:
     """Return the precision of every node that leaves float32.
 
     Raises:
-        ValueError: an unknown precision, or one that the recipe has no modules for.
+        ValueError: an unknown precision.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} found, expected one of {', '.join(PRECISIONS)}")
@@ -37,13 +39,7 @@ def assign(model: onnx.ModelProto, recipe: PrecisionRecipe, precision: str) -> d
         name for name, wish in chosen.items() if wish == "fp16" or (precision == "mixed" and wish)
     }
     in_half = half_nodes(model, left - set(in_int8))
-    assignment = {**dict.fromkeys(in_half, "fp16"), **dict.fromkeys(in_int8, "int8")}
-    if precision != "fp32" and not assignment:
-        raise ValueError(
-            f"precision {precision!r} found, but the recipe of this model names no module for it: "
-            "export with precision 'fp32'"
-        )
-    return assignment
+    return {**dict.fromkeys(in_half, "fp16"), **dict.fromkeys(in_int8, "int8")}
 
 
 def values_needed(model: onnx.ModelProto, assignment: Assignment) -> list[str]:

@@ -17,9 +17,11 @@ import numpy as np
 import onnx
 
 from edgeseg.models import PrecisionRecipe
-from edgeseg_export.agreement import Result, agreement_of, coco_results, graph_predictor
+from edgeseg_export.agreement import Result, agreement_of, coco_results
+from edgeseg_export.calibration import Magnitudes
 from edgeseg_export.passes.quantize import WEIGHT_AXES, int8_nodes
-from edgeseg_export.precision import assign, convert, values_needed
+from edgeseg_export.precision import Assignments, assign, convert, values_needed
+from edgeseg_export.sessions import Graphs, graphs_predictor
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 
@@ -31,6 +33,9 @@ DEFAULT_MAX_DROP = 0.01
 ROUNDING = 1e-9
 """1 - 0.99 is a little more than 0.01."""
 
+Node = tuple[str, str]
+"""Names of a graph and of a node in it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -38,12 +43,12 @@ class Group:
 
     Attributes:
         name: what the names of all its modules begin with.
-        nodes: of the graph.
+        nodes: of all graphs.
         multiply_adds: for one picture.
     """
 
     name: str
-    nodes: tuple[str, ...]
+    nodes: tuple[Node, ...]
     multiply_adds: int
 
 
@@ -52,7 +57,7 @@ class Choice:
     """Which groups are int8.
 
     Attributes:
-        kept: in int8, in the graph's order.
+        kept: in int8, in the order of the graphs.
         agreement: of these together, see `Agreement.ap`.
         agreement_of_all: of all groups together.
     """
@@ -67,12 +72,12 @@ class Search:
     """What was found.
 
     Attributes:
-        groups: all, in the graph's order.
+        groups: all, in the order of the graphs.
         agreement: of each group alone in int8 -> its agreement with float32.
         choice: which groups are int8.
         max_drop: from an agreement of 1.
         num_pictures: that were searched on.
-        assignment: node name -> "int8".
+        assignments: of each graph, node name -> "int8".
     """
 
     groups: tuple[Group, ...]
@@ -80,7 +85,7 @@ class Search:
     choice: Choice
     max_drop: float
     num_pictures: int
-    assignment: Mapping[str, str]
+    assignments: Assignments
 
     def to_json(self) -> dict[str, Any]:
         """Return the table for the manifest."""
@@ -103,10 +108,10 @@ class Search:
 
 
 def search(
-    plain: onnx.ModelProto,
+    plain: Graphs,
     manifest: Manifest,
     recipe: PrecisionRecipe,
-    magnitudes: Mapping[str, float],
+    magnitudes: Magnitudes,
     pictures: Sequence[Image],
     *,
     complete: Callable[[onnx.ModelProto], onnx.ModelProto],
@@ -116,8 +121,8 @@ def search(
     """Find the modules that may be int8.
 
     Args:
-        plain: the float32 graph, edgeseg's operators without bodies.
-        manifest: its manifest.
+        plain: the float32 graphs, edgeseg's operators without bodies.
+        manifest: of the model.
         recipe: which modules may be int8 at all.
         magnitudes: of all `values_for_search`.
         pictures: with what the model looks for; the first `NUM_PICTURES` are used.
@@ -131,11 +136,17 @@ def search(
     if not 0 <= max_drop <= 1:
         raise ValueError(f"max_drop {max_drop} found, expected a number in 0..1")
     groups = module_groups(plain, recipe)
-    judge = _Judge(complete(plain), manifest, pictures[:NUM_PICTURES])
+    whole = {name: complete(graph) for name, graph in plain.items()}
+    judge = _Judge(whole, manifest, pictures[:NUM_PICTURES])
 
     def judged(chosen: Iterable[Group]) -> float:
-        assignment = _assignment(plain, chosen)
-        return judge.agreement(complete(convert(plain, assignment, magnitudes)))
+        converted = {
+            name: complete(convert(plain[name], assignment, magnitudes.get(name, {})))
+            if assignment
+            else whole[name]
+            for name, assignment in _assignments(plain, chosen).items()
+        }
+        return judge.agreement(converted)
 
     agreement: dict[str, float] = {}
     for done, group in enumerate(groups):
@@ -150,7 +161,7 @@ def search(
         choice=choice,
         max_drop=max_drop,
         num_pictures=len(judge.pictures),
-        assignment=_assignment(plain, choice.kept),
+        assignments=_assignments(plain, choice.kept),
     )
 
 
@@ -193,24 +204,34 @@ def choose(
     return Choice(kept=tuple(kept), agreement=agreement, agreement_of_all=agreement_of_all)
 
 
-def values_for_search(plain: onnx.ModelProto, recipe: PrecisionRecipe) -> list[str]:
-    """Return the values whose magnitude a search must know: those of every group alone."""
+def values_for_search(plain: Graphs, recipe: PrecisionRecipe) -> dict[str, list[str]]:
+    """Return the values of each graph whose magnitude a search must know: those of every group alone."""
     groups = module_groups(plain, recipe)
-    assignments = [_assignment(plain, [group]) for group in groups]
-    assignments.append(_assignment(plain, groups))
-    return list(dict.fromkeys(v for a in assignments for v in values_needed(plain, a)))
+    choices = [_assignments(plain, [group]) for group in groups]
+    choices.append(_assignments(plain, groups))
+    return {
+        name: list(dict.fromkeys(value for c in choices for value in values_needed(graph, c[name])))
+        for name, graph in plain.items()
+    }
 
 
-def module_groups(plain: onnx.ModelProto, recipe: PrecisionRecipe) -> tuple[Group, ...]:
+def module_groups(plain: Graphs, recipe: PrecisionRecipe) -> tuple[Group, ...]:
     """Return the recipe's int8 modules in groups: the largest are taken apart, down to blocks.
 
     A module that computes something itself, such as the addition of a residual block, stays whole.
+    Graphs that share modules have them in one group.
     """
-    order = list(assign(plain, recipe, "int8"))
-    work = _multiply_adds(plain)
-    parts: dict[str, list[str]] = defaultdict(list)
-    for name in order:
-        parts[_entry(_module(name), recipe.int8)].append(name)
+    order: list[Node] = [
+        (name, node) for name, graph in plain.items() for node in assign(graph, recipe, "int8")
+    ]
+    work = {
+        (name, node): count
+        for name, graph in plain.items()
+        for node, count in _multiply_adds(graph).items()
+    }
+    parts: dict[str, list[Node]] = defaultdict(list)
+    for node in order:
+        parts[_entry(_module(node), recipe.int8)].append(node)
     while True:
         by_work = sorted(parts, key=lambda prefix: -sum(work.get(n, 0) for n in parts[prefix]))
         fitting = (
@@ -224,19 +245,17 @@ def module_groups(plain: onnx.ModelProto, recipe: PrecisionRecipe) -> tuple[Grou
             break
         del parts[prefix]
         parts.update(children)
-    position = {name: number for number, name in enumerate(order)}
+    position = {node: number for number, node in enumerate(order)}
     return tuple(
-        Group(name=prefix, nodes=tuple(names), multiply_adds=sum(work.get(n, 0) for n in names))
-        for prefix, names in sorted(parts.items(), key=lambda item: position[item[1][0]])
+        Group(name=prefix, nodes=tuple(nodes), multiply_adds=sum(work.get(n, 0) for n in nodes))
+        for prefix, nodes in sorted(parts.items(), key=lambda item: position[item[1][0]])
     )
 
 
 class _Judge:
     """Compares graphs with float32 on the same pictures, whose results it keeps."""
 
-    def __init__(
-        self, reference: onnx.ModelProto, manifest: Manifest, pictures: Sequence[Image]
-    ) -> None:
+    def __init__(self, reference: Graphs, manifest: Manifest, pictures: Sequence[Image]) -> None:
         self.manifest = manifest
         self.pictures = pictures
         self.expected = self._results(reference)
@@ -246,24 +265,22 @@ class _Judge:
                 "searches on; calibrate with pictures of what it looks for"
             )
 
-    def agreement(self, graph: onnx.ModelProto) -> float:
+    def agreement(self, graphs: Graphs) -> float:
         """Return the lowest agreement of all kinds."""
-        found = agreement_of(self.expected, self._results(graph), self.manifest, self.pictures)
+        found = agreement_of(self.expected, self._results(graphs), self.manifest, self.pictures)
         assert found.lowest is not None  # the reference has something to compare
         return found.lowest
 
-    def _results(self, graph: onnx.ModelProto) -> list[Result]:
-        predictor = graph_predictor(graph, self.manifest)
-        return [
-            entry
-            for number, picture in enumerate(self.pictures, 1)
-            for entry in coco_results(predictor, picture, number)
-        ]
+    def _results(self, graphs: Graphs) -> list[Result]:
+        return coco_results(graphs_predictor(graphs, self.manifest), self.pictures)
 
 
-def _assignment(plain: onnx.ModelProto, groups: Iterable[Group]) -> dict[str, str]:
-    chosen = {name for group in groups for name in group.nodes}
-    return dict.fromkeys(int8_nodes(plain, chosen), "int8")
+def _assignments(plain: Graphs, groups: Iterable[Group]) -> dict[str, dict[str, str]]:
+    chosen = {node for group in groups for node in group.nodes}
+    return {
+        name: dict.fromkeys(int8_nodes(graph, {n for g, n in chosen if g == name}), "int8")
+        for name, graph in plain.items()
+    }
 
 
 def _is_within(agreement: float, max_drop: float) -> bool:
@@ -275,8 +292,8 @@ def _loss_per_work(agreement: float, group: Group) -> tuple[float, int]:
     return max(1 - agreement, 0.0) / max(group.multiply_adds, 1), -group.multiply_adds
 
 
-def _module(node: str) -> str:
-    return node.partition("/")[0]
+def _module(node: Node) -> str:
+    return node[1].partition("/")[0]
 
 
 def _entry(module: str, entries: Collection[str]) -> str:
@@ -285,21 +302,21 @@ def _entry(module: str, entries: Collection[str]) -> str:
     return max(fitting, key=len, default=module)
 
 
-def _children(prefix: str, nodes: Sequence[str]) -> dict[str, list[str]]:
+def _children(prefix: str, nodes: Sequence[Node]) -> dict[str, list[Node]]:
     """Return the nodes by the module one level below; nothing if some node is of the module itself.
 
     A level with a single child is passed over.
     """
-    children: dict[str, list[str]] = defaultdict(list)
-    for name in nodes:
-        rest = _module(name).removeprefix(prefix).removeprefix(".")
+    children: dict[str, list[Node]] = defaultdict(list)
+    for node in nodes:
+        rest = _module(node).removeprefix(prefix).removeprefix(".")
         if not rest:
             return {}
         step = rest.partition(".")[0]
-        children[f"{prefix}.{step}"].append(name)
+        children[f"{prefix}.{step}"].append(node)
     if len(children) == 1:
-        ((only, names),) = children.items()
-        return _children(only, names)
+        ((only, nodes_below),) = children.items()
+        return _children(only, nodes_below)
     return children
 
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
+from edgeseg_runtime.backends import State, Tensors
+from edgeseg_runtime.backends.state import KeptTensors
+from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.quantized import prepare_for_cpu
+from edgeseg_runtime.tasks import create_task
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+Graphs = Mapping[str, onnx.ModelProto]
+"""The graphs of a model by their names in its manifest."""
 
 
 def cpu_session(model: onnx.ModelProto) -> InferenceSession:
@@ -20,3 +32,56 @@ def cpu_session(model: onnx.ModelProto) -> InferenceSession:
     options.log_severity_level = 3
     content = prepare_for_cpu(model.SerializeToString(), options)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+class GraphBackend:
+    """Runs graphs that are in memory, on the CPU.
+
+    Args:
+        graphs: by name; they may give more than the manifest lists.
+        manifest: says what passes between them.
+        open_session: opens one of them.
+    """
+
+    def __init__(
+        self,
+        graphs: Graphs,
+        manifest: Manifest,
+        *,
+        open_session: Callable[[onnx.ModelProto], Any] = cpu_session,
+    ) -> None:
+        self._graphs = manifest.graphs
+        self._sessions = {name: open_session(graph) for name, graph in graphs.items()}
+
+    def run(
+        self,
+        inputs: Tensors,
+        graph: str = MAIN,
+        state: State | None = None,
+        rows: int | None = None,
+    ) -> Tensors:
+        """Return all outputs of a graph by name; see `Backend.run`."""
+        if state is None:
+            return self.run_whole(inputs, graph)
+        assert isinstance(state, KeptTensors)
+        outputs = self.run_whole(inputs | state.feed(graph, rows), graph)
+        state.keep(graph, outputs)
+        return outputs
+
+    def run_whole(self, feed: Tensors, graph: str = MAIN) -> Tensors:
+        """Return all outputs of a graph by name, given all of its inputs."""
+        session = self._sessions[graph]
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, feed), strict=True))
+
+    def open_state(self) -> KeptTensors[npt.NDArray[Any]]:
+        """Return the state of a new stream."""
+        return KeptTensors(self._graphs, to_host=np.copy, from_host=np.copy)
+
+    def close(self) -> None:
+        """Do nothing: the sessions go with the object."""
+
+
+def graphs_predictor(graphs: Graphs, manifest: Manifest) -> Predictor[Any]:
+    """Return graphs behind the runtime's own pre- and post-processing."""
+    return Predictor(manifest, create_task(manifest), GraphBackend(graphs, manifest))

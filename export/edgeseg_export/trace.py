@@ -1,4 +1,4 @@
-"""Traces a reference model into an ONNX graph of standard and edgeseg operators."""
+"""Traces a reference model into ONNX graphs of standard and edgeseg operators."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_runtime.errors import EdgesegError
+from edgeseg_runtime.graphs import MAIN, Graph, TensorSpec
 from edgeseg_runtime.manifest import Manifest
 
 OPSET = 20
+EXAMPLE_ROWS = 8
+"""Of a stage whose rows are free; torch takes axes of 0 or 1 for fixed ones."""
 
 
 class ExportError(EdgesegError):
@@ -25,34 +28,38 @@ class ExportError(EdgesegError):
 def trace(
     model: ReferenceModel,
     manifest: Manifest,
+    name: str = MAIN,
     *,
     taps: Sequence[str] = (),
     dynamic_batch: bool = False,
 ) -> onnx.ModelProto:
-    """Return the graph of ``model``; edgeseg's operators are nodes without a body yet.
+    """Return a graph of ``model``; edgeseg's operators are nodes without a body yet.
 
     Args:
         model: a reference model.
-        manifest: its inputs and outputs.
+        manifest: its graphs' inputs and outputs.
+        name: of the graph.
         taps: intermediate stages that become further outputs, behind the manifest's.
         dynamic_batch: leave the first axis of every input and output free.
 
     Raises:
         ExportError: the exporter refused the model.
     """
-    outputs = [spec.name for spec in manifest.outputs]
-    inputs = tuple(_example(spec.shape, spec.dtype) for spec in manifest.inputs)
-    free = ({0: "batch"},) * len(inputs)
+    graph = manifest.graphs[name]
+    outputs = [spec.name for spec in graph.outputs]
+    inputs = {spec.name: example(spec, graph) for spec in graph.inputs}
+    free = tuple(_free_axes(spec, dynamic_batch=dynamic_batch) for spec in graph.inputs)
+    module = _Tapped(model, name, list(inputs), (*outputs, *taps)).eval()
     with _quiet_exporter():
         try:
             program = torch.onnx.export(
-                _Tapped(model, (*outputs, *taps)).eval(),
-                inputs,
+                module,
+                tuple(inputs.values()),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[spec.name for spec in manifest.inputs],
+                input_names=list(inputs),
                 output_names=[*outputs, *taps],
-                dynamic_shapes=(free,) if dynamic_batch else None,
+                dynamic_shapes=(free,) if any(free) else None,
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -63,30 +70,45 @@ def trace(
     return program.model_proto
 
 
-def stage_names(model: ReferenceModel, manifest: Manifest) -> list[str]:
-    """Return the names of the model's intermediate stages, in the order of computation."""
-    inputs = (_example(spec.shape, spec.dtype) for spec in manifest.inputs)
+def stage_names(model: ReferenceModel, manifest: Manifest, name: str = MAIN) -> list[str]:
+    """Return the names of a graph's intermediate stages, in the order of computation."""
+    graph = manifest.graphs[name]
+    inputs = {spec.name: example(spec, graph) for spec in graph.inputs}
     with torch.inference_mode():
-        stages = model.stages(*inputs)
-    return [name for name in stages if name not in {spec.name for spec in manifest.outputs}]
+        stages = model.graph_stages(name, **inputs)
+    return [stage for stage in stages if stage not in {spec.name for spec in graph.outputs}]
 
 
 class _Tapped(nn.Module):
-    """A model that returns chosen stages as a tuple."""
+    """A graph of a model that returns chosen stages as a tuple."""
 
-    def __init__(self, model: ReferenceModel, names: Sequence[str]) -> None:
+    def __init__(
+        self, model: ReferenceModel, graph: str, inputs: Sequence[str], stages: Sequence[str]
+    ) -> None:
         super().__init__()
         self.model = model
-        self.names = tuple(names)
+        self.graph = graph
+        self.inputs = tuple(inputs)
+        self.stages = tuple(stages)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        stages = self.model.stages(*inputs)
-        return tuple(stages[name] for name in self.names)
+        named = dict(zip(self.inputs, inputs, strict=True))
+        stages = self.model.graph_stages(self.graph, **named)
+        return tuple(stages[name] for name in self.stages)
 
 
-def _example(shape: Sequence[int], dtype: str) -> Tensor:
+def example(spec: TensorSpec, graph: Graph) -> Tensor:
     """Return an input of this shape; a size of the valid picture is the whole picture's."""
-    return torch.ones(tuple(shape), dtype=getattr(torch, dtype))
+    rows = 1 if graph.rows is None else min(EXAMPLE_ROWS, graph.rows.maximum)
+    free = (1, rows)
+    shape = (free[axis] if size == -1 else size for axis, size in enumerate(spec.shape))
+    return torch.ones(tuple(shape), dtype=getattr(torch, spec.dtype))
+
+
+def _free_axes(spec: TensorSpec, *, dynamic_batch: bool) -> dict[int, str]:
+    """Return names for the axes of an input whose sizes a graph must not fix."""
+    axes = {0: "batch"} if dynamic_batch else {}
+    return axes | ({1: "rows"} if spec.has_rows else {})
 
 
 @contextmanager

@@ -30,6 +30,7 @@ __all__ = [
     "resized_size",
     "scale_boxes_to_network",
     "scale_boxes_to_source",
+    "scale_of",
     "scale_points_to_network",
     "scale_points_to_source",
 ]
@@ -114,6 +115,11 @@ def geometry_of(
         )
     resized = resized_size(source, preprocess)
     return Geometry.at_top_left(source=source, resized=resized, network=network)
+
+
+def scale_of(source: tuple[int, int], preprocess: Preprocess) -> float:
+    """Return network pixels per source pixel of a picture of height, width, along the axis that has fewer."""
+    return min(geometry_of(source, preprocess).scale)
 
 
 def resized_size(source: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:

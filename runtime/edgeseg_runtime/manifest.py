@@ -6,16 +6,27 @@ frozen and keyword-only; what they accept is what a file may hold.
 
 from __future__ import annotations
 
-import math
+import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from edgeseg_runtime.errors import CorruptArtifact, ManifestError, MissingArtifact, SchemaTooNew
 from edgeseg_runtime.files import check_relative, read_limited, read_verified, write_atomic
+from edgeseg_runtime.graphs import (
+    MAIN,
+    Graph,
+    Rows,
+    Schedule,
+    TensorSpec,
+    check_graphs,
+    fed_of,
+    given_of,
+    one_graph,
+)
 from edgeseg_runtime.manifest_values import (
     as_list,
     as_mapping,
@@ -26,21 +37,32 @@ from edgeseg_runtime.manifest_values import (
     check_number,
     check_scalar,
     check_str,
-    is_int,
     plain_json,
     refuse,
 )
 from edgeseg_runtime.strict_json import MAX_BYTES, check_digest, digest_of, format_json, parse_json
 
-__all__ = ["FILE_NAME", "Artifact", "Manifest", "Preprocess", "TensorSpec", "read_artifact"]
+__all__ = [
+    "FILE_NAME",
+    "Artifact",
+    "Graph",
+    "Manifest",
+    "Preprocess",
+    "Rows",
+    "Schedule",
+    "TensorSpec",
+    "Variant",
+    "one_graph",
+    "read_artifact",
+]
 
 FILE_NAME = "manifest.json"
-SCHEMA = "1.0"
+SCHEMA = "2.0"
+OLDEST_SCHEMA = "1.0"
 MAX_PIXELS = 64_000_000
 MAX_KEYPOINTS = 10_000
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()  # what a bundle may demand of this runtime
 
-DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
 RESIZES = (
     "shortest_edge",
     "letterbox",
@@ -56,45 +78,12 @@ SIZE_ROUNDINGS = ("floor", "half_up")
 CROP_ROUNDINGS = ("truncate", "none")
 CROP_MARGIN = 1.25
 
-_LISTS = (
-    "requires",
-    "inputs",
-    "outputs",
-    "labels",
-    "category_ids",
-    "keypoint_names",
-    "skeleton",
-    "state",
-)
+MAX_VARIANTS = 8
+
+_LISTS = ("requires", "labels", "category_ids", "keypoint_names", "skeleton")
+_MAPPINGS = ("graphs", "variants", "postprocess", "artifacts", "parity", "provenance")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SCHEMA = re.compile(r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TensorSpec:
-    """Name, dtype and shape of one tensor at the model's border.
-
-    Attributes:
-        name: the tensor's name in the graph.
-        dtype: one of `DTYPES`.
-        shape: sizes; -1 on the first axis means a free batch size.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", as_tuple("shape", self.shape))
-        check_name("name", self.name)
-        check_choice("dtype", self.dtype, DTYPES)
-        if len(self.shape) > 8:
-            refuse("shape", self.shape, "at most 8 axes")
-        for axis, size in enumerate(self.shape):
-            if not (axis == 0 and is_int(size) and size == -1):
-                check_int(f"shape[{axis}]", size, 1, 2**31 - 1)
-        if math.prod(abs(size) for size in self.shape) >= 2**31:
-            refuse("shape", self.shape, "fewer than 2^31 elements")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +182,23 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The same model for pictures of another shape; the fields are those of `Manifest`."""
+
+    preprocess: Preprocess
+    graphs: Mapping[str, Graph]
+    schedule: Schedule = field(default_factory=Schedule)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "graphs", as_mapping("graphs", self.graphs))
+        if not isinstance(self.preprocess, Preprocess):
+            refuse("preprocess", self.preprocess, "a Preprocess")
+        if not isinstance(self.schedule, Schedule):
+            refuse("schedule", self.schedule, "a Schedule")
+        check_graphs(self.graphs, self.schedule)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a bundle holds and how to use it.
 
@@ -202,16 +208,16 @@ class Manifest:
         name: the model, such as "maskrcnn_resnet50_fpn".
         task: key of the runtime's table of tasks, such as "instances".
         precision: of the network's arithmetic, such as "fp32".
-        inputs: tensors that the graph takes.
-        outputs: tensors that the graph gives.
+        graphs: the model's graphs by name; "main" is the one of a model that has one.
+        schedule: which of them run in which frame.
         preprocess: how a picture becomes the input.
+        variants: the same model for further shapes of pictures, by name, such as "portrait".
         postprocess: options of the task; flat, scalars only.
         labels: name of label number i; "" where the original skips a number.
         category_ids: COCO category id of label number i; as long as `labels`.
         keypoint_names: name of key point or landmark number j; empty if unknown.
         skeleton: pairs of key points, by number, that a drawing connects.
-        artifacts: files by kind; "onnx" is the graph.
-        state: tensors that a video model carries from one frame to the next.
+        artifacts: files by kind; each graph names its own.
         parity: measured agreement with the original model; informative.
         provenance: versions, command line, sha256 of the weights; informative.
 
@@ -225,33 +231,31 @@ class Manifest:
     name: str
     task: str
     precision: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    graphs: Mapping[str, Graph]
+    schedule: Schedule = field(default_factory=Schedule)
     preprocess: Preprocess
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     postprocess: Mapping[str, str | float | int | bool] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     keypoint_names: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
-    state: tuple[TensorSpec, ...] = ()
     parity: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in _LISTS:
             object.__setattr__(self, key, as_tuple(key, getattr(self, key)))
-        for key in ("postprocess", "artifacts", "parity", "provenance"):
+        for key in _MAPPINGS:
             object.__setattr__(self, key, as_mapping(key, getattr(self, key)))
         _check_schema(self.schema)
         for key in ("name", "task", "precision"):
             check_name(key, getattr(self, key))
         for index, requirement in enumerate(self.requires):
             check_name(f"requires[{index}]", requirement)
-        for key in ("inputs", "outputs", "state"):
-            _check_specs(key, getattr(self, key))
-        if not isinstance(self.preprocess, Preprocess):
-            refuse("preprocess", self.preprocess, "a Preprocess")
+        Variant(preprocess=self.preprocess, graphs=self.graphs, schedule=self.schedule)
+        self._check_variants()
         self._check_labels()
         self._check_keypoints()
         for key, artifact in self.artifacts.items():
@@ -262,6 +266,19 @@ class Manifest:
             check_scalar(f"postprocess.{key}", value)
         for key in ("parity", "provenance"):
             object.__setattr__(self, key, plain_json(key, getattr(self, key)))
+
+    def _check_variants(self) -> None:
+        if len(self.variants) > MAX_VARIANTS:
+            refuse("variants", f"{len(self.variants)} entries", f"at most {MAX_VARIANTS}")
+        own = {(spec.name, spec.dtype) for spec in self.outputs}
+        for name, variant in self.variants.items():
+            check_name("variants", name)
+            if not isinstance(variant, Variant):
+                refuse(f"variants.{name}", variant, "a Variant")
+            found = {(s.name, s.dtype) for s in given_of(variant.graphs, variant.schedule.first)}
+            if found != own:
+                names = sorted(name for name, _ in found ^ own)
+                refuse(f"variants.{name}", f"another output {names[0]}", "the same outputs")
 
     def _check_labels(self) -> None:
         if len(self.labels) > 100_000:
@@ -293,6 +310,45 @@ class Manifest:
             for number in pairs[-1]:
                 check_int(f"skeleton[{index}]", number, 0, len(names) - 1)
         object.__setattr__(self, "skeleton", tuple(pairs))
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a picture becomes: the inputs that no other graph and no earlier frame gives."""
+        return fed_of(self.graphs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What results are read from, the same in every frame; free rows count at their maximum."""
+        return given_of(self.graphs, self.schedule.first)
+
+    @property
+    def looks_at_boxes(self) -> bool:
+        """Whether the model is shown one box of the picture at a time.
+
+        Otherwise it is shown whole pictures only. Of the tasks "keypoints" and "landmarks" it then
+        places the points of the one object that the picture is of, and takes no boxes.
+        """
+        return self.preprocess.resize == "square_crop"
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether what is found in a frame depends on the frames before it."""
+        return any(graph.reads for graph in self.graphs.values())
+
+    @property
+    def views(self) -> tuple[Manifest, ...]:
+        """The manifest of each variant alone, its own shape first."""
+        own = dataclasses.replace(self, variants={})
+        others = (
+            dataclasses.replace(
+                own,
+                preprocess=variant.preprocess,
+                graphs=variant.graphs,
+                schedule=variant.schedule,
+            )
+            for variant in self.variants.values()
+        )
+        return (own, *others)
 
     def artifact(self, kind: str) -> Artifact:
         """Return the entry of one kind of file, such as "onnx".
@@ -341,7 +397,8 @@ class Manifest:
             schema = _check_schema(document.get("schema"))
             is_newer = _version(schema) > _version(SCHEMA)
             digest = document.pop("digest", None)
-            manifest = _manifest_from(document, ignore_unknown=is_newer)
+            current = _with_graphs(document) if _version(schema)[0] == 1 else document
+            manifest = _manifest_from(current, ignore_unknown=is_newer)
             _check_requirements(manifest.requires)
             if verify and digest is not None and not is_newer:
                 check_digest(digest, document)
@@ -417,24 +474,38 @@ def _manifest_from(document: Mapping[str, Any], *, ignore_unknown: bool) -> Mani
             for index, item in enumerate(as_list(where, value))
         )
 
-    def artifacts(where: str, value: Any) -> dict[str, Artifact]:
-        return {
-            key: read(Artifact, f"{where}.{key}", item)
+    def many(
+        kind: type, **convert: Callable[[str, Any], Any]
+    ) -> Callable[[str, Any], dict[str, Any]]:
+        return lambda where, value: {
+            key: read(kind, f"{where}.{key}", item, **convert)
             for key, item in as_mapping(where, value).items()
         }
 
+    def one(kind: type) -> Callable[[str, Any], Any]:
+        return lambda where, value: None if value is None else read(kind, where, value)
+
+    graphs = many(Graph, inputs=specs, outputs=specs, rows=one(Rows))
+    shape = {"preprocess": one(Preprocess), "graphs": graphs, "schedule": one(Schedule)}
     manifest = read(
         Manifest,
         "",
         document,
-        inputs=specs,
-        outputs=specs,
-        state=specs,
-        preprocess=lambda where, value: read(Preprocess, where, value),
-        artifacts=artifacts,
+        **shape,
+        variants=many(Variant, **shape),
+        artifacts=many(Artifact),
     )
     assert isinstance(manifest, Manifest)
     return manifest
+
+
+def _with_graphs(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document of schema 1, whose one graph stood at the top level, in the form of today."""
+    found = dict(document)
+    if found.pop("state", []):
+        refuse("state", document["state"], "an empty list, as every release wrote it")
+    graph = {key: found.pop(key) for key in ("inputs", "outputs") if key in found}
+    return {**found, "schema": SCHEMA, "graphs": {MAIN: graph}}
 
 
 def _read_object(
@@ -491,9 +562,10 @@ def _check_schema(schema: Any) -> str:
             f"schema {schema} is newer than {SCHEMA}, the newest that this runtime reads. "
             "Upgrade it: pip install -U edgeseg-runtime"
         )
-    if _version(schema)[0] < _version(SCHEMA)[0]:
+    if _version(schema)[0] < _version(OLDEST_SCHEMA)[0]:
         raise ManifestError(
-            f"schema {schema} is older than this runtime reads ({SCHEMA}). Export the bundle again."
+            f"schema {schema} is older than this runtime reads ({OLDEST_SCHEMA}). "
+            "Export the bundle again."
         )
     return schema
 
@@ -508,23 +580,10 @@ def _version(schema: str) -> tuple[int, int]:
 
 def _document_from(value: Any) -> Any:
     """Return dataclasses as objects and tuples as lists, in the order of the fields."""
-    if isinstance(value, (TensorSpec, Preprocess, Artifact)):
+    if dataclasses.is_dataclass(value):
         return {item.name: _document_from(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
         return {key: _document_from(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [_document_from(item) for item in value]
     return value
-
-
-def _check_specs(where: str, specs: Iterable[Any]) -> None:
-    names = []
-    for index, spec in enumerate(specs):
-        if not isinstance(spec, TensorSpec):
-            refuse(f"{where}[{index}]", spec, "a TensorSpec")
-        names.append(spec.name)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        refuse(where, twice[0], "each name once")
-    if where != "state" and not 1 <= len(names) <= 256:
-        refuse(where, f"{len(names)} tensors", "1..256 tensors")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.backends import Backend, CheckedBackend, open_backend
-from edgeseg_runtime.geometry import FAR, Box
+from edgeseg_runtime.backends import Backend, CheckedBackend, Tensors, open_backend
+from edgeseg_runtime.geometry import FAR, Box, Geometry
 from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
-from edgeseg_runtime.results import Instances, Landmarks
+from edgeseg_runtime.results import Instances
+from edgeseg_runtime.session import Probe, Route, Routes, Session
 from edgeseg_runtime.sources import Frame, Source
 from edgeseg_runtime.tasks import RegionTask, Task, create_task
 
@@ -47,22 +50,53 @@ class StageTimes:
 class Predictor(Generic[Result]):
     """A loaded model that takes pictures; safe to use from several threads at once.
 
+    A model of videos takes every picture as the first frame of its own stream; `session` and `stream`
+    follow one.
+
     A context manager: leaving it frees the engine.
 
     Args:
         manifest: what the model takes and gives.
         task: what lies between pictures and tensors.
         backend: the engine; every tensor is compared with the manifest on its way in and out.
+        variants: opens the same model for pictures of other shapes, by the view of the manifest
+            (see `Manifest.views`); each is opened when the first picture of its shape comes.
     """
 
     def __init__(
-        self, manifest: Manifest, task: Task[Result] | RegionTask[Result], backend: Backend
+        self,
+        manifest: Manifest,
+        task: Task[Result],
+        backend: Backend | CheckedBackend,
+        *,
+        open_variant: Callable[[Manifest], Route[Result]] | None = None,
     ) -> None:
         self.manifest = manifest
-        self.task = task
-        if not isinstance(backend, CheckedBackend):
-            backend = CheckedBackend(type(backend).__name__, backend, manifest)
-        self.backend = backend
+        self._routes = Routes(manifest, Route.of(manifest.views[0], task, backend), open_variant)
+        self._lock = threading.Lock()
+        self._is_open = True
+        self._idle: list[Session[Result]] = []
+
+    @property
+    def task(self) -> Task[Result]:
+        """What lies between pictures and tensors, for pictures of the manifest's own shape."""
+        return self._routes.own.task
+
+    @property
+    def backend(self) -> CheckedBackend:
+        """The engine for pictures of the manifest's own shape."""
+        return self._routes.own.backend
+
+    def session(self, *, probe: Probe | None = None) -> Session[Result]:
+        """Return a new stream of pictures; see `Session`.
+
+        Args:
+            probe: is told every step, for clocks and tests.
+
+        Raises:
+            ValueError: if the predictor is closed.
+        """
+        return Session(self._routes.choose, probe=probe)
 
     @overload
     def __call__(self, image: Image, *, boxes: None = None) -> Result: ...
@@ -86,7 +120,8 @@ class Predictor(Generic[Result]):
             ValueError: for boxes that are not (N, 4), finite and of some extent, or if the model
                 finds its own.
         """
-        return self.profile(image, boxes=boxes)[0]
+        with self._borrowed_session() as session:
+            return self._predict(session, image, boxes)
 
     def profile(
         self, image: Image, *, boxes: Boxes | None = None, paste_masks: bool = False
@@ -99,42 +134,48 @@ class Predictor(Generic[Result]):
             paste_masks: count the pasting of all masks, which is otherwise left until `masks` is
                 read, as postprocessing.
         """
-        clock = _StageClock()
-        result: Any
-        if boxes is None:
-            result = self._predict(self.task, image, clock)
-        else:
-            task, size = self._region_task(), check_image(image).shape[:2]
-            found = [self._predict(task, image, clock, box) for box in _checked_boxes(boxes)]
-            result = task.gather(found, (size[0], size[1]))
-        result = _with_backend(result, self.backend.name)
-        if paste_masks and isinstance(result, Instances):
-            _ = result.masks
-        clock.lap("postprocess")
+        clock = StageClock()
+        with self.session(probe=clock) as session:
+            result = self._predict(session, image, boxes)
+            if paste_masks:
+                for part in result if isinstance(result, list) else [result]:
+                    part.materialize()
+            clock.lap("postprocess")
         return result, clock.times()
 
-    def _predict(
-        self,
-        task: Task[Result] | RegionTask[Result],
-        image: Image,
-        clock: _StageClock,
-        *box: Box,
-    ) -> Result:
-        inputs, geometry = task.preprocess(image, *box)
-        clock.lap("preprocess")
-        outputs = self.backend.run(inputs)
-        clock.lap("model")
-        result = task.postprocess(outputs, geometry)
-        clock.lap("postprocess")
-        return result
+    def _predict(self, session: Session[Result], image: Image, boxes: Boxes | None) -> Any:
+        if boxes is None:
+            return session(image)
+        task = self._region_task()
+        size = check_image(image).shape[:2]
+        found = [session(image, box=box) for box in _checked_boxes(boxes)]
+        return task.gather(found, (size[0], size[1]), backend=self.backend.name)
 
     def _region_task(self) -> RegionTask[Result]:
-        if not isinstance(self.task, RegionTask):
+        if not self.manifest.looks_at_boxes:
             raise ValueError(
-                f"{self.manifest.name} finds its own boxes (task {self.manifest.task!r}); "
-                "call it without boxes"
+                f"{self.manifest.name} looks at whole pictures (task {self.manifest.task!r}, resize "
+                f"{self.manifest.preprocess.resize!r}); call it without boxes"
             )
-        return self.task
+        return cast("RegionTask[Result]", self.task)
+
+    @contextlib.contextmanager
+    def _borrowed_session(self) -> Iterator[Session[Result]]:
+        """Give a session at its beginning; it and its state serve again afterwards."""
+        with self._lock:
+            session = self._idle.pop() if self._idle else None
+        if session is None:
+            session = self.session()
+        try:
+            yield session
+        finally:
+            with self._lock:
+                is_open = self._is_open
+            if is_open:
+                session.reset()
+                self._idle.append(session)
+            else:
+                session.close()
 
     def warm_up(self, *, num_runs: int = 2) -> float:
         """Run on a grey picture of the network's size and return the last run's milliseconds.
@@ -166,7 +207,11 @@ class Predictor(Generic[Result]):
         *,
         stop: threading.Event | None = None,
     ) -> Iterator[tuple[Frame, Result]]:
-        """Yield every frame of a source with its result.
+        """Yield every frame of a source with its result, in one session.
+
+        A model of videos takes the source as one clip, the pictures of a folder in the order of their
+        names. It begins anew where the size of the pictures changes and where a camera was opened
+        again; a damaged frame is passed over.
 
         Args:
             source: a `Source`, or what one is made of: a picture, folder, pattern, video, camera
@@ -176,12 +221,26 @@ class Predictor(Generic[Result]):
         Raises:
             SourceError: if there is nothing to read; at once, not on the first frame.
         """
-        frames = (source if isinstance(source, Source) else Source(source)).frames(stop=stop)
-        return ((frame, self(frame.image)) for frame in frames)
+        opened = source if isinstance(source, Source) else Source(source)
+        return self._stream(opened, opened.frames(stop=stop))
+
+    def _stream(self, source: Source, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Result]]:
+        num_reconnects = source.num_reconnects
+        with self.session() as session:
+            for frame in frames:
+                if source.num_reconnects != num_reconnects:
+                    num_reconnects = source.num_reconnects
+                    session.reset()
+                yield frame, session(frame.image)
 
     def close(self) -> None:
-        """Free the engine; calling it twice is allowed."""
-        self.backend.close()
+        """Free the engines; calling it twice is allowed."""
+        with self._lock:
+            self._is_open = False
+            idle, self._idle = self._idle, []
+        for session in idle:
+            session.close()
+        self._routes.close()
 
     def __enter__(self) -> Predictor[Result]:
         return self
@@ -203,26 +262,37 @@ class Predictor(Generic[Result]):
         )
 
 
-def _with_backend(result: Any, name: str) -> Any:
-    """Return a task's result with the name of the backend in it."""
-    if isinstance(result, list):
-        return [_with_backend(item, name) for item in result]
-    return result.with_backend(name) if isinstance(result, Instances | Landmarks) else result
-
-
-class _StageClock:
-    """Adds up where the time goes; a lap ends the stage that began with the last one."""
+class StageClock(Probe):
+    """Adds up where the time of a session's calls goes; a lap ends the stage that began with the last one."""
 
     def __init__(self) -> None:
         self._seconds = {"preprocess": 0.0, "model": 0.0, "postprocess": 0.0}
         self._last = time.perf_counter()
 
+    def started(self) -> None:
+        """Begin a picture: what lies before it counts as no stage."""
+        self._last = time.perf_counter()
+
+    def preprocessed(self, inputs: Tensors, geometry: Geometry) -> None:
+        """End preprocessing."""
+        self.lap("preprocess")
+
+    def ran(self, graph: str, inputs: Tensors, outputs: Tensors, rows: int | None) -> None:
+        """End a graph."""
+        self.lap("model")
+
+    def read(self, result: Any) -> None:
+        """End postprocessing."""
+        self.lap("postprocess")
+
     def lap(self, stage: str) -> None:
+        """End a stage."""
         now = time.perf_counter()
         self._seconds[stage] += now - self._last
         self._last = now
 
     def times(self) -> StageTimes:
+        """Return the sums so far."""
         return StageTimes(**{f"{stage}_ms": 1e3 * s for stage, s in self._seconds.items()})
 
 
@@ -255,6 +325,7 @@ def load(
     threads: int | None = None,
     verify: bool = True,
     strict: bool = False,
+    score_threshold: float | None = None,
     **options: Any,
 ) -> Predictor[Any]:
     """Return the predictor of a bundle that `edgeseg export` wrote.
@@ -268,23 +339,50 @@ def load(
             that were verified before; a damaged model gives wrong results or worse.
         strict: raise `NonFiniteOutput` when the model gives NaN or infinite numbers, in masks and
             padding too. Otherwise what they concern is left out and counted: `num_nonfinite`.
+        score_threshold: only detections with a higher score are kept; a stage that runs once for each
+            detection does so for these alone. None for the threshold of the export.
         **options: of the backend, see `docs/engines.md`; "auto" gives each backend those that it
             knows.
 
     Raises:
         BundleError: if the bundle is missing, damaged or not usable by this runtime.
         BackendUnavailable: if the engine is not installed or its device is missing.
-        ValueError: if there is no such backend, or it has no such option.
+        ValueError: if there is no such backend, or it has no such option, or a threshold does not
+            fit the model.
     """
-    manifest = Manifest.load(folder, verify=verify)
-    task = create_task(manifest)
-    engine = open_backend(
-        backend,
-        Path(folder),
-        manifest,
-        threads=threads,
-        verify=verify,
-        strict=strict,
-        **options,
-    )
-    return Predictor(manifest, task, engine)
+    manifest = _with_threshold(Manifest.load(folder, verify=verify), score_threshold)
+    for view in manifest.views:  # what no picture has asked for yet is checked all the same
+        create_task(view)
+
+    def open_route(view: Manifest) -> Route[Any]:
+        engine = open_backend(
+            backend,
+            Path(folder),
+            view,
+            threads=threads,
+            verify=verify,
+            strict=strict,
+            **options,
+        )
+        return Route.of(view, create_task(view), engine)
+
+    own = open_route(manifest.views[0])
+    return Predictor(manifest, own.task, own.backend, open_variant=open_route)
+
+
+def _with_threshold(manifest: Manifest, score_threshold: float | None) -> Manifest:
+    """Return the manifest with another score threshold.
+
+    Raises:
+        ValueError: if the model has none, or found nothing below that of its export.
+    """
+    if score_threshold is None:
+        return manifest
+    exported = float(manifest.postprocess.get("score_threshold", 0.0))
+    if manifest.task != "instances" or not exported <= score_threshold <= 1:
+        raise ValueError(
+            f"score_threshold is {score_threshold}; expected a number from the {exported:g} of the "
+            f"export to 1, of a model of the task 'instances' (found {manifest.task!r})"
+        )
+    postprocess = {**manifest.postprocess, "score_threshold": float(score_threshold)}
+    return dataclasses.replace(manifest, postprocess=postprocess)

@@ -204,6 +204,10 @@ class Instances:
         found.__dict__["backend"] = name
         return found
 
+    def materialize(self) -> None:
+        """Paste the masks now, instead of when they are read."""
+        _ = self.masks
+
     def __iter__(self) -> Iterator[Instances]:
         return (self[index] for index in range(len(self)))
 
@@ -408,6 +412,9 @@ class Landmarks:
     def with_backend(self, name: str) -> Landmarks:
         """Return the same landmarks as the result of another backend."""
         return dataclasses.replace(self, backend=name)
+
+    def materialize(self) -> None:
+        """Do nothing: there is nothing left to compute."""
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Return the one entry of a COCO results file: a flat list of x, y, score as key points.

@@ -14,7 +14,7 @@ from edgeseg_bench.evaluation import (
     measure_accuracy,
     pictures_seen,
 )
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 
@@ -32,10 +32,12 @@ def manifest_of(task, outputs, *, names=()):
         name="fake",
         task=task,
         precision="fp32",
-        inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, SIDE, SIDE, 3)),),
-        outputs=tuple(
-            TensorSpec(name=name, dtype="int32" if name == "labels" else "float32", shape=shape)
-            for name, shape in outputs.items()
+        graphs=one_graph(
+            inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, SIDE, SIDE, 3)),),
+            outputs=tuple(
+                TensorSpec(name=name, dtype="int32" if name == "labels" else "float32", shape=shape)
+                for name, shape in outputs.items()
+            ),
         ),
         preprocess=preprocess,
         labels=names,

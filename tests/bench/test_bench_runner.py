@@ -13,7 +13,7 @@ from edgeseg_bench.report import markdown
 from edgeseg_bench.results import BenchReport
 from edgeseg_bench.runner import run_bench
 from edgeseg_runtime.geometry import geometry_of
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 
@@ -23,15 +23,17 @@ MANIFEST = Manifest(
     name="oracle",
     task="instances",
     precision="fp32",
-    inputs=(
-        TensorSpec(name="image", dtype="uint8", shape=(1, SIDE, SIDE, 3)),
-        TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
-    ),
-    outputs=(
-        TensorSpec(name="boxes", dtype="float32", shape=(1, K, 4)),
-        TensorSpec(name="scores", dtype="float32", shape=(1, K)),
-        TensorSpec(name="labels", dtype="int32", shape=(1, K)),
-        TensorSpec(name="masks", dtype="float32", shape=(1, K, M, M)),
+    graphs=one_graph(
+        inputs=(
+            TensorSpec(name="image", dtype="uint8", shape=(1, SIDE, SIDE, 3)),
+            TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
+        ),
+        outputs=(
+            TensorSpec(name="boxes", dtype="float32", shape=(1, K, 4)),
+            TensorSpec(name="scores", dtype="float32", shape=(1, K)),
+            TensorSpec(name="labels", dtype="int32", shape=(1, K)),
+            TensorSpec(name="masks", dtype="float32", shape=(1, K, M, M)),
+        ),
     ),
     preprocess=Preprocess(height=SIDE, width=SIDE, resize="letterbox"),
     postprocess={

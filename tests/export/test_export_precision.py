@@ -22,7 +22,7 @@ from edgeseg_export.calibration import METHODS, calibrate
 from edgeseg_export.passes.half import LARGEST
 from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 from edgeseg_export.precision import assign, convert, values_needed
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT, bytes_for_cpu
 from edgeseg_runtime.tasks import create_task
 
@@ -412,11 +412,13 @@ def identity():
         name="identity",
         task="instances",
         precision="fp32",
-        inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, size, size, 3)),),
-        outputs=(
-            TensorSpec(name="boxes", dtype="float32", shape=(1, 1, 4)),
-            TensorSpec(name="scores", dtype="float32", shape=(1, 1)),
-            TensorSpec(name="labels", dtype="int32", shape=(1, 1)),
+        graphs=one_graph(
+            inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, size, size, 3)),),
+            outputs=(
+                TensorSpec(name="boxes", dtype="float32", shape=(1, 1, 4)),
+                TensorSpec(name="scores", dtype="float32", shape=(1, 1)),
+                TensorSpec(name="labels", dtype="int32", shape=(1, 1)),
+            ),
         ),
         preprocess=Preprocess(height=size, width=size, resize="stretch"),
     )

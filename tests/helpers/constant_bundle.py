@@ -7,7 +7,7 @@ import onnx
 from fake_model import task_manifest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.manifest import Artifact
+from edgeseg_runtime.manifest import Artifact, one_graph
 
 
 def constant_graph(outputs, *, size=(64, 64)):
@@ -43,6 +43,6 @@ def write_constant_bundle(folder, task, outputs, **changes):
     image = dataclasses.replace(manifest.inputs[0], shape=(1, 64, 64, 3))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(content)
-    manifest = dataclasses.replace(manifest, inputs=(image,))
+    manifest = dataclasses.replace(manifest, graphs=one_graph([image], manifest.outputs))
     manifest.save(folder)
     return manifest

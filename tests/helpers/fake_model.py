@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 
@@ -18,10 +18,13 @@ class FakeBackend:
         self.num_runs = 0
         self.num_closed = 0
 
-    def run(self, inputs):
+    def run(self, inputs, graph="main", state=None, rows=None):
         self.num_runs += 1
         self.inputs.append(inputs)
         return {name: array.copy() for name, array in self.outputs.items()}
+
+    def open_state(self):
+        raise AssertionError("a model of one graph keeps nothing")
 
     def close(self):
         self.num_closed += 1
@@ -61,8 +64,7 @@ def instance_manifest(
         name="fake",
         task="instances",
         precision="fp32",
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
+        graphs=one_graph(inputs=tuple(inputs), outputs=tuple(outputs)),
         preprocess=Preprocess(height=size[0], width=size[1], **preprocess),
         postprocess=postprocess,
         labels=("__background__", "cat", "", "dog"),
@@ -86,17 +88,19 @@ def instance_outputs(*, boxes, scores, labels, masks=None, heatmaps=None):
     }
 
 
-def task_manifest(task, outputs, *, size=(64, 64), preprocess=None, **changes):
+def task_manifest(task, outputs, *, size=(64, 64), preprocess=None, inputs=None, **changes):
     """Return the manifest of any task; `outputs` maps names to shapes without the batch axis."""
     preprocess = {"resize": "square_crop", "rounding": "none", **(preprocess or {})}
     arguments = {
         "name": "fake",
         "task": task,
         "precision": "fp32",
-        "inputs": (_spec("image", "uint8", *size, 3),),
-        "outputs": tuple(
-            _spec(name, "int32" if name == "labels" else "float32", *shape)
-            for name, shape in outputs.items()
+        "graphs": one_graph(
+            inputs or [_spec("image", "uint8", *size, 3)],
+            [
+                _spec(name, "int32" if name == "labels" else "float32", *shape)
+                for name, shape in outputs.items()
+            ],
         ),
         "preprocess": Preprocess(height=size[0], width=size[1], **preprocess),
     }

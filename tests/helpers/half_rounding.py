@@ -7,6 +7,7 @@ is optimised.
 import onnx
 from onnx import TensorProto, helper
 
+from edgeseg_export.sessions import GraphBackend
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 
@@ -24,19 +25,8 @@ def rounding_session(model):
 
 def rounding_predictor(model, manifest):
     """Return a graph behind the runtime's own pre- and post-processing, its float16 values rounded."""
-    return Predictor(manifest, create_task(manifest), _Backend(rounding_session(model)))
-
-
-class _Backend:
-    def __init__(self, session):
-        self.session = session
-        self.names = [output.name for output in session.get_outputs()]
-
-    def run(self, inputs):
-        return dict(zip(self.names, self.session.run(self.names, inputs), strict=True))
-
-    def close(self):
-        pass
+    backend = GraphBackend({"main": model}, manifest, open_session=rounding_session)
+    return Predictor(manifest, create_task(manifest), backend)
 
 
 def _with_stops(model):

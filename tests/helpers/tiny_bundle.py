@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec, one_graph
 
 HEIGHT, WIDTH, K, M = 48, 64, 4, 8
 
@@ -94,15 +94,17 @@ def write_bundle(folder: Path, model: onnx.ModelProto | bytes | None = None) -> 
         name="tiny",
         task="instances",
         precision="fp32",
-        inputs=(
-            TensorSpec(name="image", dtype="uint8", shape=(1, HEIGHT, WIDTH, 3)),
-            TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
-        ),
-        outputs=(
-            TensorSpec(name="boxes", dtype="float32", shape=(1, K, 4)),
-            TensorSpec(name="scores", dtype="float32", shape=(1, K)),
-            TensorSpec(name="labels", dtype="int32", shape=(1, K)),
-            TensorSpec(name="masks", dtype="float32", shape=(1, K, M, M)),
+        graphs=one_graph(
+            inputs=(
+                TensorSpec(name="image", dtype="uint8", shape=(1, HEIGHT, WIDTH, 3)),
+                TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
+            ),
+            outputs=(
+                TensorSpec(name="boxes", dtype="float32", shape=(1, K, 4)),
+                TensorSpec(name="scores", dtype="float32", shape=(1, K)),
+                TensorSpec(name="labels", dtype="int32", shape=(1, K)),
+                TensorSpec(name="masks", dtype="float32", shape=(1, K, M, M)),
+            ),
         ),
         preprocess=Preprocess(height=HEIGHT, width=WIDTH, resize="letterbox"),
         postprocess={

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
     ("edgeseg_runtime",),
     ("edgeseg.ops",),
-    ("edgeseg.models", "edgeseg.torch_backend"),
+    ("edgeseg.models",),
     ("edgeseg_bench",),
     ("edgeseg_export",),
     ("edgeseg",),

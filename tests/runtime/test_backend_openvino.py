@@ -125,7 +125,7 @@ def test_what_is_no_model_or_damaged_never_reaches_openvino(tmp_path, bundle):
     empty = task_manifest("instances", {"boxes": (3, 4)})
     with pytest.raises(MissingArtifact, match="lists no artifact 'onnx'"):
         OpenVinoBackend(tmp_path, empty)
-    assert OpenVinoBackend.obstacle(tmp_path, empty) == f"{tmp_path} holds no ONNX model"
+    assert OpenVinoBackend.obstacle(tmp_path, empty) == f"{tmp_path} holds no ONNX model 'onnx'"
     assert OpenVinoBackend.obstacle(*bundle) is None
 
 

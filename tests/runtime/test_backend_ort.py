@@ -255,7 +255,7 @@ def test_a_bundle_without_onnx_is_refused(tmp_path):
     manifest = dataclasses.replace(write_bundle(tmp_path), artifacts={})
     with pytest.raises(MissingArtifact, match="lists no artifact 'onnx'"):
         OrtBackend(tmp_path, manifest)
-    assert OrtBackend.obstacle(tmp_path, manifest) == f"{tmp_path} holds no ONNX model"
+    assert OrtBackend.obstacle(tmp_path, manifest) == f"{tmp_path} holds no ONNX model 'onnx'"
 
 
 def test_a_closed_backend_says_so(bundle):
@@ -272,7 +272,7 @@ def test_the_profile_gives_the_time_of_each_type_of_operator(bundle, tmp_path):
     backend = OrtBackend(*bundle, threads=1, profile=tmp_path / "profile")
     for seed in range(4):
         backend.run(feed(seed))
-    file = backend.end_profiling()
+    file = backend.end_profiling()["main"]
     assert file.parent == tmp_path
     times = node_times(file)
     assert list(times.values()) == sorted(times.values(), reverse=True)

@@ -164,7 +164,7 @@ def test_a_path_out_of_the_bundle_is_refused(folder, path):
 
 
 def test_a_newer_schema_says_to_upgrade(folder):
-    rewrite(folder, lambda document: document.update(schema="2.0"))
+    rewrite(folder, lambda document: document.update(schema="3.0"))
     with pytest.raises(SchemaTooNew, match="pip install -U edgeseg-runtime"):
         open_bundle(folder)
 
@@ -176,7 +176,7 @@ def test_a_requirement_that_this_runtime_does_not_know_is_refused(folder):
 
 
 def test_an_optional_key_of_a_newer_minor_version_is_ignored(folder):
-    rewrite(folder, lambda document: document.update(schema="1.9", new_and_optional=1))
+    rewrite(folder, lambda document: document.update(schema="2.9", new_and_optional=1))
     assert open_bundle(folder).run(feed())["boxes"].shape == (1, 4, 4)
 
 

@@ -174,7 +174,7 @@ def test_outputs_that_are_not_the_manifests_are_refused(outputs_changed, message
     given = outputs()
     outputs_changed(given)
     backend = FakeBackend(given)
-    backend.run = lambda inputs: given
+    backend.run = lambda *_: given
     predictor = Predictor(instance_manifest(), create_task(instance_manifest()), backend)
     with pytest.raises(OutputContractError, match=message) as caught:
         predictor(PICTURE)
@@ -234,7 +234,7 @@ def test_every_result_says_which_backend_made_it():
 def test_exhausted_memory_is_translated():
     backend = FakeBackend(outputs())
 
-    def run(inputs):
+    def run(*_):
         raise MemoryError
 
     backend.run = run

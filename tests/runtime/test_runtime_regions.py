@@ -7,7 +7,7 @@ from fake_model import FakeBackend, fake_predictor, instance_manifest, task_mani
 from edgeseg_runtime.errors import ImageError, ManifestError
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.results import Instances, Landmarks
-from edgeseg_runtime.tasks import RegionTask, create_task
+from edgeseg_runtime.tasks import create_task
 
 PICTURE = np.full((96, 128, 3), 50, np.uint8)
 BOXES = [[10, 20, 50, 40], [0.5, 0.5, 30.5, 90.5]]
@@ -196,15 +196,16 @@ def test_what_is_no_box_is_refused(boxes, message):
 def test_a_model_that_finds_its_own_boxes_takes_none():
     backend = FakeBackend({})
     detector = Predictor(instance_manifest(), create_task(instance_manifest()), backend)
-    assert not isinstance(detector.task, RegionTask)
-    with pytest.raises(ValueError, match=r"fake finds its own boxes \(task 'instances'\)"):
+    with pytest.raises(ValueError, match=r"fake looks at whole pictures \(task 'instances'"):
         detector(PICTURE, boxes=BOXES)
 
 
 def test_a_model_of_whole_pictures_takes_no_boxes():
     pose = predictor("keypoints", preprocess={"resize": "stretch", "rounding": "floor"})
     assert len(pose(PICTURE)) == 1
-    with pytest.raises(ValueError, match="resize 'stretch' shows the whole picture"):
+    with pytest.raises(
+        ValueError, match=r"looks at whole pictures .*resize 'stretch'.*without boxes"
+    ):
         pose(PICTURE, boxes=BOXES)
 
 

@@ -15,7 +15,7 @@ from edgeseg.models.labels import (
     SHAPES,
     labels_and_categories,
 )
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -132,12 +132,14 @@ def manifest(model: ReferenceModel) -> Manifest:
         name=model.name,
         task="instances",
         precision="fp32",
-        inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
-        outputs=(
-            TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
-            TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
-            TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
-            *((keypoints,) if is_pose else ()),
+        graphs=one_graph(
+            inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
+            outputs=(
+                TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
+                TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
+                TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
+                *((keypoints,) if is_pose else ()),
+            ),
         ),
         preprocess=Preprocess(
             height=height, width=width, resize="center" if config.keep_res else "affine"

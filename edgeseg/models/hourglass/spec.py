@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
 from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import BACKGROUND, MPII_KEYPOINTS, MPII_SKELETON
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -75,9 +75,11 @@ def manifest(model: ReferenceModel) -> Manifest:
         name=model.name,
         task="keypoints",
         precision="fp32",
-        inputs=(image, *((fraction,) if config.takes_fraction else ())),
-        outputs=(
-            TensorSpec(name="keypoints", dtype="float32", shape=(1, config.num_keypoints, 3)),
+        graphs=one_graph(
+            inputs=(image, *((fraction,) if config.takes_fraction else ())),
+            outputs=(
+                TensorSpec(name="keypoints", dtype="float32", shape=(1, config.num_keypoints, 3)),
+            ),
         ),
         preprocess=Preprocess(
             height=height,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
 from edgeseg.models.building import settings_of, with_weights
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -117,10 +117,12 @@ def manifest(model: ReferenceModel) -> Manifest:
         name=model.name,
         task="landmarks",
         precision="fp32",
-        inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
-        outputs=(
-            TensorSpec(name="points", dtype="float32", shape=(1, num_points, 2)),
-            TensorSpec(name="scores", dtype="float32", shape=(1, num_points)),
+        graphs=one_graph(
+            inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
+            outputs=(
+                TensorSpec(name="points", dtype="float32", shape=(1, num_points, 2)),
+                TensorSpec(name="scores", dtype="float32", shape=(1, num_points)),
+            ),
         ),
         preprocess=Preprocess(
             height=height,

@@ -15,7 +15,7 @@ from edgeseg.models.labels import (
     SHAPES,
     labels_and_categories,
 )
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -148,16 +148,18 @@ def manifest(model: ReferenceModel) -> Manifest:
         name=model.name,
         task="instances",
         precision="fp32",
-        inputs=(
-            image,
-            TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
-            *((fraction,) if config.takes_fraction else ()),
-        ),
-        outputs=(
-            TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
-            TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
-            TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
-            branch,
+        graphs=one_graph(
+            inputs=(
+                image,
+                TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
+                *((fraction,) if config.takes_fraction else ()),
+            ),
+            outputs=(
+                TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
+                TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
+                TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
+                branch,
+            ),
         ),
         preprocess=Preprocess(
             height=height,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
 from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import BACKGROUND
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -89,14 +89,16 @@ def manifest(model: ReferenceModel) -> Manifest:
         name=model.name,
         task="instances",
         precision="fp32",
-        inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
-        outputs=tuple(
-            TensorSpec(
-                name=name,
-                dtype="int32" if name == "labels" else "float32",
-                shape=(1, config.keep_top_k, *shapes[name]),
-            )
-            for name in model.outputs
+        graphs=one_graph(
+            inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
+            outputs=tuple(
+                TensorSpec(
+                    name=name,
+                    dtype="int32" if name == "labels" else "float32",
+                    shape=(1, config.keep_top_k, *shapes[name]),
+                )
+                for name in model.outputs
+            ),
         ),
         preprocess=Preprocess(
             height=height,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
 from edgeseg.models.building import settings_of, with_weights
 from edgeseg.models.labels import COCO_80, PASCAL_20, SHAPES, labels_and_categories
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -123,14 +123,16 @@ def manifest(model: ReferenceModel) -> Manifest:
         name=model.name,
         task="instances",
         precision="fp32",
-        inputs=(image, fraction) if config.takes_fraction else (image,),
-        outputs=tuple(
-            TensorSpec(
-                name=name,
-                dtype="int32" if name == "labels" else "float32",
-                shape=(1, config.num_results, *shapes[name]),
-            )
-            for name in model.outputs
+        graphs=one_graph(
+            inputs=(image, fraction) if config.takes_fraction else (image,),
+            outputs=tuple(
+                TensorSpec(
+                    name=name,
+                    dtype="int32" if name == "labels" else "float32",
+                    shape=(1, config.num_results, *shapes[name]),
+                )
+                for name in model.outputs
+            ),
         ),
         preprocess=Preprocess(height=height, width=width, resize="stretch"),
         postprocess={

@@ -1,6 +1,7 @@
 """Engines behind one narrow interface: named arrays in, named arrays out.
 
-    Backend              what an engine must offer: run, close
+    Backend              what an engine must offer: run, open_state, close
+    State                what stays with an engine between the graphs of a stream
     BACKENDS             name -> "module:class", imported on first use
     open_backend         opens one for a bundle, checks what goes in and out of it
     CheckedBackend       the wrapper that does the checking
@@ -33,9 +34,19 @@ from edgeseg_runtime.errors import (
     OutOfMemory,
     OutputContractError,
 )
-from edgeseg_runtime.manifest import Manifest, TensorSpec
+from edgeseg_runtime.graphs import MAIN, Graph, TensorSpec
+from edgeseg_runtime.manifest import Manifest
 
-__all__ = ["BACKENDS", "Backend", "BackendClass", "CheckedBackend", "Tensors", "open_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendClass",
+    "CheckedBackend",
+    "State",
+    "Tensors",
+    "missing_graph",
+    "open_backend",
+]
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -60,15 +71,53 @@ _AUTO_CPU = ("onnxruntime", "openvino")
 _log = logging.getLogger(__name__)
 
 
+class State(Protocol):
+    """The tensors of one stream that stay where the engine is.
+
+    Those that it carries from frame to frame stand under their own names; those that one graph of
+    a frame takes from another one as "graph.output".
+    """
+
+    def fetch(self) -> Tensors:
+        """Return copies of all tensors, by name."""
+        ...
+
+    def put(self, values: Tensors) -> None:
+        """Replace tensors by copies of these, by name."""
+        ...
+
+    def close(self) -> None:
+        """Free the tensors; calling it twice is allowed."""
+        ...
+
+
 class Backend(Protocol):
-    """A loaded model."""
+    """A loaded model, shared by all streams; it holds the state of none of them."""
 
-    def run(self, inputs: Tensors) -> Tensors:
-        """Return the model's outputs by name; the arrays belong to the caller.
+    def run(
+        self,
+        inputs: Tensors,
+        graph: str = MAIN,
+        state: State | None = None,
+        rows: int | None = None,
+    ) -> Tensors:
+        """Return what results are read from of a graph's outputs, by name.
 
-        Returns only when the outputs are complete, so that a clock around it is honest. May be
-        called from several threads at once.
+        The arrays belong to the caller. Returns only when they are complete, so that a clock around
+        it is honest. May be called from several threads at once, each with a state of its own. A
+        call that fails leaves the state's tensors as they were.
+
+        Args:
+            inputs: what the picture gives the graph.
+            graph: its name in the manifest.
+            state: from `open_state`; for a graph that takes, reads or writes something.
+            rows: instances to run a stage for, 1 up to its maximum; of what it takes the first
+                so many. None for a graph without rows.
         """
+        ...
+
+    def open_state(self) -> State:
+        """Return the state of a new stream: nothing yet."""
         ...
 
     def close(self) -> None:
@@ -135,6 +184,13 @@ def open_backend(
     return CheckedBackend(name, backend, manifest, strict=strict)
 
 
+def missing_graph(folder: Path, manifest: Manifest) -> str | None:
+    """Return that the bundle lists no file for one of its graphs, or None; see `BackendClass`."""
+    artifacts = (graph.artifact for graph in manifest.graphs.values())
+    missing = next((name for name in artifacts if name not in manifest.artifacts), None)
+    return None if missing is None else f"{folder} holds no ONNX model {missing!r}"
+
+
 class CheckedBackend:
     """A backend that compares every tensor with the manifest on its way in and out.
 
@@ -154,28 +210,48 @@ class CheckedBackend:
         self.strict = strict
         self._is_closed = False
 
-    def run(self, inputs: Tensors) -> Tensors:
-        """Return the outputs that the manifest lists.
+    def run(
+        self,
+        inputs: Tensors,
+        graph: str = MAIN,
+        state: State | None = None,
+        rows: int | None = None,
+    ) -> Tensors:
+        """Return the outputs of a graph that results are read from; see `Backend.run`.
+
+        Without a row a stage is not run: its outputs have none.
 
         Raises:
             InputContractError: if an input is missing, unknown, or of another dtype or shape.
             OutputContractError: if the model's outputs are not those of the manifest.
             NonFiniteOutput: if an output holds a NaN or an infinite number and this is `strict`.
             OutOfMemory: if the host's memory is exhausted.
-            ValueError: if the backend is closed.
+            ValueError: if the backend is closed, or rows or state do not fit the graph.
         """
         if self._is_closed:
             raise ValueError(f"the {self.name} backend is closed; load the bundle again")
-        checked = _check_inputs(inputs, self.manifest.inputs)
+        border = self.manifest.graphs[graph]
+        _check_call(graph, border, state, rows)
+        checked = _check_inputs(inputs, border.fed)
+        batch = next((array.shape[0] for array in checked.values() if array.ndim), None)
+        if rows == 0:
+            shapes = {spec: _shape(spec, batch or 1, 0) for spec in border.given}
+            return {spec.name: np.zeros(shape, spec.dtype) for spec, shape in shapes.items()}
         try:
-            outputs = self.backend.run(checked)
+            outputs = self.backend.run(checked, graph, state, rows)
         except MemoryError as error:
             raise OutOfMemory(_out_of_memory(self.name)) from error
-        batch_size = next(iter(checked.values())).shape[:1]
-        found = _check_outputs(outputs, self.manifest.outputs, batch_size)
+        found = _check_outputs(outputs, border.given, batch, rows)
         if self.strict:
             _check_finite(found)
         return found
+
+    def open_state(self) -> State | None:
+        """Return the state of a new stream, or None for a model that keeps nothing."""
+        if self._is_closed:
+            raise ValueError(f"the {self.name} backend is closed; load the bundle again")
+        needs_state = any(graph.needs_state for graph in self.manifest.graphs.values())
+        return self.backend.open_state() if needs_state else None
 
     def describe(self) -> dict[str, Any]:
         """Return what runs where, for reports: at least `engine`, and what the backend knows.
@@ -279,6 +355,15 @@ def _out_of_memory(name: str) -> str:
     )
 
 
+def _check_call(name: str, graph: Graph, state: State | None, rows: int | None) -> None:
+    if graph.needs_state and state is None:
+        raise ValueError(f"the graph {name!r} needs a state; give one from `open_state`")
+    if graph.rows is None and rows is not None:
+        raise ValueError(f"rows is {rows}; expected None, because {name!r} has no rows")
+    if graph.rows is not None and (rows is None or not 0 <= rows <= graph.rows.maximum):
+        raise ValueError(f"rows is {rows}; expected 0..{graph.rows.maximum} for {name!r}")
+
+
 def _check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
     names = [spec.name for spec in specs]
     if set(inputs) != set(names):
@@ -286,19 +371,19 @@ def _check_inputs(inputs: Tensors, specs: Sequence[TensorSpec]) -> Tensors:
             f"found the inputs {sorted(inputs)}; the model takes exactly {sorted(names)}"
         )
     checked: Tensors = {}
-    batch_size: tuple[int, ...] | None = None
+    batch: int | None = None
     for spec in specs:
         array = inputs[spec.name]
-        problem = _difference(array, spec, batch_size)
+        problem = _difference(array, spec, batch)
         if problem:
             raise InputContractError(f"the input {spec.name!r} {problem}")
-        batch_size = batch_size or array.shape[:1]
+        batch = batch or next(iter(array.shape), None)
         checked[spec.name] = np.ascontiguousarray(array)
     return checked
 
 
 def _check_outputs(
-    outputs: Tensors, specs: Sequence[TensorSpec], batch_size: tuple[int, ...]
+    outputs: Tensors, specs: Sequence[TensorSpec], batch: int | None, rows: int | None
 ) -> Tensors:
     for spec in specs:
         if spec.name not in outputs:
@@ -306,7 +391,7 @@ def _check_outputs(
                 f"the model gave no output {spec.name!r}, only {sorted(outputs)}. "
                 "Model and manifest do not belong together: export the bundle again."
             )
-        problem = _difference(outputs[spec.name], spec, batch_size)
+        problem = _difference(outputs[spec.name], spec, batch, rows)
         if problem:
             raise OutputContractError(
                 f"the output {spec.name!r} {problem}. "
@@ -327,18 +412,23 @@ def _check_finite(outputs: Tensors) -> None:
 
 
 def _difference(
-    array: npt.NDArray[Any], spec: TensorSpec, batch_size: tuple[int, ...] | None
+    array: npt.NDArray[Any], spec: TensorSpec, batch: int | None, rows: int | None = None
 ) -> str | None:
     """Return how an array differs from its spec, or None."""
     if not isinstance(array, np.ndarray):
         return f"is a {type(array).__name__}; expected a NumPy array"
-    shape = spec.shape
-    if shape[:1] == (-1,):
-        shape = (batch_size or array.shape[:1] or (1,)) + shape[1:]
-    if array.dtype != spec.dtype or array.shape != shape:
-        expected = ", ".join("batch" if size == -1 else str(size) for size in spec.shape)
-        return (
-            f"is {array.dtype} of shape {list(array.shape)}; expected {spec.dtype} of shape "
-            f"[{expected}]"
-        )
-    return None
+    found_batch = next(iter(array.shape), 1)
+    if array.dtype == spec.dtype and array.shape == _shape(spec, batch or found_batch, rows):
+        return None
+    names = ("batch" if size == -1 else size for size in spec.shape[:1])
+    more = (rows if size == -1 else size for size in spec.shape[1:])
+    return (
+        f"is {array.dtype} of shape {list(array.shape)}; expected {spec.dtype} of shape "
+        f"[{', '.join(map(str, (*names, *more)))}]"
+    )
+
+
+def _shape(spec: TensorSpec, batch: int, rows: int | None) -> tuple[int, ...]:
+    """Return a tensor's shape for a batch size and a number of rows."""
+    free = (batch, batch if rows is None else rows)
+    return tuple(free[axis] if size == -1 else size for axis, size in enumerate(spec.shape))

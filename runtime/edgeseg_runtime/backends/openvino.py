@@ -1,4 +1,4 @@
-"""Run a bundle's model with OpenVINO, on the processors of Intel and AMD."""
+"""Run a bundle's graphs with OpenVINO, on the processors of Intel and AMD."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.backends import State, Tensors, missing_graph
+from edgeseg_runtime.backends.state import KeptTensors
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -18,17 +19,19 @@ from edgeseg_runtime.errors import (
     InputContractError,
     OutOfMemory,
 )
-from edgeseg_runtime.manifest import Manifest, read_artifact
+from edgeseg_runtime.graph_files import read_graph
+from edgeseg_runtime.graphs import MAIN, Graph, staying_outputs
+from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.onnx_inline import inline_functions
 
 __all__ = ["OpenVinoBackend"]
 
 
 class OpenVinoBackend:
-    """A model that OpenVINO has compiled for one device, from verified bytes.
+    """Graphs that OpenVINO has compiled for one device, from verified bytes.
 
     `run` may be called from several threads at once: each call takes an infer request of its own,
-    and they are kept for later calls.
+    and they are kept for later calls; a state has requests of its own.
 
     Args:
         folder: the bundle.
@@ -61,9 +64,6 @@ class OpenVinoBackend:
     ) -> None:
         import openvino
 
-        artifact = manifest.artifact("onnx")
-        onnx = read_artifact(folder, artifact, verify=verify)
-        onnx = inline_functions(onnx, file=artifact.file)
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
@@ -71,12 +71,17 @@ class OpenVinoBackend:
             config["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
         _check_device(device, core.available_devices)
-        with _translated(f"cannot run {artifact.file}", EngineBuildError):
-            self._model = core.compile_model(core.read_model(onnx), device, config)
+        self._graphs = manifest.graphs
+        self._models: dict[str, Any] = {}
+        for name, graph in manifest.graphs.items():
+            file = manifest.artifact(graph.artifact).file
+            onnx = inline_functions(read_graph(folder, manifest, name, verify=verify), file=file)
+            with _translated(f"cannot run {file}", EngineBuildError):
+                self._models[name] = core.compile_model(core.read_model(onnx), device, config)
+        self._make_tensor = openvino.Tensor
         self._version: str = openvino.__version__.partition("-")[0]
         self._lock = threading.Lock()
-        self._idle_requests: list[Any] = []
-        self._output_names = [output.get_any_name() for output in self._model.outputs]
+        self._idle_requests: dict[str, list[Any]] = {name: [] for name in manifest.graphs}
 
     @classmethod
     def obstacle(cls, folder: Path, manifest: Manifest) -> str | None:
@@ -85,49 +90,137 @@ class OpenVinoBackend:
             import openvino  # noqa: F401
         except ImportError as error:
             return f"openvino cannot be imported ({error})"
-        return None if "onnx" in manifest.artifacts else f"{folder} holds no ONNX model"
+        return missing_graph(folder, manifest)
 
-    def run(self, inputs: Tensors) -> Tensors:
-        """Return the outputs by name, in fresh arrays that belong to the caller.
+    def run(
+        self,
+        inputs: Tensors,
+        graph: str = MAIN,
+        state: State | None = None,
+        rows: int | None = None,
+    ) -> Tensors:
+        """Return the outputs by name, in fresh arrays that belong to the caller; see `Backend.run`.
 
         Raises:
             InputContractError: if OpenVINO refuses the inputs.
             OutOfMemory: if memory is exhausted.
             BackendError: if an operator fails.
         """
-        model = self._model  # `close` in another thread must not take it away half-way
+        model = self._models.get(graph)  # `close` in another thread must not take it half-way
         if model is None:
             raise ValueError("the backend is closed; load the bundle again")
-        _check_inputs(inputs, model.inputs)
+        _check_inputs(inputs, [port for port in model.inputs if port.get_any_name() in inputs])
+        if state is not None:
+            assert isinstance(state, _State)
+            return self._run_with_state(model, inputs, graph, state, rows)
+        names = [spec.name for spec in self._graphs[graph].outputs]
         with self._lock:
-            request = self._idle_requests.pop() if self._idle_requests else None
+            idle = self._idle_requests[graph]
+            request = idle.pop() if idle else None
         with _translated("failed in the middle of the model", BackendError):
             if request is None:
                 request = model.create_infer_request()
             # Shared inputs are read in place; outputs are copied out of the request's memory.
             outputs = request.infer(inputs, share_inputs=True, share_outputs=False)
-            arrays = [outputs[index] for index in range(len(self._output_names))]
+            arrays = [outputs[name] for name in names]
         with self._lock:
-            if self._model is not None:
-                self._idle_requests.append(request)
-        return dict(zip(self._output_names, arrays, strict=True))
+            if self._models:
+                idle.append(request)
+        return dict(zip(names, arrays, strict=True))
+
+    def _run_with_state(
+        self, model: Any, inputs: Tensors, name: str, state: _State, rows: int | None
+    ) -> Tensors:
+        """Run a graph in its state's own request, on the state's own tensors."""
+        graph, tensors = self._graphs[name], {}
+        with _translated("failed in the middle of the model", BackendError):
+            request = state.request(name, model)
+            for wanted, array in inputs.items():
+                request.set_tensor(wanted, self._make_tensor(array, shared_memory=True))
+            for wanted, tensor in state.feed(name, rows).items():
+                request.set_tensor(wanted, tensor)
+            for output in staying_outputs(self._graphs, name):
+                if not graph.output(output).has_free_axis:
+                    request.set_tensor(output, state.spare(name, output, model))
+            request.infer()
+            for spec in graph.outputs:
+                tensors[spec.name] = request.get_tensor(spec.name)
+                if spec.has_free_axis:  # its memory is the request's, for one run
+                    tensors[spec.name] = self._make_tensor(tensors[spec.name].data.copy())
+            given = {spec.name: tensors[spec.name].data.copy() for spec in graph.given}
+        state.keep(name, tensors)
+        return given
+
+    def open_state(self) -> State:
+        """Return the state of a new stream."""
+        return _State(self._graphs, self._make_tensor)
 
     def describe(self) -> dict[str, Any]:
         """Return what ran where, for reports: version, device, threads, nodes per precision."""
-        model = self._model
+        models = list(self._models.values())
+        counts: Counter[str] = Counter()
+        for model in models:
+            counts.update(_num_nodes_by_precision(model))
         return {
             "engine": "openvino",
             "version": self._version,
-            "provider": ", ".join(model.get_property("EXECUTION_DEVICES")) if model else None,
-            "num_nodes": _num_nodes_by_precision(model) if model else {},
-            "threads": model.get_property("INFERENCE_NUM_THREADS") if model else None,
+            "provider": ", ".join(models[0].get_property("EXECUTION_DEVICES")) if models else None,
+            "num_nodes": dict(counts.most_common()),
+            "threads": models[0].get_property("INFERENCE_NUM_THREADS") if models else None,
         }
 
     def close(self) -> None:
-        """Free the model; a call of `run` that is under way still ends."""
+        """Free the models; a call of `run` that is under way still ends."""
         with self._lock:
-            self._model = None
-            self._idle_requests.clear()
+            self._models = {}
+            for idle in self._idle_requests.values():
+                idle.clear()
+
+
+class _State(KeptTensors[Any]):
+    """Tensors and infer requests of one stream.
+
+    A graph writes what stays into one of two tensors that change places, so that nothing is copied
+    and what it reads is not overwritten.
+    """
+
+    def __init__(self, graphs: Mapping[str, Graph], make_tensor: Callable[..., Any]) -> None:
+        super().__init__(
+            graphs,
+            to_host=lambda tensor: tensor.data.copy(),
+            from_host=make_tensor,
+        )
+        self._make_tensor = make_tensor
+        self._requests: dict[str, Any] = {}
+        self._spares: dict[str, Any] = {}
+
+    def request(self, name: str, model: Any) -> Any:
+        """Return this state's infer request of a graph."""
+        if name not in self._requests:
+            self._requests[name] = model.create_infer_request()
+        return self._requests[name]
+
+    def spare(self, name: str, output: str, model: Any) -> Any:
+        """Return the tensor that a graph's output is written to next."""
+        key = f"{name}.{output}"
+        if key not in self._spares:
+            port = model.output(output)
+            self._spares[key] = self._make_tensor(port.get_element_type(), port.get_shape())
+        return self._spares[key]
+
+    def keep(self, name: str, outputs: Mapping[str, Any]) -> None:
+        """Take over what stays; what it replaces is the next spare tensor."""
+        for output in staying_outputs(self._graphs, name):
+            key = f"{name}.{output}"
+            before = self.values.get(key)
+            if self._spares.pop(key, None) is not None and before is not None:
+                self._spares[key] = before
+        super().keep(name, outputs)
+
+    def close(self) -> None:
+        """Free tensors and requests; calling it twice is allowed."""
+        super().close()
+        self._requests, self._spares = {}, {}
 
 
 def _check_device(wanted: str, available: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Run a bundle's model with ONNX Runtime."""
+"""Run a bundle's graphs with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import contextlib
 import json
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.backends import State, Tensors, missing_graph
+from edgeseg_runtime.backends.state import KeptTensors
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -20,13 +21,15 @@ from edgeseg_runtime.errors import (
     InputContractError,
     OutOfMemory,
 )
-from edgeseg_runtime.manifest import Manifest, read_artifact
-from edgeseg_runtime.onnx_check import check_self_contained
+from edgeseg_runtime.graph_files import read_graph
+from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.quantized import prepare_for_cpu
 
 __all__ = ["OrtBackend", "node_times"]
 
 CPU = "CPUExecutionProvider"
+_CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 
 _FATAL_SEVERITY = 4  # ONNX Runtime writes its log to stderr; its errors are raised as well
 _NO_CPU = "session.disable_cpu_ep_fallback"
@@ -36,7 +39,7 @@ _logger = logging.getLogger(__name__)
 
 
 class OrtBackend:
-    """An ONNX Runtime session over verified bytes.
+    """ONNX Runtime sessions, one for each graph, over verified bytes.
 
     The session is made from memory, never from a path, so the bytes that were hashed are the bytes
     that are loaded. Models that refer to other files are refused, see `onnx_check`.
@@ -56,7 +59,7 @@ class OrtBackend:
             suits cameras and batteries.
         has_arena: keep freed memory for the next run. Off gives it back, at some speed; shapes
             are fixed, so the arena does not grow after the first run.
-        profile: prefix of a file of node times, see `end_profiling`; None for no profile.
+        profile: prefix of files of node times, see `end_profiling`; None for no profile.
 
     Raises:
         BundleError: if the model is missing, damaged, or refers to files outside of itself.
@@ -79,41 +82,45 @@ class OrtBackend:
     ) -> None:
         import onnxruntime
 
-        artifact = manifest.artifact("onnx")
-        onnx = read_artifact(folder, artifact, verify=verify)
-        check_self_contained(onnx, file=artifact.file)
-        available = onnxruntime.get_available_providers()
-        chosen = _chosen_providers(providers, available)
-        session_options = onnxruntime.SessionOptions()
-        session_options.log_severity_level = _FATAL_SEVERITY
-        session_options.enable_cpu_mem_arena = has_arena
-        session_options.add_session_config_entry("session.load_model_format", "ONNX")
-        if CPU not in chosen:
-            session_options.add_session_config_entry(_NO_CPU, "1")
-        if threads is not None:
-            session_options.intra_op_num_threads = threads
-        if not is_spinning:
-            session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if profile is not None:
-            session_options.enable_profiling = True
-            session_options.profile_file_prefix = os.fspath(profile)
-        has_assignment = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
-        if has_assignment:
-            session_options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
-        if chosen[0] == CPU:
-            onnx = prepare_for_cpu(onnx, session_options)
-        with _translated_load(artifact.file, onnxruntime.__version__):
-            session = onnxruntime.InferenceSession(
-                onnx, sess_options=session_options, providers=list(chosen)
-            )
-        self._session = session
+        chosen = _chosen_providers(providers, onnxruntime.get_available_providers())
+        self._make_value = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._device = "cuda" if chosen[0] in _CUDA else "cpu"
+        self._graphs = manifest.graphs
         self._threads = threads
         self._version: str = onnxruntime.__version__
-        self._num_nodes = _num_nodes_by_provider(session) if has_assignment else {}
-        _check_provider(
-            chosen[0], session.get_providers(), self._num_nodes, is_choice=providers != "auto"
-        )
-        self._output_names: list[str] = [output.name for output in session.get_outputs()]
+        self._sessions: dict[str, Any] = {}
+        self._num_nodes: Counter[str] = Counter()
+        has_assignment = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
+        for name in manifest.graphs:
+            session_options = onnxruntime.SessionOptions()
+            session_options.log_severity_level = _FATAL_SEVERITY
+            session_options.enable_cpu_mem_arena = has_arena
+            session_options.add_session_config_entry("session.load_model_format", "ONNX")
+            if CPU not in chosen:
+                session_options.add_session_config_entry(_NO_CPU, "1")
+            if threads is not None:
+                session_options.intra_op_num_threads = threads
+            if not is_spinning:
+                session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            if profile is not None:
+                session_options.enable_profiling = True
+                session_options.profile_file_prefix = f"{os.fspath(profile)}_{name}"
+            if has_assignment:
+                session_options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
+            onnx = read_graph(folder, manifest, name, verify=verify)
+            if chosen[0] == CPU:
+                onnx = prepare_for_cpu(onnx, session_options)
+            file = manifest.artifact(manifest.graphs[name].artifact).file
+            with _translated_load(file, onnxruntime.__version__):
+                session = onnxruntime.InferenceSession(
+                    onnx, sess_options=session_options, providers=list(chosen)
+                )
+            num_nodes = _num_nodes_by_provider(session) if has_assignment else {}
+            _check_provider(
+                chosen[0], session.get_providers(), num_nodes, is_choice=providers != "auto"
+            )
+            self._num_nodes.update(num_nodes)
+            self._sessions[name] = session
 
     @classmethod
     def obstacle(cls, folder: Path, manifest: Manifest) -> str | None:
@@ -122,45 +129,78 @@ class OrtBackend:
             import onnxruntime  # noqa: F401
         except ImportError as error:
             return f"onnxruntime cannot be imported ({error})"
-        return None if "onnx" in manifest.artifacts else f"{folder} holds no ONNX model"
+        return missing_graph(folder, manifest)
 
-    def run(self, inputs: Tensors) -> Tensors:
-        """Return the outputs by name, in fresh arrays that belong to the caller.
+    def run(
+        self,
+        inputs: Tensors,
+        graph: str = MAIN,
+        state: State | None = None,
+        rows: int | None = None,
+    ) -> Tensors:
+        """Return the outputs by name, in fresh arrays that belong to the caller; see `Backend.run`.
+
+        What a graph takes, reads or writes is bound, not copied.
 
         Raises:
             InputContractError: if ONNX Runtime refuses the inputs.
             OutOfMemory: if memory is exhausted.
             BackendError: if an operator fails.
         """
-        session = self._session  # `close` in another thread must not take it away half-way
+        session = self._sessions.get(graph)  # `close` in another thread must not take it half-way
         if session is None:
             raise ValueError("the backend is closed; load the bundle again")
+        names = [spec.name for spec in self._graphs[graph].outputs]
+        if state is None:
+            with _translated_run():
+                return dict(zip(names, session.run(names, inputs), strict=True))
+        assert isinstance(state, KeptTensors)
+        binding = session.io_binding()
         with _translated_run():
-            outputs = session.run(self._output_names, inputs)
-        return dict(zip(self._output_names, outputs, strict=True))
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, array)
+            for name, value in state.feed(graph, rows).items():
+                binding.bind_ortvalue_input(name, value)
+            kept = self._graphs[graph].kept
+            for name in names:
+                binding.bind_output(name, self._device if name in kept else "cpu")
+            session.run_with_iobinding(binding)
+            outputs = dict(zip(names, binding.get_outputs(), strict=True))
+        state.keep(graph, outputs)
+        return {name: value.numpy() for name, value in outputs.items() if name not in kept}
+
+    def open_state(self) -> State:
+        """Return the state of a new stream."""
+        return KeptTensors(
+            self._graphs,
+            to_host=lambda value: value.numpy(),
+            # Memory of its own: ONNX Runtime would read the array in place.
+            from_host=lambda array: self._make_value(array.copy(), self._device, 0),
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return what ran where, for reports: versions, provider, nodes per provider, threads.
 
         `num_nodes` is empty before ONNX Runtime 1.24, which cannot tell.
         """
+        session = next(iter(self._sessions.values()), None)
         return {
             "engine": "onnxruntime",
             "version": self._version,
-            "provider": self._session.get_providers()[0] if self._session else None,
+            "provider": session.get_providers()[0] if session else None,
             "num_nodes": dict(self._num_nodes),
             "threads": self._threads,
         }
 
-    def end_profiling(self) -> Path:
-        """Close the profile that the option `profile` started and return its file."""
-        if self._session is None:
+    def end_profiling(self) -> dict[str, Path]:
+        """Close the profiles that the option `profile` started and return their files by graph."""
+        if not self._sessions:
             raise ValueError("the backend is closed; load the bundle again")
-        return Path(self._session.end_profiling())
+        return {name: Path(session.end_profiling()) for name, session in self._sessions.items()}
 
     def close(self) -> None:
-        """Free the session; a call of `run` that is under way still ends."""
-        self._session = None
+        """Free the sessions; a call of `run` that is under way still ends."""
+        self._sessions = {}
 
 
 def node_times(profile: str | os.PathLike[str], *, skip_runs: int = 1) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime import cuda, engine_key, engine_store, engines, trt_compat
-from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.backends import State, Tensors
 from edgeseg_runtime.engine_key import EngineOptions
 from edgeseg_runtime.engine_store import EngineFile
 from edgeseg_runtime.errors import (
@@ -28,6 +28,7 @@ from edgeseg_runtime.errors import (
     InputContractError,
     OutOfMemory,
 )
+from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.manifest import Manifest, read_artifact
 from edgeseg_runtime.trt_compat import Progress
 
@@ -123,8 +124,14 @@ class TrtBackend:
             return str(error)
         return None
 
-    def run(self, inputs: Tensors) -> Tensors:
-        """Return the outputs by name, in fresh arrays that belong to the caller.
+    def run(
+        self,
+        inputs: Tensors,
+        graph: str = MAIN,
+        state: State | None = None,
+        rows: int | None = None,
+    ) -> Tensors:
+        """Return the outputs by name, in fresh arrays that belong to the caller; see `Backend.run`.
 
         Raises:
             InputContractError: if an input is missing or has another dtype or shape.

@@ -1,7 +1,8 @@
 """Tasks: what lies between a picture and a model's tensors, and between the tensors and a result.
 
-Task           preprocess a picture, postprocess the model's outputs; stateless
-RegionTask     the same for models that look at one box of the picture at a time
+Task           turns pictures into the model's inputs and opens readers; stateless
+Reader         turns the outputs of one stream into results; tracks live in it
+RegionTask     a task of models that look at one box of the picture at a time
 TASKS          name in a manifest -> "module:class", imported on first use
 create_task    the task that a manifest asks for
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, TypeVar, cast
 
 from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.errors import ManifestError
@@ -18,7 +19,7 @@ from edgeseg_runtime.geometry import Box, Geometry
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 
-__all__ = ["TASKS", "RegionTask", "Task", "create_task"]
+__all__ = ["TASKS", "Reader", "RegionTask", "Task", "create_task"]
 
 TASKS: dict[str, str] = {
     "instances": "edgeseg_runtime.tasks.instances:InstanceTask",
@@ -30,32 +31,41 @@ Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
 
+class Reader(Protocol[Result_co]):
+    """Reads the results of one stream, frame by frame."""
+
+    def __call__(self, outputs: Tensors, geometry: Geometry) -> Result_co:
+        """Return the result in source pixels, made from row 0 of the outputs."""
+        ...
+
+
 class Task(Protocol[Result_co]):
-    """Built from a manifest, no other state: safe to share between threads."""
+    """Built from a manifest, no other state: safe to share between threads and streams."""
 
     def preprocess(self, image: Image) -> tuple[Tensors, Geometry]:
         """Return the model's inputs for one picture (H, W, 3) uint8 BGR, and where it lies."""
         ...
 
-    def postprocess(self, outputs: Tensors, geometry: Geometry) -> Result_co:
-        """Return the result in source pixels, made from row 0 of the outputs."""
+    def open_reader(self) -> Reader[Result_co]:
+        """Return the reader of a new stream."""
         ...
 
 
-@runtime_checkable
-class RegionTask(Protocol[Result]):
+class RegionTask(Task[Result], Protocol[Result]):
     """A task whose model looks at one object; without a box at the whole picture."""
 
     def preprocess(self, image: Image, box: Box | None = None) -> tuple[Tensors, Geometry]:
         """Return the model's inputs for a box x1 y1 x2 y2 in source pixels, and where it lies."""
         ...
 
-    def postprocess(self, outputs: Tensors, geometry: Geometry) -> Result:
-        """Return the result of one box in source pixels, made from row 0 of the outputs."""
-        ...
+    def gather(self, results: Sequence[Result], size: tuple[int, int], *, backend: str = "") -> Any:
+        """Return the results of several boxes, or of none, of a picture of height, width.
 
-    def gather(self, results: Sequence[Result], size: tuple[int, int]) -> Any:
-        """Return the results of several boxes, or of none, of a picture of height, width."""
+        Args:
+            results: of each box.
+            size: height and width of the picture.
+            backend: what computed them.
+        """
         ...
 
 

@@ -35,6 +35,7 @@ from edgeseg_runtime.paste import (
     keypoints_bicubic_argmax,
 )
 from edgeseg_runtime.results import Instances
+from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contract import (
     check_choice,
     check_keypoint_names,
@@ -136,6 +137,10 @@ class InstanceTask:
             ImageError: if the picture is not (H, W, 3) uint8.
         """
         return self._inputs(image)
+
+    def open_reader(self) -> Reader[Instances]:
+        """Return `postprocess`: every picture is read alone."""
+        return self.postprocess
 
     def postprocess(self, outputs: Tensors, geometry: Geometry) -> Instances:
         """Return the detections in source pixels; masks are pasted when they are looked at.

@@ -17,6 +17,7 @@ from edgeseg_runtime.geometry import Box, Geometry
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.results import Instances
+from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contract import (
     check_choice,
     check_keypoint_names,
@@ -72,6 +73,10 @@ class KeypointTask:
         """
         return self._inputs(image, box)
 
+    def open_reader(self) -> Reader[Instances]:
+        """Return `postprocess`: every picture is read alone."""
+        return self.postprocess
+
     def postprocess(self, outputs: Tensors, geometry: Geometry) -> Instances:
         """Return one row: the box that was looked at, and its key points in source pixels.
 
@@ -93,7 +98,9 @@ class KeypointTask:
             num_nonfinite=num_nonfinite,
         )
 
-    def gather(self, results: Sequence[Instances], size: tuple[int, int]) -> Instances:
+    def gather(
+        self, results: Sequence[Instances], size: tuple[int, int], *, backend: str = ""
+    ) -> Instances:
         """Return the rows of all results; of no results, Instances without a row."""
         none = np.zeros((0, self._num_points, 3))
         points = [result.keypoints for result in results if result.keypoints is not None]
@@ -102,7 +109,7 @@ class KeypointTask:
             np.concatenate([none, *points]),
             size,
             num_nonfinite=sum(result.num_nonfinite for result in results),
-        )
+        ).with_backend(backend)
 
     def _instances(
         self,

@@ -15,6 +15,7 @@ from edgeseg_runtime.geometry import Box, Geometry
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.results import Landmarks
+from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contract import (
     check_keypoint_names,
     check_outputs,
@@ -59,6 +60,10 @@ class LandmarkTask:
         """
         return self._inputs(image, box)
 
+    def open_reader(self) -> Reader[Landmarks]:
+        """Return `postprocess`: every picture is read alone."""
+        return self.postprocess
+
     def postprocess(self, outputs: Tensors, geometry: Geometry) -> Landmarks:
         """Return the landmarks in source pixels.
 
@@ -79,6 +84,9 @@ class LandmarkTask:
             num_nonfinite=num_nonfinite,
         )
 
-    def gather(self, results: Sequence[Landmarks], _size: tuple[int, int]) -> list[Landmarks]:
-        """Return the landmarks of each box."""
+    def gather(
+        self, results: Sequence[Landmarks], size: tuple[int, int], *, backend: str = ""
+    ) -> list[Landmarks]:
+        """Return the landmarks of each box, which say all of this themselves."""
+        del size, backend
         return list(results)

@@ -1,0 +1,82 @@
+"""The reference model as one more engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeseg.models import model_manifest
+from edgeseg.models.reference import ReferenceModel
+from edgeseg_runtime.backends import State, Tensors
+from edgeseg_runtime.backends.state import KeptTensors
+from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.predictor import Predictor
+from edgeseg_runtime.tasks import create_task
+
+
+class TorchBackend:
+    """Runs a reference model eagerly: named arrays in, named arrays out.
+
+    Args:
+        model: a reference model.
+        manifest: of the model, or another one of its manifests, such as that of one graph.
+    """
+
+    def __init__(self, model: ReferenceModel, manifest: Manifest | None = None) -> None:
+        self.model = model.eval()
+        self._graphs = (manifest or model_manifest(model)).graphs
+
+    def run(
+        self,
+        inputs: Tensors,
+        graph: str = MAIN,
+        state: State | None = None,
+        rows: int | None = None,
+    ) -> Tensors:
+        """Return the outputs that results are read from; the arrays belong to the caller."""
+        stages = self.stages(inputs, graph, state, rows)
+        return {spec.name: _to_host(stages[spec.name]) for spec in self._graphs[graph].given}
+
+    def stages(
+        self,
+        inputs: Tensors,
+        graph: str = MAIN,
+        state: State | None = None,
+        rows: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Return what `run` does and every intermediate stage, in the order of computation."""
+        device = next(self.model.parameters()).device
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+        if state is not None:
+            assert isinstance(state, KeptTensors)
+            tensors |= state.feed(graph, rows)
+        with torch.inference_mode():
+            stages = self.model.graph_stages(graph, **tensors)
+        if state is not None:
+            state.keep(graph, stages)
+        return stages
+
+    def open_state(self) -> KeptTensors[Tensor]:
+        """Return the state of a new stream."""
+        device = next(self.model.parameters()).device
+        return KeptTensors(
+            self._graphs,
+            to_host=_to_host,
+            from_host=lambda array: torch.from_numpy(array.copy()).to(device),
+        )
+
+    def close(self) -> None:
+        """Do nothing: the model belongs to the caller."""
+
+
+def torch_predictor(model: ReferenceModel) -> Predictor[Any]:
+    """Return ``model`` behind the runtime's own pre- and post-processing."""
+    manifest = model_manifest(model)
+    return Predictor(manifest, create_task(manifest), TorchBackend(model, manifest))
+
+
+def _to_host(tensor: Tensor) -> Any:
+    return tensor.cpu().numpy()
