@@ -260,7 +260,8 @@ def _pool(
     """Return every bin as one weighted sum of rows of a table of all cells of the atlas: no loop, no padding."""
     num_pictures, num_rois = rois_BR4.shape[:2]
     channels, device = atlas.shape[1], rois_BR4.device
-    table_NC = atlas.permute(0, 2, 3, 1).reshape(-1, channels)
+    # Of other than contiguous rows embedding_bag makes slower sums, rounded in another way.
+    table_NC = atlas.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
     if table_NC.dtype in {torch.float16, torch.bfloat16}:
         table_NC = table_NC.float()
 

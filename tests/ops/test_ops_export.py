@@ -160,7 +160,8 @@ def test_an_unknown_operator_is_refused():
     model = node_model([floats("boxes", 1, 9, 4), floats("scores", 1, 9)], **ATTRIBUTES)
     model.graph.node[0].op_type = "Nsm"
     with pytest.raises(
-        ValueError, match="is edgeseg::Nsm, expected one of AtlasRoiAlign, DeformConv2d, Nms, PyramidAtlas"
+        ValueError,
+        match="is edgeseg::Nsm, expected one of AtlasRoiAlign, DeformConv2d, Nms, PyramidAtlas",
     ):
         add_functions(model)
 
