@@ -49,11 +49,12 @@ def maskrcnn_losses(
             [x.detach() for x in logits], [x.detach() for x in deltas], image_size
         )
         regions = sample_regions(proposals, targets)
-    class_logits, box_deltas = model.classify(model.pool(pyramid, regions.boxes, 7))
+    atlas = model.atlas(pyramid)
+    class_logits, box_deltas = model.classify(model.pool(atlas, regions.boxes, 7))
     return (
         losses
         | _box_losses(class_logits, box_deltas, regions)
-        | _mask_loss(model, pyramid, regions, targets)
+        | _mask_loss(model, atlas, regions, targets)
     )
 
 
@@ -157,7 +158,7 @@ def _box_losses(class_logits: Tensor, box_deltas: Tensor, regions: Regions) -> d
 
 
 def _mask_loss(
-    model: MaskRCNN, pyramid: list[Tensor], regions: Regions, targets: Targets
+    model: MaskRCNN, atlas: Tensor, regions: Regions, targets: Targets
 ) -> dict[str, Tensor]:
     """Return the loss of the masks; positives come first in every picture's regions."""
     assert model.mask_head is not None
@@ -166,7 +167,7 @@ def _mask_loss(
     boxes_BP4 = regions.boxes.gather(1, order[..., None].expand(-1, -1, 4))
     is_positive = positives.flatten() > 0
     labels_P = regions.labels.gather(1, order).flatten()[is_positive]
-    features = fold_regions(model.pool(pyramid, boxes_BP4, 14))[is_positive]
+    features = fold_regions(model.pool(atlas, boxes_BP4, 14))[is_positive]
     logits_PMM = model.mask_head(features)[torch.arange(len(labels_P)), labels_P]
     object_P = regions.object_index.gather(1, order).flatten()[is_positive]
     picture_P = torch.arange(len(order)).repeat_interleave(count)[is_positive]

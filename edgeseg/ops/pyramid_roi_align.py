@@ -1,6 +1,6 @@
 """RoI-Align over the levels of a feature pyramid, each box pooled from the level of its size.
 
-Shape suffixes: B pictures, R boxes a picture, L levels, C channels, N cells of all maps, S samples of all boxes.
+Shape suffixes: B pictures, R boxes a picture, L levels, C channels, N cells of all atlases, S samples of all boxes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from edgeseg.ops.pyramid_atlas import atlas_layout, pyramid_atlas
 
 LEVEL_RULES = ("torchvision", "detectron2")
 MAX_BIN_CELLS = 1024  # adaptive sampling of larger bins gives 0: no map is that large, and the work would not end
@@ -34,17 +36,70 @@ def pyramid_roi_align(
 ) -> Tensor:
     """Return average-pooled bilinear samples of each box, taken from the pyramid level that fits its area.
 
-    Agrees with torchvision's MultiScaleRoIAlign and roi_align (CPU kernels) and with detectron2's ROIPooler:
-    samples more than one cell outside the map count as 0, those up to one cell outside take the border's value.
-    Differentiable with respect to `features` (never to `rois`, as in the originals). A box with a coordinate that
-    is not finite gives zeros; so does, with adaptive sampling, one of zero or negative size when `aligned`, and one whose
-    bins are larger than `MAX_BIN_CELLS`.
-
-    Inside `torch.onnx.export(dynamo=True)` this is one node, `edgeseg::PyramidRoiAlign`.
+    Joins the levels and pools from their atlas: see `atlas_roi_align`. What pools from the same levels more than once
+    shares the atlas by calling `pyramid_atlas` itself.
 
     Args:
         features: One (B, C, Hl, Wl) map per level, finest first, of one dtype.
+        rois: As for `atlas_roi_align`, and so are the following.
+        strides: Network pixels per cell of each level.
+        output_size: Bins per box.
+        sampling_ratio: Samples per bin along each axis.
+        aligned: Whether boxes are shifted by half a cell.
+        level_rule: How the level of a box is rounded.
+        canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
+        canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
+        rois_last: Whether the boxes are the last axis of the result.
+
+    Returns:
+        (B, R, C, PH, PW) or, with `rois_last`, (B, C, PH, PW, R); dtype of `features`.
+
+    Raises:
+        ValueError: if the numbers of maps and strides differ, the strides are no pyramid or the rule is unknown.
+    """
+    return atlas_roi_align(
+        pyramid_atlas(features),
+        rois,
+        level_sizes=[(map_.shape[2], map_.shape[3]) for map_ in features],
+        strides=strides,
+        output_size=output_size,
+        sampling_ratio=sampling_ratio,
+        aligned=aligned,
+        level_rule=level_rule,
+        canonical_scale=canonical_scale,
+        canonical_level=canonical_level,
+        rois_last=rois_last,
+    )
+
+
+def atlas_roi_align(
+    atlas: Tensor,
+    rois: Tensor,
+    *,
+    level_sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    output_size: int | tuple[int, int],
+    sampling_ratio: int,
+    aligned: bool,
+    level_rule: str = "torchvision",
+    canonical_scale: float = 224.0,
+    canonical_level: int = 4,
+    rois_last: bool = False,
+) -> Tensor:
+    """Return average-pooled bilinear samples of each box, taken from the pyramid level that fits its area.
+
+    Agrees with torchvision's MultiScaleRoIAlign and roi_align (CPU kernels) and with detectron2's ROIPooler:
+    samples more than one cell outside the map count as 0, those up to one cell outside take the border's value.
+    Differentiable with respect to `atlas` (never to `rois`, as in the originals). A box with a coordinate that
+    is not finite gives zeros; so does, with adaptive sampling, one of zero or negative size when `aligned`, and one whose
+    bins are larger than `MAX_BIN_CELLS`.
+
+    Inside `torch.onnx.export(dynamo=True)` this is one node, `edgeseg::AtlasRoiAlign`, and R may be a free axis.
+
+    Args:
+        atlas: (B, C, Ha, Wa), from `pyramid_atlas`.
         rois: (B, R, 4) float x1 y1 x2 y2 in network pixels.
+        level_sizes: Height and width of each level in the atlas, finest first.
         strides: Network pixels per cell of each level: powers of two, each twice the one before.
         output_size: Bins per box, height and width.
         sampling_ratio: Samples per bin along each axis; 0 = adaptive, ceil(box cells / bins), each axis for itself.
@@ -57,19 +112,21 @@ def pyramid_roi_align(
             samples in this order and nothing is transposed.
 
     Returns:
-        (B, R, C, PH, PW) or, with `rois_last`, (B, C, PH, PW, R); dtype of `features`.
+        (B, R, C, PH, PW) or, with `rois_last`, (B, C, PH, PW, R); dtype of `atlas`.
 
     Raises:
-        ValueError: if the numbers of maps and strides differ, the strides are no pyramid or the rule is unknown.
+        ValueError: if the numbers of levels and strides differ, the strides are no pyramid, the rule is unknown or the
+            atlas is not that of such levels.
     """
     bins = (output_size, output_size) if isinstance(output_size, int) else output_size
-    _check(features, rois, strides, level_rule)
+    _check(atlas, rois, level_sizes, strides, level_rule)
     if torch.onnx.is_in_onnx_export():
-        pictures, num_rois, channels = *rois.shape[:2], features[0].shape[1]
+        pictures, num_rois, channels = *rois.shape[:2], atlas.shape[1]
         return torch.onnx.ops.symbolic(
-            "edgeseg::PyramidRoiAlign",
-            [*features, rois],
+            "edgeseg::AtlasRoiAlign",
+            [atlas, rois],
             {
+                "level_sizes": [side for size in level_sizes for side in size],
                 "strides": list(strides),
                 "output_size": list(bins),
                 "sampling_ratio": max(sampling_ratio, 0),
@@ -79,7 +136,7 @@ def pyramid_roi_align(
                 "canonical_level": canonical_level,
                 "rois_last": int(rois_last),
             },
-            dtype=features[0].dtype,
+            dtype=atlas.dtype,
             shape=(pictures, channels, *bins, num_rois)
             if rois_last
             else (pictures, num_rois, channels, *bins),
@@ -93,7 +150,7 @@ def pyramid_roi_align(
         canonical_scale=canonical_scale,
         canonical_level=canonical_level,
     )
-    pooled = _pool(features, rois_BR4, levels_BR, strides, bins, sampling_ratio, aligned)
+    pooled = _pool(atlas, rois_BR4, levels_BR, level_sizes, strides, bins, sampling_ratio, aligned)
     return pooled.permute(0, 2, 3, 4, 1) if rois_last else pooled
 
 
@@ -166,46 +223,55 @@ def _log2(value: np.float32) -> np.float32:
 
 
 def _check(
-    features: Sequence[Tensor], rois: Tensor, strides: Sequence[int], level_rule: str
+    atlas: Tensor,
+    rois: Tensor,
+    level_sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    level_rule: str,
 ) -> None:
     if level_rule not in LEVEL_RULES:
         raise ValueError(f"level_rule is {level_rule!r}, expected one of {', '.join(LEVEL_RULES)}")
-    if not strides or len(features) != len(strides):
-        raise ValueError(
-            f"{len(features)} feature maps and {len(strides)} strides, expected one each"
-        )
+    if not strides or len(level_sizes) != len(strides):
+        raise ValueError(f"{len(level_sizes)} levels and {len(strides)} strides, expected one each")
     if strides[0] < 1 or strides[0] & (strides[0] - 1):
         raise ValueError(f"the first stride is {strides[0]}, expected a power of two")
     if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
         raise ValueError(f"strides are {list(strides)}, expected each to be twice the one before")
     if rois.dim() != 3 or rois.shape[-1] != 4:
         raise ValueError(f"rois have the shape {tuple(rois.shape)}, expected (B, R, 4)")
+    layout = atlas_layout(level_sizes)
+    if tuple(atlas.shape[2:]) != (layout.height, layout.width):
+        raise ValueError(
+            f"the atlas has the shape {tuple(atlas.shape)}, expected (B, C, {layout.height}, {layout.width}), "
+            "which levels of these sizes give"
+        )
 
 
 def _pool(
-    features: Sequence[Tensor],
+    atlas: Tensor,
     rois_BR4: Tensor,
     levels_BR: Tensor,
+    level_sizes: Sequence[tuple[int, int]],
     strides: Sequence[int],
     bins: tuple[int, int],
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Return every bin as one weighted sum of rows of a table of all cells of all maps: no loop, no padding."""
+    """Return every bin as one weighted sum of rows of a table of all cells of the atlas: no loop, no padding."""
     num_pictures, num_rois = rois_BR4.shape[:2]
-    channels, device = features[0].shape[1], rois_BR4.device
-    table_NC = torch.cat([map_.permute(0, 2, 3, 1).reshape(-1, channels) for map_ in features])
+    channels, device = atlas.shape[1], rois_BR4.device
+    # Of other than contiguous rows embedding_bag makes slower sums, rounded in another way.
+    table_NC = atlas.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
     if table_NC.dtype in {torch.float16, torch.bfloat16}:
         table_NC = table_NC.float()
 
-    # For each box the map's size and the table row where that map of its picture begins.
-    sizes_L2 = torch.tensor([map_.shape[2:] for map_ in features], device=device)
-    areas_L = sizes_L2.prod(-1)
-    starts_L = (areas_L * num_pictures).cumsum(0) - areas_L * num_pictures
+    # For each box its level's size and the table row where that level of its picture begins.
+    layout = atlas_layout(level_sizes)
     levels = levels_BR.flatten()
+    height, width = torch.tensor(level_sizes, device=device)[levels].unbind(-1)
+    left_of_level, top_of_level = torch.tensor(layout.corners, device=device)[levels].unbind(-1)
     picture = torch.arange(num_pictures, device=device).repeat_interleave(num_rois)
-    start = starts_L[levels] + picture * areas_L[levels]
-    height, width = sizes_L2[levels].unbind(-1)
+    start = (picture * layout.height + top_of_level) * layout.width + left_of_level
 
     scale = rois_BR4.new_tensor([1.0 / stride for stride in strides])[levels]
     corners = rois_BR4.reshape(-1, 4) * scale[:, None] - (0.5 if aligned else 0.0)
@@ -228,9 +294,7 @@ def _pool(
 
     row_S2, weight_y_S2 = _neighbours(y, height[roi])
     column_S2, weight_x_S2 = _neighbours(x, width[roi])
-    index_S22 = (
-        start[roi, None, None] + row_S2[:, :, None] * width[roi, None, None] + column_S2[:, None, :]
-    )
+    index_S22 = start[roi, None, None] + row_S2[:, :, None] * layout.width + column_S2[:, None, :]
     weight_S22 = (
         weight_y_S2[:, :, None] * weight_x_S2[:, None, :] / samples_per_bin[roi, None, None]
     )
@@ -242,7 +306,7 @@ def _pool(
         per_sample_weights=weight_S22.flatten().to(table_NC.dtype),
     )
     pooled = pooled.view(num_pictures, num_rois, *bins, channels).permute(0, 1, 4, 2, 3)
-    return pooled.to(features[0].dtype).contiguous()
+    return pooled.to(atlas.dtype).contiguous()
 
 
 def _bins(

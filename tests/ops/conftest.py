@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from edgeseg.ops.pyramid_atlas import atlas_layout
 from edgeseg_export.functions import add_functions
 
 
@@ -19,17 +20,16 @@ def single_node_model(op_type, inputs, attributes):
     outputs = {
         "DeformConv2d": [value("y", types["input_0"], "O", "R", "S")],
         "Nms": [value("indices", TensorProto.INT64, "K"), value("valid", TensorProto.BOOL, "K")],
-        "PyramidRoiAlign": [value("pooled", types["input_0"], "R", "C", "PH", "PW")],
     }[op_type]
     node = helper.make_node(
         op_type, names, [output.name for output in outputs], domain="edgeseg", **attributes
     )
-    graph = helper.make_graph(
-        [node],
-        "single",
-        [value(name, types[name], *array.shape[1:]) for name, array in given.items()],
-        outputs,
-    )
+    values = [value(name, types[name], *array.shape[1:]) for name, array in given.items()]
+    return complete_model([node], values, outputs)
+
+
+def complete_model(nodes, inputs, outputs, value_info=()):
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, value_info=value_info)
     model = helper.make_model(
         graph,
         opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("edgeseg", 1)],
@@ -37,6 +37,38 @@ def single_node_model(op_type, inputs, attributes):
     )
     onnx.checker.check_model(add_functions(model), full_check=True)
     return model
+
+
+def pooling_model(features, rois, attributes, *, free_rows=False):
+    """The levels' atlas, and boxes pooled from it, whose number is free or that of `rois`."""
+    sizes = [level.shape[2:] for level in features]
+    layout = atlas_layout(sizes)
+    dtype = helper.np_dtype_to_tensor_dtype(features[0].dtype)
+
+    def value(name, *axes, dtype=dtype):
+        return helper.make_tensor_value_info(name, dtype, ["B", *axes])
+
+    names = [f"level_{index}" for index in range(len(features))]
+    sides = [side for size in sizes for side in size]
+    nodes = [
+        helper.make_node("PyramidAtlas", names, ["atlas"], domain="edgeseg"),
+        helper.make_node(
+            "AtlasRoiAlign",
+            ["atlas", "rois"],
+            ["pooled"],
+            domain="edgeseg",
+            level_sizes=sides,
+            **attributes,
+        ),
+    ]
+    rows = "rows" if free_rows else rois.shape[1]
+    inputs = [
+        *(value(name, *level.shape[1:]) for name, level in zip(names, features, strict=True)),
+        value("rois", rows, 4, dtype=TensorProto.FLOAT),
+    ]
+    atlas = value("atlas", features[0].shape[1], layout.height, layout.width)
+    outputs = [value("pooled", "R", "C", "PH", "PW")]
+    return complete_model(nodes, inputs, outputs, [atlas])
 
 
 def _run_model(model, inputs):
@@ -57,6 +89,24 @@ def run_onnx():
     def run(op_type, inputs, **attributes):
         inputs = [None if value is None else np.asarray(value) for value in inputs]
         return _run_model(single_node_model(op_type, inputs, attributes), inputs)
+
+    return run
+
+
+@pytest.fixture
+def pool_onnx():
+    """(features, rois, **attributes) -> pooled in ONNX Runtime: the same bits if the number of boxes is free."""
+
+    def run(features, rois, **attributes):
+        features, rois = [np.asarray(level) for level in features], np.asarray(rois)
+        fixed, free = (
+            _run_model(
+                pooling_model(features, rois, attributes, free_rows=free_rows), [*features, rois]
+            )
+            for free_rows in (False, True)
+        )
+        np.testing.assert_array_equal(free[0], fixed[0])
+        return fixed[0]
 
     return run
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from edgeseg.ops import nms, pyramid_roi_align
+from edgeseg.ops import atlas_roi_align, nms, pyramid_atlas, pyramid_roi_align
 from edgeseg_export.functions import add_functions
 
 STRIDES = [4, 8, 16]
@@ -23,10 +23,12 @@ class Heads(torch.nn.Module):
         )
         rois = boxes.gather(1, indices[..., None].expand(-1, -1, 4))
         features = [fine, middle, coarse]
+        atlas = pyramid_atlas(features)
         small, large = (
-            pyramid_roi_align(
-                features,
+            atlas_roi_align(
+                atlas,
                 rois,
+                level_sizes=[tuple(level.shape[2:]) for level in features],
                 strides=STRIDES,
                 output_size=size,
                 sampling_ratio=ratio,
@@ -80,11 +82,13 @@ def test_each_operator_is_one_node_with_its_settings(exported):
     nodes = [node for node in exported.graph.node if node.domain == "edgeseg"]
     assert [node.op_type for node in nodes] == [
         "Nms_300to20",
-        "PyramidRoiAlign_20x4x7x7",
-        "PyramidRoiAlign_20x4x14x10",
+        "PyramidAtlas_4x40x48",
+        "AtlasRoiAlign_20x4x7x7",
+        "AtlasRoiAlign_20x4x14x10",
     ]
-    settings = {item.name: helper.get_attribute_value(item) for item in nodes[2].attribute}
+    settings = {item.name: helper.get_attribute_value(item) for item in nodes[3].attribute}
     assert settings == {
+        "level_sizes": [40, 48, 20, 24, 10, 12],
         "strides": STRIDES,
         "output_size": [14, 10],
         "sampling_ratio": 0,
@@ -156,12 +160,13 @@ def test_an_unknown_operator_is_refused():
     model = node_model([floats("boxes", 1, 9, 4), floats("scores", 1, 9)], **ATTRIBUTES)
     model.graph.node[0].op_type = "Nsm"
     with pytest.raises(
-        ValueError, match="is edgeseg::Nsm, expected one of DeformConv2d, Nms, PyramidRoiAlign"
+        ValueError,
+        match="is edgeseg::Nsm, expected one of AtlasRoiAlign, DeformConv2d, Nms, PyramidAtlas",
     ):
         add_functions(model)
 
 
-def test_half_features_are_sampled_in_single(run_onnx):
+def test_half_features_are_sampled_in_single(pool_onnx):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(1, 3, 20, 30)).astype(np.float16)
     rois = np.array([[[3, 4, 60, 70], [0, 0, 9, 9]]], np.float32)
@@ -172,9 +177,7 @@ def test_half_features_are_sampled_in_single(run_onnx):
         "canonical_scale": 224.0,
         "canonical_level": 4,
     }
-    (pooled,) = run_onnx(
-        "PyramidRoiAlign", [features, rois], output_size=[7, 7], aligned=1, **settings
-    )
+    pooled = pool_onnx([features], rois, output_size=[7, 7], aligned=1, **settings)
     expected = pyramid_roi_align(
         [torch.from_numpy(features)],
         torch.from_numpy(rois),

@@ -32,7 +32,7 @@ PYRAMID_CASES = [case for case in ROI_CASES if case.values[1]["op"] == "MultiSca
 
 
 @pytest.mark.parametrize(("name", "params", "values"), SINGLE_CASES)
-def test_one_level_agrees_with_torchvision(name, params, values, run_onnx):
+def test_one_level_agrees_with_torchvision(name, params, values, pool_onnx):
     rois = values["in_rois"]
     stride = round(1 / params["spatial_scale"])
     row = (rois[:, 0].long(), torch.arange(len(rois)))
@@ -45,7 +45,7 @@ def test_one_level_agrees_with_torchvision(name, params, values, run_onnx):
     }
     pooled = pyramid_roi_align([features], boxes, **settings)
     torch.testing.assert_close(pooled[row], values["out_output"], rtol=0, atol=1e-6)
-    (pooled,) = run_onnx("PyramidRoiAlign", [features, boxes], **node_attributes(settings))
+    pooled = pool_onnx([features], boxes, **node_attributes(settings))
     torch.testing.assert_close(
         torch.from_numpy(pooled)[row], values["out_output"], rtol=0, atol=2e-5
     )
@@ -76,7 +76,7 @@ def pyramid_inputs(values):
 
 
 @pytest.mark.parametrize(("name", "params", "values"), PYRAMID_CASES)
-def test_pyramid_agrees_with_torchvision(name, params, values, run_onnx):
+def test_pyramid_agrees_with_torchvision(name, params, values, pool_onnx):
     features, rois, is_box = pyramid_inputs(values)
     settings = {
         "strides": [4, 8, 16, 32],
@@ -88,7 +88,7 @@ def test_pyramid_agrees_with_torchvision(name, params, values, run_onnx):
     }
     pooled = pyramid_roi_align(features, rois, **settings)
     torch.testing.assert_close(pooled[is_box], values["out_output"], rtol=0, atol=1e-6)
-    (pooled,) = run_onnx("PyramidRoiAlign", [*features, rois], **node_attributes(settings))
+    pooled = pool_onnx(features, rois, **node_attributes(settings))
     torch.testing.assert_close(
         torch.from_numpy(pooled)[is_box], values["out_output"], rtol=0, atol=3e-5
     )

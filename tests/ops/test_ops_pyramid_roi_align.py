@@ -100,7 +100,7 @@ def test_pytorch_follows_the_formula(output_size, sampling_ratio, aligned):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("levels", [1, 2, 4])
 @pytest.mark.parametrize(("output_size", "sampling_ratio", "aligned"), SETTINGS)
-def test_onnx_agrees_with_pytorch(run_onnx, output_size, sampling_ratio, aligned, levels, seed):
+def test_onnx_agrees_with_pytorch(pool_onnx, output_size, sampling_ratio, aligned, levels, seed):
     rng = np.random.default_rng(seed)
     pictures = seed + 1
     features = pyramid(rng, pictures, levels)
@@ -119,15 +119,13 @@ def test_onnx_agrees_with_pytorch(run_onnx, output_size, sampling_ratio, aligned
     expected = pyramid_roi_align(
         features, rois, **settings | {"output_size": tuple(settings["output_size"])}
     )
-    (pooled,) = run_onnx(
-        "PyramidRoiAlign", [*features, rois], **settings | {"aligned": int(aligned)}
-    )
+    pooled = pool_onnx(features, rois, **settings | {"aligned": int(aligned)})
     assert not expected[-1, -1].any()
     np.testing.assert_allclose(pooled, expected.numpy(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("output_size", "sampling_ratio", "aligned"), SETTINGS)
-def test_boxes_can_be_the_last_axis(run_onnx, output_size, sampling_ratio, aligned):
+def test_boxes_can_be_the_last_axis(pool_onnx, output_size, sampling_ratio, aligned):
     rng = np.random.default_rng(5)
     features, rois = pyramid(rng, 2, 3), random_rois(rng, 2, 33)
     bins = np.broadcast_to(output_size, 2).tolist()
@@ -137,12 +135,12 @@ def test_boxes_can_be_the_last_axis(run_onnx, output_size, sampling_ratio, align
     last = pyramid_roi_align(features, rois, output_size=tuple(bins), rois_last=True, **settings)
     assert torch.equal(last, second.permute(0, 2, 3, 4, 1))
     settings |= {"output_size": bins, "aligned": int(aligned), "rois_last": 1}
-    (pooled,) = run_onnx("PyramidRoiAlign", [*features, rois], **settings)
+    pooled = pool_onnx(features, rois, **settings)
     assert pooled.shape == last.shape
     np.testing.assert_allclose(pooled, last.numpy(), rtol=0, atol=1e-4)
 
 
-def test_the_atlas_takes_levels_of_any_proportion(run_onnx):
+def test_the_atlas_takes_levels_of_any_proportion(pool_onnx):
     rng = np.random.default_rng(0)
     for sizes in ([(5, 3), (3, 2), (2, 1)], [(3, 9), (2, 5), (1, 3), (1, 2)], [(2, 1), (1, 1)]):
         features = [rng.normal(size=(1, 2, *size)).astype(np.float32) for size in sizes]
@@ -162,20 +160,18 @@ def test_the_atlas_takes_levels_of_any_proportion(run_onnx):
             output_size=2,
             **settings,
         )
-        (pooled,) = run_onnx(
-            "PyramidRoiAlign", [*features, rois], aligned=1, output_size=[2, 2], **settings
-        )
+        pooled = pool_onnx(features, rois, aligned=1, output_size=[2, 2], **settings)
         np.testing.assert_allclose(pooled, expected.numpy(), rtol=0, atol=1e-5)
 
 
-def test_boxes_of_more_samples_than_any_other_are_exact_in_every_chunk(run_onnx):
+def test_boxes_of_more_samples_than_any_other_are_exact_in_every_chunk(pool_onnx):
     """All boxes cover the whole map at the finest level: every loop runs as long as it may."""
     rng = np.random.default_rng(0)
     features = pyramid(rng, levels=1, channels=2)
     rois = torch.tensor([0.0, 0, WIDTH, HEIGHT]).repeat(1, 70, 1)
     settings = {"strides": [4], "sampling_ratio": 0, "output_size": [3, 3]}
     rule = {"level_rule": "torchvision", "canonical_scale": 224.0, "canonical_level": 4}
-    (pooled,) = run_onnx("PyramidRoiAlign", [*features, rois], aligned=1, **settings, **rule)
+    pooled = pool_onnx(features, rois, aligned=1, **settings, **rule)
     expected = pooled_by_the_formula(features[0][0].numpy(), rois[0, 0], 4, (3, 3), 0, True)
     np.testing.assert_allclose(pooled[0], np.broadcast_to(expected, (70, 2, 3, 3)), atol=1e-4)
 
@@ -239,7 +235,7 @@ def test_level_of_a_square(side, rule, level):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strides": [4, 8]}, "1 feature maps and 2 strides, expected one each"),
+        ({"strides": [4, 8]}, "1 levels and 2 strides, expected one each"),
         ({"strides": [6]}, "the first stride is 6, expected a power of two"),
         ({"rois": torch.zeros(3, 4)}, r"rois have the shape \(3, 4\), expected \(B, R, 4\)"),
         ({"level_rule": "caffe"}, "level_rule is 'caffe', expected one of torchvision, detectron2"),

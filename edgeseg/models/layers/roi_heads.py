@@ -230,10 +230,9 @@ def select_masks(corners: Sequence[Tensor], labels_BK: Tensor) -> Tensor:
         corners: :meth:`MaskHead.corners` of all detections, each (B * K, Y, M / 2, M / 2).
         labels_BK: number of each detection's mask, 0 to Y - 1.
     """
-    num_regions, num_masks = corners[0].shape[:2]
-    first = torch.arange(num_regions, device=labels_BK.device) * num_masks
-    index = first + labels_BK.flatten()
-    chosen = [corner.flatten(0, 1).index_select(0, index)[:, None] for corner in corners]
+    index_R1 = labels_BK.reshape(-1, 1).long()
+    size = corners[0].shape[2:]
+    chosen = [take_rows(corner.flatten(2), index_R1).reshape(-1, 1, *size) for corner in corners]
     masks = interleave_corners(chosen).squeeze(1).sigmoid()
     return masks.reshape(*labels_BK.shape, *masks.shape[1:])
 

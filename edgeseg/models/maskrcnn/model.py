@@ -5,6 +5,7 @@ Shape suffixes: B pictures, P proposals, K detections, C channels, Y classes, J 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,7 +18,6 @@ from edgeseg.models.layers.roi_heads import (
     BoxHead,
     BoxPredictor,
     DetectionRule,
-    Detections,
     KeypointHead,
     MaskHead,
     fold_regions,
@@ -28,7 +28,7 @@ from edgeseg.models.layers.roi_heads import (
 )
 from edgeseg.models.layers.rpn import RPN, AnchorGrid
 from edgeseg.models.reference import ReferenceModel, check_image_size
-from edgeseg.ops import pyramid_roi_align
+from edgeseg.ops import atlas_roi_align, pyramid_atlas
 from edgeseg.ops.pyramid_roi_align import LEVEL_RULES
 from edgeseg_runtime.manifest import INTERPOLATIONS, SIZE_ROUNDINGS
 from edgeseg_runtime.paste import PASTE_RULES
@@ -271,6 +271,18 @@ class MaskRCNN(ReferenceModel):
         pixels; scores (B, K) falling, 0 in empty rows; labels (B, K) int32; masks (B, K, 28, 28)
         probabilities inside each box, or keypoint_heatmaps (B, K, J, 56, 56) logits inside it.
 
+        Arguments and errors are those of :meth:`detect_stages`.
+        """
+        stages = self.detect_stages(image, image_size, image_fraction)
+        return stages | self.branch_stages(stages["atlas"], stages["boxes"], stages["labels"])
+
+    def detect_stages(
+        self, image: Tensor, image_size: Tensor, image_fraction: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the stages up to the detections: what runs once, whatever is in the picture.
+
+        What :meth:`branch_stages` goes on from are atlas, see :func:`pyramid_atlas`, boxes and labels.
+
         Args:
             image: (B, H, W, 3) uint8 BGR, the resized picture at the top left.
             image_size: (B, 2) int32, height and width of the resized picture.
@@ -293,29 +305,61 @@ class MaskRCNN(ReferenceModel):
         proposals, is_proposal = self.rpn.propose(logits, deltas, image_size)
         stages["proposals"] = proposals
 
-        stages["box_features"] = self._pool_for_boxes(pyramid, proposals)
+        stages["atlas"] = self.atlas(pyramid)
+        stages["box_features"] = self._pool_for_boxes(stages["atlas"], proposals)
         class_logits, box_deltas = self.classify(stages["box_features"])
         stages |= {"class_logits": class_logits, "box_deltas": box_deltas}
         detections = select_detections(
             class_logits, box_deltas, proposals, is_proposal, image_size, self.detection_rule
         )
-        stages |= {
+        return stages | {
             "boxes": detections.boxes,
             "scores": detections.scores,
             "labels": detections.labels,
         }
-        return stages | self._branches(pyramid, detections)
 
-    def pool(self, pyramid: list[Tensor], boxes_BR4: Tensor, output_size: int) -> Tensor:
+    def branch_stages(self, atlas: Tensor, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return the stages of the mask or key-point branch: what runs once for each detection.
+
+        A row of the results depends on its own box and label alone, and there may be any number.
+
+        Args:
+            atlas: stage of :meth:`detect_stages`.
+            boxes: (B, K, 4) x1 y1 x2 y2 in network pixels.
+            labels: (B, K) int32; key points do not depend on them.
+        """
+        regions = self.pool(atlas, boxes, 14)
+        num_detections = regions.shape[1]
+        if self.keypoint_head is not None:
+            heatmaps = self.keypoint_head(fold_regions(regions))
+            return {
+                "keypoint_features": regions,
+                "keypoint_heatmaps": unfold_regions(heatmaps, num_detections),
+            }
+        assert self.mask_head is not None
+        corners = self.mask_head.corners(fold_regions(regions))
+        return {
+            "mask_features": regions,
+            "mask_logits": unfold_regions(interleave_corners(corners), num_detections),
+            "masks": select_masks(corners, labels),
+        }
+
+    def atlas(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Return the levels that boxes are pooled from, all but the coarsest, as one map."""
+        return pyramid_atlas(pyramid[: len(STRIDES)])
+
+    def pool(self, atlas: Tensor, boxes_BR4: Tensor, output_size: int) -> Tensor:
         """Return the pooled features of ``boxes_BR4``, (B, R, C, output_size, output_size)."""
-        return self._pool(pyramid, boxes_BR4, output_size, rois_last=False)
+        return self._pool(atlas, boxes_BR4, output_size, rois_last=False)
 
     def _pool(
-        self, pyramid: list[Tensor], boxes_BR4: Tensor, output_size: int, *, rois_last: bool
+        self, atlas: Tensor, boxes_BR4: Tensor, output_size: int, *, rois_last: bool
     ) -> Tensor:
-        return pyramid_roi_align(
-            pyramid[: len(STRIDES)],
+        height, width = self.config.image_size
+        return atlas_roi_align(
+            atlas,
             boxes_BR4,
+            level_sizes=[(height // stride, width // stride) for stride in STRIDES],
             strides=STRIDES,
             output_size=output_size,
             sampling_ratio=self.config.roi_sampling_ratio,
@@ -329,28 +373,11 @@ class MaskRCNN(ReferenceModel):
         """Return class logits (B, R, Y) and box deltas (B, R, num_classes * 4) of pooled regions."""
         return self.box_predictor(self.box_head(regions_BRCHW))
 
-    def _pool_for_boxes(self, pyramid: list[Tensor], boxes_BR4: Tensor) -> Tensor:
+    def _pool_for_boxes(self, atlas: Tensor, boxes_BR4: Tensor) -> Tensor:
         if not self.box_head.is_dense:
-            return self.pool(pyramid, boxes_BR4, 7)
+            return self.pool(atlas, boxes_BR4, 7)
         # The head undoes this permutation, and so the graph has neither.
-        return self._pool(pyramid, boxes_BR4, 7, rois_last=True).permute(0, 4, 1, 2, 3)
-
-    def _branches(self, pyramid: list[Tensor], detections: Detections) -> dict[str, Tensor]:
-        regions = self.pool(pyramid, detections.boxes, 14)
-        num_detections = regions.shape[1]
-        if self.keypoint_head is not None:
-            heatmaps = self.keypoint_head(fold_regions(regions))
-            return {
-                "keypoint_features": regions,
-                "keypoint_heatmaps": unfold_regions(heatmaps, num_detections),
-            }
-        assert self.mask_head is not None
-        corners = self.mask_head.corners(fold_regions(regions))
-        return {
-            "mask_features": regions,
-            "mask_logits": unfold_regions(interleave_corners(corners), num_detections),
-            "masks": select_masks(corners, detections.labels),
-        }
+        return self._pool(atlas, boxes_BR4, 7, rois_last=True).permute(0, 4, 1, 2, 3)
 
 
 def _backbone(config: MaskRCNNConfig) -> ResNet | SmallResNet:

@@ -83,7 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 PRECISION = PrecisionRecipe(
     int8=("backbone", "fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head"),
     half_in_mixed=("fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head"),
-    half=("PyramidRoiAlign",),
+    half=("PyramidAtlas", "AtlasRoiAlign"),
     # The last layers put out logits and offsets: cheap, and an eighth of a logit is too coarse.
     float32=("mask_head.predictor", "keypoint_head.predictor"),
 )

@@ -90,7 +90,7 @@ def deform_conv2d_function(
             "GridSample",
             x,
             body.reshape(grid, -1, taps * (stop - start), columns, 2),
-            padding_mode="zeros",  # and no mode, as in PyramidRoiAlign
+            padding_mode="zeros",  # and no mode, as in AtlasRoiAlign
             align_corners=0,
         )
         if is_half:

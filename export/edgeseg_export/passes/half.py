@@ -13,6 +13,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 HALF_INPUTS: dict[str, tuple[int, ...] | None] = {
     "Add": None,
+    "AtlasRoiAlign": (0,),  # the second input are the boxes
     "AveragePool": (0,),
     "Clip": None,
     "Concat": None,
@@ -25,7 +26,7 @@ HALF_INPUTS: dict[str, tuple[int, ...] | None] = {
     "MaxPool": (0,),
     "Mul": None,
     "PRelu": None,
-    "PyramidRoiAlign": None,
+    "PyramidAtlas": None,
     "Relu": (0,),
     "Reshape": (0,),
     "Resize": (0,),
@@ -139,8 +140,6 @@ def to_half(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
 
 def _half_inputs(node: NodeProto) -> tuple[int, ...]:
     """Return which inputs of a node are float16 if it computes so; absent ones are none."""
-    if node.op_type == "PyramidRoiAlign":  # the last input are the boxes
-        return tuple(range(len(node.input) - 1))
     indices = HALF_INPUTS[node.op_type]
     if indices is None:
         indices = tuple(range(len(node.input)))

@@ -1,4 +1,4 @@
-"""The body of `edgeseg::PyramidRoiAlign`: GridSample on an atlas of all levels, with static shapes.
+"""The body of `edgeseg::AtlasRoiAlign`: GridSample on the atlas of a pyramid; no shape depends on data.
 
 Shape suffixes: B pictures, R boxes, M boxes of a chunk, L levels, C channels, S samples of a
 bin, U rows or columns of bins, P bins of a box, Q bins of all boxes, K columns of a table.
@@ -6,13 +6,12 @@ bin, U rows or columns of bins, P bins of a box, Q bins of all boxes, K columns 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from onnx import FunctionProto, TensorProto, helper
 
+from edgeseg.ops.pyramid_atlas import atlas_layout
 from edgeseg.ops.pyramid_roi_align import MAX_BIN_CELLS, level_boundaries
 from edgeseg_export.functions.axis import Axis, fixed_samples, num_taps, taps
 from edgeseg_export.functions.body import OPSET, Body
@@ -21,21 +20,12 @@ BLOCK = 4  # taps of a bin that are read at once
 NUM_CHUNKS, MIN_CHUNK = 8, 32  # of boxes with like numbers of samples
 
 
-class Atlas(NamedTuple):
-    """All levels in one map: the finest on top, the others side by side below it."""
-
-    value: str
-    height: int
-    width: int
-    corners: tuple[tuple[int, int], ...]  # x, y of each level
-
-
-def pyramid_roi_align_function(
+def atlas_roi_align_function(
     name: str,
-    sizes: Sequence[tuple[int, int]],
     channels: int,
-    num_rois: int,
+    num_rois: int | None,
     *,
+    level_sizes: Sequence[tuple[int, int]],
     strides: Sequence[int],
     output_size: tuple[int, int],
     sampling_ratio: int,
@@ -46,22 +36,22 @@ def pyramid_roi_align_function(
     rois_last: bool = False,
     is_half: bool = False,
 ) -> FunctionProto:
-    """Return the function for R boxes a picture, which computes what `edgeseg.ops.pyramid_roi_align` does.
+    """Return the function for R boxes a picture, which computes what `edgeseg.ops.atlas_roi_align` does.
 
-    The levels are laid side by side in one map, each sample of each box becomes a point in it, and one GridSample reads
-    them all: bilinear, zero padding, align_corners 0, which is the form that ONNX Runtime (from 1.25) has a fast path for.
+    Each sample of each box becomes a point in the atlas, and one GridSample reads them all: bilinear, zero padding,
+    align_corners 0, which is the form that ONNX Runtime (from 1.25) has a fast path for.
 
-    Adaptive sampling has no fixed number of samples. The samples of a bin are merged to the fewest reads (`axis.taps`) and the
-    boxes sorted by their number; the first four of every bin are read for all boxes at once, the rest in loops over
-    chunks of boxes of like numbers, each for as long as its largest box needs. The work is close to what the boxes ask
-    for, memory is bounded, the result exact for every input.
+    Adaptive sampling has no fixed number of samples. The samples of a bin are merged to the fewest reads (`axis.taps`); the
+    first four of every bin are read for all boxes at once, the rest in a loop for as long as the largest box needs. Of a
+    known number of boxes, those are first sorted by their number of reads, and chunks of like boxes have a loop each. The
+    work is close to what the boxes ask for, memory is bounded, the result exact for every input.
 
     Args:
         name: Of the function, in the domain `edgeseg`.
-        sizes: Height and width of each level, finest first.
         channels: C.
-        num_rois: R.
-        strides: The node's attribute, as are the following.
+        num_rois: R, or None where that axis is free.
+        level_sizes: Height and width of each level, finest first (of the node's attribute, as are the following).
+        strides: Network pixels per cell of each level.
         output_size: Bins per box, height and width.
         sampling_ratio: Samples per bin along each axis, 0 = adaptive.
         aligned: Whether boxes are shifted by half a cell.
@@ -69,36 +59,37 @@ def pyramid_roi_align_function(
         canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
         canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
         rois_last: Whether the boxes are the last axis of the result instead of the second.
-        is_half: Whether the features are float16; they are sampled in float32.
+        is_half: Whether the atlas is float16; it is sampled in float32.
     """
     body = Body()
-    features = [f"features_{level}" for level in range(len(sizes))]
-    atlas = _atlas(body, features, sizes, is_half)
+    atlas = body.op("Cast", "atlas", to=TensorProto.FLOAT) if is_half else "atlas"
     boundaries = level_boundaries(
         tuple(strides),
         level_rule=level_rule,
         canonical_scale=canonical_scale,
         canonical_level=canonical_level,
     )
-    y, x = _axes(body, sizes, atlas, strides, boundaries, output_size, sampling_ratio, aligned)
+    y, x = _axes(body, level_sizes, strides, boundaries, output_size, sampling_ratio, aligned)
     if sampling_ratio > 0:
-        pooled = _fixed(body, atlas, y, x, channels, num_rois, sampling_ratio, rois_last)
+        pooled = _fixed(body, atlas, y, x, channels, sampling_ratio, rois_last)
     else:
         pooled = _adaptive(body, atlas, y, x, num_rois)
         if rois_last:
             pooled = body.op("Transpose", pooled, perm=[0, 2, 3, 1])
     if is_half:
         pooled = body.op("Cast", pooled, to=TensorProto.FLOAT16)
-    shape = (channels, *output_size, num_rois) if rois_last else (num_rois, channels, *output_size)
+    # Zeros stand for B and R, which both may be free.
+    shape = (channels, *output_size, -1) if rois_last else (0, channels, *output_size)
     body.output("pooled", body.reshape(pooled, 0, *shape))
     return helper.make_function(
         "edgeseg",
         name,
-        [*features, "rois"],
+        ["atlas", "rois"],
         ["pooled"],
         body.nodes,
         [helper.make_opsetid("", OPSET)],
         [
+            "level_sizes",
             "strides",
             "output_size",
             "sampling_ratio",
@@ -111,49 +102,9 @@ def pyramid_roi_align_function(
     )
 
 
-def _atlas(
-    body: Body, features: Sequence[str], sizes: Sequence[tuple[int, int]], is_half: bool
-) -> Atlas:
-    """Return all levels in one map; each is copied as rarely as possible, since the fine ones are large.
-
-    What is free beside the coarse ones is filled with copies of them, which no sample of weight reads: ONNX Runtime
-    concatenates several times faster than it pads. Zeros fill what no copy fits.
-    """
-    widths = [width for _, width in sizes[1:]]
-    height = sizes[0][0] + max((height for height, _ in sizes[1:]), default=0)
-    width = max(sizes[0][1], sum(widths))
-    corners = [(0, 0), *((sum(widths[:level]), sizes[0][0]) for level in range(len(widths)))]
-    atlas = features[0]
-    if widths:
-        strip, strip_height = features[-1], sizes[-1][0]
-        free = width - sum(widths)  # columns to the right of the coarsest level
-        strip = _grow(body, strip, widths[-1], widths[-1] + free, axis=3)
-        for feature, (level_height, _) in zip(features[-2:0:-1], sizes[-2:0:-1], strict=True):
-            strip = _grow(body, strip, strip_height, level_height, axis=2)
-            strip = body.op("Concat", feature, strip, axis=3)
-            strip_height = level_height
-        finest = _grow(body, atlas, sizes[0][1], width, axis=3)
-        atlas = body.op("Concat", finest, strip, axis=2)
-    if is_half:
-        atlas = body.op("Cast", atlas, to=TensorProto.FLOAT)
-    return Atlas(atlas, height, width, tuple(corners))
-
-
-def _grow(body: Body, value: str, size: int, wanted: int, *, axis: int) -> str:
-    """Return the map with something behind it along the axis, where it has `size` rows or columns and shall have `wanted`."""
-    if wanted == size:
-        return value
-    if wanted == 2 * size:
-        return body.op("Concat", value, value, axis=axis)
-    pads = [0] * 8
-    pads[4 + axis] = wanted - size
-    return body.op("Pad", value, body.ints(*pads))
-
-
 def _axes(
     body: Body,
-    sizes: Sequence[tuple[int, int]],
-    atlas: Atlas,
+    level_sizes: Sequence[tuple[int, int]],
     strides: Sequence[int],
     boundaries: Sequence[float],
     output_size: tuple[int, int],
@@ -167,9 +118,12 @@ def _axes(
     is_above_B1RL = body.op("GreaterOrEqual", area, body.floats(boundaries or [np.inf]))
     steps_B1RL = body.op("Cast", is_above_B1RL, to=TensorProto.INT64)
     level_B1R = body.op("ReduceSum", steps_B1RL, body.ints(3), keepdims=0)
+    layout = atlas_layout(level_sizes)
     table_L5 = [
         (1 / stride, width, height, *corner)
-        for stride, (height, width), corner in zip(strides, sizes, atlas.corners, strict=True)
+        for stride, (height, width), corner in zip(
+            strides, level_sizes, layout.corners, strict=True
+        )
     ]
     of_level = body.op("Gather", body.floats(table_L5), level_B1R, axis=0)
     scale, width, height, x0, y0 = body.split(of_level, 5, axis=3)
@@ -181,8 +135,8 @@ def _axes(
     bin_width, count_x = _bins(body, left, right, output_size[1], sampling_ratio, aligned)
     bin_height, count_y = _bins(body, top, bottom, output_size[0], sampling_ratio, aligned)
     return (
-        Axis(top, bin_height, count_y, height, y0, output_size[0], atlas.height),
-        Axis(left, bin_width, count_x, width, x0, output_size[1], atlas.width),
+        Axis(top, bin_height, count_y, height, y0, output_size[0], layout.height),
+        Axis(left, bin_width, count_x, width, x0, output_size[1], layout.width),
     )
 
 
@@ -210,68 +164,72 @@ def _bins(
 
 
 def _sample(
-    body: Body,
-    atlas: Atlas,
-    y_BSMU: str,
-    x_BSMU: str,
-    shape: tuple[int, int, int, int],
-    *,
-    rois_last: bool = False,
+    body: Body, atlas: str, y: Axis, x: Axis, y_BSMU: str, x_BSMU: str, *, rois_last: bool = False
 ) -> str:
-    """Return the atlas at each combination of y and x, (B, C, S, Q); `shape` is S, M and the bins' rows and columns.
+    """Return the atlas at each combination of y and x, (B, C, S, Q).
 
     The points of a sample are ordered by box and bin, with `rois_last` by bin and box.
     """
-    points = body.ints(1, *shape)
-    axes_y, axes_x = body.ints(4), body.ints(3)
+    axis_y, axis_x = 4, 3
     if rois_last:
-        points = body.ints(1, shape[0], shape[2], shape[3], shape[1])
-        axes_y, axes_x = body.ints(3), body.ints(2)
+        axis_y, axis_x = 3, 2
         y_BSMU, x_BSMU = (body.op("Transpose", v, perm=[0, 1, 3, 2]) for v in (y_BSMU, x_BSMU))
-    y = body.op("Expand", body.op("Unsqueeze", y_BSMU, axes_y), points)
-    x = body.op("Expand", body.op("Unsqueeze", x_BSMU, axes_x), points)
-    grid = body.op("Concat", *(body.op("Unsqueeze", v, body.ints(5)) for v in (x, y)), axis=5)
-    grid = body.reshape(grid, 0, shape[0], math.prod(shape[1:]), 2)
+    coordinates = []
+    for value, axis, count in ((x_BSMU, axis_x, y.bins), (y_BSMU, axis_y, x.bins)):
+        shape = [1] * 5
+        shape[axis] = count
+        value = body.op("Expand", body.op("Unsqueeze", value, body.ints(axis)), body.ints(*shape))
+        coordinates.append(body.op("Unsqueeze", value, body.ints(5)))
+    grid = body.reshape(body.op("Concat", *coordinates, axis=5), 0, 0, -1, 2)
     # Linear is the default. By the name that opset 20 gives it TensorRT's parser, up to 11.1 at least, does not know it
     # and takes the nearest cell in silence (onnx/onnx-tensorrt pull request 1060, NVIDIA/TensorRT issue 4646).
-    return body.op("GridSample", atlas.value, grid, padding_mode="zeros", align_corners=0)
+    return body.op("GridSample", atlas, grid, padding_mode="zeros", align_corners=0)
 
 
 def _fixed(
-    body: Body,
-    atlas: Atlas,
-    y: Axis,
-    x: Axis,
-    channels: int,
-    num_rois: int,
-    sampling_ratio: int,
-    rois_last: bool,
+    body: Body, atlas: str, y: Axis, x: Axis, channels: int, sampling_ratio: int, rois_last: bool
 ) -> str:
     """Return (B, R, C, P) or (B, C, Q) with the same number of samples in every bin."""
     sample = np.arange(sampling_ratio**2).reshape(-1, 1, 1)
     sampled_BCSQ = _sample(
         body,
         atlas,
+        y,
+        x,
         fixed_samples(body, y, body.floats(sample // sampling_ratio)),
         fixed_samples(body, x, body.floats(sample % sampling_ratio)),
-        (len(sample), num_rois, y.bins, x.bins),
         rois_last=rois_last,
     )
     # The mean over the samples, as a convolution from S channels to one: in ONNX Runtime in 0.6 of ReduceMean's time.
-    num_points = num_rois * y.bins * x.bins
-    columns = body.reshape(sampled_BCSQ, -1, len(sample), num_points)
+    columns = body.op(
+        "Flatten", sampled_BCSQ, axis=2
+    )  # B * C rows: Reshape cannot merge two free axes
+    columns = body.reshape(columns, 0, len(sample), -1)
     weights = body.floats(np.full((1, len(sample), 1), 1 / len(sample)))
-    pooled_BCQ = body.reshape(body.op("Conv", columns, weights), -1, channels, num_points)
-    if rois_last:
-        return pooled_BCQ
-    pooled_BCRP = body.reshape(pooled_BCQ, 0, 0, num_rois, y.bins * x.bins)
+    pooled_BCQ = body.reshape(body.op("Conv", columns, weights), -1, channels, 0)
+    return pooled_BCQ if rois_last else _by_box(body, pooled_BCQ, y, x)
+
+
+def _by_box(body: Body, pooled_BCQ: str, y: Axis, x: Axis) -> str:
+    """Return (B, R, C, P) for (B, C, Q)."""
+    pooled_BCRP = body.reshape(pooled_BCQ, 0, 0, -1, y.bins * x.bins)
     return body.op("Transpose", pooled_BCRP, perm=[0, 2, 1, 3])
 
 
-def _adaptive(body: Body, atlas: Atlas, y: Axis, x: Axis, num_rois: int) -> str:
+def _adaptive(body: Body, atlas: str, y: Axis, x: Axis, num_rois: int | None) -> str:
     """Return (B, R, C, P) with as many samples in each bin as its size asks for."""
-    num_bins = y.bins * x.bins
     num_taps_B1R1 = body.op("Mul", num_taps(body, y), num_taps(body, x))
+    if num_rois is not None:
+        return _adaptive_in_chunks(body, atlas, y, x, num_taps_B1R1, num_rois)
+    first_BCQ = _block(body, atlas, y, x, body.floats(0))
+    return _by_box(body, _remaining_blocks(body, atlas, y, x, first_BCQ, num_taps_B1R1), y, x)
+
+
+def _adaptive_in_chunks(
+    body: Body, atlas: str, y: Axis, x: Axis, num_taps_B1R1: str, num_rois: int
+) -> str:
+    """Return (B, R, C, P) for a known number of boxes: chunks of like boxes do not wait for the largest of all."""
+    num_bins = y.bins * x.bins
     num_taps_BR, order_BR = body.sort(body.op("Squeeze", num_taps_B1R1, body.ints(1, 3)), num_rois)
     columns = body.op("Concat", *y.values(), *x.values(), axis=3)
     columns = body.gather_rows(body.op("Squeeze", columns, body.ints(1)), order_BR)
@@ -281,7 +239,7 @@ def _adaptive(body: Body, atlas: Atlas, y: Axis, x: Axis, num_rois: int) -> str:
         values = body.split(body.slice(sorted_B1RK, start, stop, axis=2), 10, axis=3)
         return y.with_values(values[:5]), x.with_values(values[5:])
 
-    first_BCQ = _block(body, atlas, *boxes(0, num_rois), num_rois, body.floats(0))
+    first_BCQ = _block(body, atlas, *boxes(0, num_rois), body.floats(0))
     chunks = []
     size = max(MIN_CHUNK, -(-num_rois // NUM_CHUNKS))
     for start in range(0, num_rois, size):
@@ -290,27 +248,23 @@ def _adaptive(body: Body, atlas: Atlas, y: Axis, x: Axis, num_rois: int) -> str:
             body,
             atlas,
             *boxes(start, stop),
-            stop - start,
             body.slice(first_BCQ, start * num_bins, stop * num_bins, axis=2),
             body.slice(num_taps_BR, start, stop, axis=1),
         )
-        sum_BCMP = body.reshape(sum_BCQ, 0, 0, stop - start, num_bins)
-        chunks.append(body.op("Transpose", sum_BCMP, perm=[0, 2, 1, 3]))
+        chunks.append(_by_box(body, sum_BCQ, y, x))
     sorted_BRCP = chunks[0] if len(chunks) == 1 else body.op("Concat", *chunks, axis=1)
     place = body.op("Cast", order_BR, to=TensorProto.FLOAT)
     _, place_BR = body.sort(place, num_rois, largest=False)
     return body.gather_rows(sorted_BRCP, place_BR)
 
 
-def _remaining_blocks(
-    body: Body, atlas: Atlas, y: Axis, x: Axis, num_boxes: int, sum_BCQ: str, num_taps_BM: str
-) -> str:
+def _remaining_blocks(body: Body, atlas: str, y: Axis, x: Axis, sum_BCQ: str, num_taps: str) -> str:
     """Return the sum with all taps, (B, C, Q), given that with the first block, in a loop as long as the largest box needs."""
-    most = body.op("ReduceMax", num_taps_BM, keepdims=0)
+    most = body.op("ReduceMax", num_taps, keepdims=0)
     block = body.floats(BLOCK)
 
     def step(inner: Body, first: str, sum_BCQ: str) -> tuple[tuple[str, ...], str]:
-        sum_BCQ = inner.op("Add", sum_BCQ, _block(inner, atlas, y, x, num_boxes, first))
+        sum_BCQ = inner.op("Add", sum_BCQ, _block(inner, atlas, y, x, first))
         following = inner.op("Add", first, block)
         return (following, sum_BCQ), inner.op("Greater", most, following)
 
@@ -318,7 +272,7 @@ def _remaining_blocks(
     return body.loop_while(is_needed, (block, sum_BCQ), step)[1]
 
 
-def _block(body: Body, atlas: Atlas, y: Axis, x: Axis, num_boxes: int, first: str) -> str:
+def _block(body: Body, atlas: str, y: Axis, x: Axis, first: str) -> str:
     """Return the weighted sum of the taps from `first` on, counted row by row in each bin, (B, C, Q)."""
     number = body.op("Add", first, body.floats(np.arange(BLOCK).reshape(-1, 1, 1)))
     taps_of_row = body.op("Max", num_taps(body, x), body.floats(1))
@@ -328,7 +282,7 @@ def _block(body: Body, atlas: Atlas, y: Axis, x: Axis, num_boxes: int, first: st
     column = body.op("Sub", number, body.op("Mul", row, taps_of_row))
     y_BSMU, weight_y_BSMU = taps(body, y, row)
     x_BSMU, weight_x_BSMU = taps(body, x, column)
-    sampled_BCSQ = _sample(body, atlas, y_BSMU, x_BSMU, (BLOCK, num_boxes, y.bins, x.bins))
+    sampled_BCSQ = _sample(body, atlas, y, x, y_BSMU, x_BSMU)
     weight = body.op(
         "Mul",
         body.op("Unsqueeze", weight_y_BSMU, body.ints(4)),
