@@ -34,6 +34,8 @@ from edgeseg_runtime.manifest import INTERPOLATIONS, SIZE_ROUNDINGS
 from edgeseg_runtime.paste import PASTE_RULES
 
 STRIDES = (4, 8, 16, 32)
+DETECT, MASK, KEYPOINTS = "detect", "mask", "keypoints"
+"""Names of the graphs."""
 SIZE_DIVISOR = 32
 CHOICES = {
     "interpolation": INTERPOLATIONS,
@@ -318,7 +320,22 @@ class MaskRCNN(ReferenceModel):
             "labels": detections.labels,
         }
 
-    def branch_stages(self, atlas: Tensor, boxes: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def graph_stages(self, graph: str, **inputs: Tensor) -> dict[str, Tensor]:
+        """Return the stages of one graph: "detect", the branch, or "main" for both in one."""
+        if graph == DETECT:
+            return self.detect_stages(**inputs)
+        if graph == self.branch:
+            return self.branch_stages(**inputs)
+        return super().graph_stages(graph, **inputs)
+
+    @property
+    def branch(self) -> str:
+        """Name of the graph that runs once for each detection: "mask" or "keypoints"."""
+        return MASK if self.keypoint_head is None else KEYPOINTS
+
+    def branch_stages(
+        self, atlas: Tensor, boxes: Tensor, labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the stages of the mask or key-point branch: what runs once for each detection.
 
         A row of the results depends on its own box and label alone, and there may be any number.
@@ -337,6 +354,7 @@ class MaskRCNN(ReferenceModel):
                 "keypoint_heatmaps": unfold_regions(heatmaps, num_detections),
             }
         assert self.mask_head is not None
+        assert labels is not None
         corners = self.mask_head.corners(fold_regions(regions))
         return {
             "mask_features": regions,

@@ -15,10 +15,12 @@ from edgeseg.models.labels import (
     SHAPES,
     labels_and_categories,
 )
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.graphs import Graph, Rows, Schedule
+from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
+    from edgeseg.models.maskrcnn.model import MaskRCNN
     from edgeseg.models.reference import ReferenceModel
 
 V2 = {
@@ -89,6 +91,9 @@ PRECISION = PrecisionRecipe(
 )
 
 PERSON = (BACKGROUND, "person")
+FREE_ROWS = -1
+BUCKETS = (4, 16)
+"""Rows, beside the full list, that engines of fixed shapes are built for."""
 OFFICIAL_SIZES = {(800, 1344): (800, 1333)}
 """Network size -> the original's shorter and longer side of the resized picture."""
 
@@ -126,41 +131,20 @@ def manifest(model: ReferenceModel) -> Manifest:
     assert isinstance(model, MaskRCNN)
     config = model.config
     height, width = config.image_size
-    num_results, num_keypoints = config.box_detections_per_img, config.num_keypoints
-    branch = (
-        TensorSpec(
-            name="keypoint_heatmaps",
-            dtype="float32",
-            shape=(1, num_results, num_keypoints, 56, 56),
-        )
-        if num_keypoints
-        else TensorSpec(name="masks", dtype="float32", shape=(1, num_results, 28, 28))
-    )
+    num_keypoints = config.num_keypoints
     labels, category_ids = labels_and_categories(
         config.num_classes,
         (config.labels, *((COCO_91, PERSON) if config.background_first else (COCO_80,))),
         category_ids=config.category_ids,
         background_first=config.background_first,
     )
-    image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
-    fraction = dataclasses.replace(image, name="image_fraction")
+    graphs = _graphs(model)
     return Manifest(
         name=model.name,
         task="instances",
         precision="fp32",
-        graphs=one_graph(
-            inputs=(
-                image,
-                TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
-                *((fraction,) if config.takes_fraction else ()),
-            ),
-            outputs=(
-                TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
-                TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
-                TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
-                branch,
-            ),
-        ),
+        graphs=graphs,
+        schedule=Schedule(first=tuple(graphs), then=tuple(graphs)),
         preprocess=Preprocess(
             height=height,
             width=width,
@@ -180,6 +164,78 @@ def manifest(model: ReferenceModel) -> Manifest:
         labels=labels,
         category_ids=category_ids,
     )
+
+
+def _graphs(model: MaskRCNN) -> dict[str, Graph]:
+    """Return what finds the detections, and the stage that runs once for each of them."""
+    from edgeseg.models.maskrcnn.model import DETECT, STRIDES
+    from edgeseg.ops.pyramid_atlas import atlas_layout
+
+    config = model.config
+    height, width = config.image_size
+    num_results = config.box_detections_per_img
+    image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
+    fraction = dataclasses.replace(image, name="image_fraction")
+    layout = atlas_layout([(height // stride, width // stride) for stride in STRIDES])
+    atlas = TensorSpec(
+        name="atlas", dtype="float32", shape=(1, config.fpn_channels, layout.height, layout.width)
+    )
+    boxes = TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4))
+    labels = TensorSpec(name="labels", dtype="int32", shape=(1, num_results))
+    detect = Graph(
+        inputs=(
+            image,
+            TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
+            *((fraction,) if config.takes_fraction else ()),
+        ),
+        outputs=(
+            boxes,
+            TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
+            labels,
+            atlas,
+        ),
+        kept=("atlas",),
+    )
+    rows = [
+        dataclasses.replace(spec, shape=(1, FREE_ROWS, *spec.shape[2:]))
+        for spec in (boxes, *(() if config.num_keypoints else (labels,)))
+    ]
+    found = (
+        TensorSpec(
+            name="keypoint_heatmaps",
+            dtype="float32",
+            shape=(1, FREE_ROWS, config.num_keypoints, 56, 56),
+        )
+        if config.num_keypoints
+        else TensorSpec(name="masks", dtype="float32", shape=(1, FREE_ROWS, 28, 28))
+    )
+    branch = Graph(
+        inputs=(atlas, *rows),
+        outputs=(found,),
+        takes={spec.name: f"{DETECT}.{spec.name}" for spec in (atlas, *rows)},
+        rows=Rows(
+            counts="scores",
+            maximum=num_results,
+            buckets=tuple(sorted({min(bucket, num_results) for bucket in (*BUCKETS, num_results)})),
+        ),
+    )
+    return {DETECT: detect, model.branch: branch}
+
+
+def variants(model: ReferenceModel) -> dict[str, ReferenceModel]:
+    """Return the model for pictures of the other orientation, with the same parameters.
+
+    The originals scale the shorter side, whichever it is.
+    """
+    from edgeseg.models.maskrcnn.model import MaskRCNN
+
+    assert isinstance(model, MaskRCNN)
+    height, width = model.config.image_size
+    if height == width:
+        return {}
+    turned = MaskRCNN(model.name, dataclasses.replace(model.config, image_size=(width, height)))
+    turned.load_state_dict(model.state_dict(), assign=True)
+    return {"portrait" if height < width else "landscape": turned.eval()}
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures
@@ -207,6 +263,7 @@ FAMILY = Family(
     precision=PRECISION,
     build=build,
     manifest=manifest,
+    variants=variants,
 )
 
 SPECS: dict[str, ModelSpec] = {
