@@ -33,6 +33,7 @@ from edgeseg_bench.environment import read_environment
 from edgeseg_bench.latency import Plan, Ratio, measure_interleaved, paired_ratio, warm_up
 from edgeseg_bench.nodes import PRODUCTS, NodeTimes, operator_times, product_share, profile_nodes
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.session import run_frame
 from edgeseg_runtime.tasks import create_task
 
 PICTURE_SIZE = 1080, 1920
@@ -61,7 +62,7 @@ def main() -> None:
             folder = Path(scratch) / "bundle"
             with console.status("Exporting"):
                 model = make_model(arguments.model, arguments.size)
-                edgeseg.export_bundle(model, folder, images=[picture])
+                edgeseg.export_bundle(model, folder, images=[picture], variants=False)
         with console.status("Profiling"):
             times = profile(folder, picture, arguments)
         with console.status("Timing pictures"):
@@ -154,8 +155,11 @@ def time_pictures(
         folder, backend="onnxruntime", threads=arguments.threads
     ) as predictor:
         inputs, _ = predictor.task.preprocess(picture)
+        state = predictor.backend.open_state()
         calls = {
-            "session": lambda _round: predictor.backend.run(inputs),
+            "session": lambda _round: run_frame(
+                predictor.manifest, predictor.backend, inputs, state
+            ),
             "picture to masks": lambda _round: predictor(picture).masks,
         }
         num_detections = len(predictor(picture))

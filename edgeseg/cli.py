@@ -164,6 +164,15 @@ def export(
     dynamic_batch: Annotated[
         bool, typer.Option("--dynamic-batch", help="Leave the batch size free.")
     ] = False,
+    stages: Annotated[
+        str,
+        typer.Option(
+            metavar="on|off", help="Masks or key points in a graph that runs once per detection."
+        ),
+    ] = "on",
+    variants: Annotated[
+        bool, typer.Option(help="Add the other orientation, where the original turns its sizes.")
+    ] = True,
     num_classes: Annotated[
         int | None, typer.Option(min=1, help="Classes of the checkpoint, as its original counts.")
     ] = None,
@@ -199,6 +208,8 @@ def export(
     terminal = _terminal(ctx, json, verbose, quiet)
     spec = get_spec(name)
     size = image_size_from_text(image_size) if image_size else None
+    if stages not in ("on", "off"):
+        raise ValueError(f"--stages {stages!r} found, expected on or off")
     engines = names_from_text("--backends", backends)
     targets = names_from_text("--target", target) if target else ()
     started = time.monotonic()
@@ -229,6 +240,8 @@ def export(
             backends=engines,
             targets=targets,
             dynamic_batch=dynamic_batch,
+            stages=stages == "on",
+            variants=variants,
             images=first_pictures(images, num_images) if images else None,
             num_images=num_images,
             tolerance=tolerance,
@@ -500,6 +513,11 @@ def run(
     )
     if outcome.num_nonfinite:
         terminal.note(f"{outcome.num_nonfinite} detections were dropped: NaN or infinite numbers")
+    if outcome.num_shrunk:
+        terminal.note(
+            f"{outcome.num_shrunk} frames fit into no shape of the bundle and were shrunk further than "
+            "the original shrinks them; export with another --image-size to find small objects in them"
+        )
     terminal.finish(summary, last_line=out)
     if outcome.was_interrupted:
         terminal.note("interrupted; what was done by then is written")

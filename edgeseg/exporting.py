@@ -11,6 +11,9 @@ from edgeseg.options import is_data_set
 from edgeseg.tables import table_of_rows, text_from_agreement, text_from_bytes
 from edgeseg_runtime import Manifest, Source
 
+FREE_RUN = "free run."
+"""Stands before the stages of several graphs that run on their own; see `edgeseg_export.parity`."""
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -53,9 +56,9 @@ def renderables(manifest: Manifest, seconds: float) -> Iterator[RenderableType]:
         manifest: of the bundle.
         seconds: that the export took.
     """
-    parity, onnx = manifest.parity, manifest.artifact("onnx")
+    parity = manifest.parity
     rows = [
-        {"output": name, "largest difference": value, "relative": parity["stages"].get(name)}
+        {"output": name, "largest difference": value, "relative": _relative(parity, name)}
         for name, value in parity["max_abs"].items()
     ]
     yield table_of_rows(f"Parity with {parity['reference']}", rows)
@@ -65,15 +68,27 @@ def renderables(manifest: Manifest, seconds: float) -> Iterator[RenderableType]:
     )
     if "precision" in parity:
         yield from _precision(parity["precision"])
-    yield f"{onnx.file} {text_from_bytes(onnx.size_bytes)}, {seconds:.1f} s"
+    for name, variant in parity.get("variants", {}).items():
+        yield f"{name}: {variant['num_detections']} detections, {variant['num_unmatched']} unmatched"
+    files = (
+        f"{file.file} {text_from_bytes(file.size_bytes)}" for file in manifest.artifacts.values()
+    )
+    yield f"{', '.join(files)}, {seconds:.1f} s"
 
 
 def remarks(manifest: Manifest) -> Iterator[str]:
     """Yield what a user should know before a fresh bundle is used."""
     if manifest.precision == "fp16":
         yield "float16 is for GPUs: x86 processors compute it in float32, no faster"
-    if not manifest.parity["is_within_tolerance"]:
+    checked = [manifest.parity, *manifest.parity.get("variants", {}).values()]
+    if not all(parity["is_within_tolerance"] for parity in checked):
         yield "the bundle differs from the PyTorch model more than the tolerance allows"
+
+
+def _relative(parity: Mapping[str, Any], output: str) -> float | None:
+    """Return the relative difference of an output, of several graphs when they run on their own."""
+    stages = parity["stages"]
+    return stages.get(f"{FREE_RUN}{output}", stages.get(output))
 
 
 def _precision(lowered: Mapping[str, Any]) -> Iterator[RenderableType]:

@@ -47,6 +47,7 @@ class Outcome:
         num_skipped: frames that could not be decoded.
         num_detections: over all frames, from the chosen score on.
         num_nonfinite: detections dropped because a number in them was NaN or infinite.
+        num_shrunk: frames that fit into no shape of the bundle and lost scale.
         was_interrupted: whether a signal ended the run early.
         files: what was written, in order.
     """
@@ -55,6 +56,7 @@ class Outcome:
     num_skipped: int = 0
     num_detections: int = 0
     num_nonfinite: int = 0
+    num_shrunk: int = 0
     was_interrupted: bool = False
     files: list[Path] = field(default_factory=list)
 
@@ -104,6 +106,7 @@ def record(
         progress("predict", 0, num_expected)
         for frame, found in predictor.stream_frames(source):
             outcome.num_nonfinite += found.num_nonfinite
+            outcome.num_shrunk += predictor.kept_scale(frame.image.shape[:2]) < 1
             kept = _sure(found, score)
             if results is not None:
                 for entry in kept.to_coco(image_id=frame.index):

@@ -110,7 +110,7 @@ def _caption(report: BenchReport) -> str:
         f"vs {report.reference} = median of paired time ratios [bootstrap 95 % interval], below 1 is faster, "
         f"'=' where the interval contains 1. p90 needs {MIN_QUERIES} samples. "
         "Peak memory = resident set of a fresh process, without GPU memory."
-        f"{_busy_note(report)}"
+        f"{_busy_note(report)}{_shrunk_note(report)}"
     )
 
 
@@ -122,6 +122,16 @@ def _busy_note(report: BenchReport) -> str:
     return (
         f" The machine was busy before the run (load average {load:.1f} on {environment.num_cores} cores): "
         "trust the ratios, not the times."
+    )
+
+
+def _shrunk_note(report: BenchReport) -> str:
+    num_shrunk = max(backend.num_shrunk for backend in report.backends)
+    if not num_shrunk:
+        return ""
+    return (
+        f" {num_shrunk} pictures fit into no shape of the bundle and were shrunk further than the original "
+        "shrinks them."
     )
 
 

@@ -46,6 +46,7 @@ class BackendReport:
         accuracy: AP and AR against the labels, by IoU type.
         agreement: with the reference; None for the reference itself.
         num_detections: on all pictures.
+        num_shrunk: pictures that fit into no shape of the bundle and lost scale.
         latency: stage by stage.
         warm_up: what happened before.
         ratio_end_to_end: time relative to the reference, query by query; None for the reference itself.
@@ -65,6 +66,7 @@ class BackendReport:
     warm_up: WarmUp
     ratio_end_to_end: Ratio | None
     ratio_model: Ratio | None
+    num_shrunk: int = 0
     peak_memory_bytes: int | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
 

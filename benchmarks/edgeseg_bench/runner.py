@@ -113,6 +113,7 @@ def run_bench(
                     score_threshold=score_threshold,
                 ),
                 num_detections=len(results[name]),
+                num_shrunk=_num_shrunk(predictor, truth),
                 latency=latencies[name],
                 warm_up=warm_ups[name],
                 ratio_end_to_end=None
@@ -210,6 +211,11 @@ def _detect(
             results[name] += detect(predictor, sample)
     progress("accuracy", num_pictures, num_pictures)
     return results, coco_from_parts(pictures, annotations, dataset.categories)
+
+
+def _num_shrunk(predictor: Predictor[Any], truth: Mapping[str, Any]) -> int:
+    sizes = [(image["height"], image["width"]) for image in truth["images"]]
+    return sum(predictor.kept_scale(size) < 1 for size in sizes)
 
 
 def _time(

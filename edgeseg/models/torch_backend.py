@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeseg.models import model_manifest
+from edgeseg.models import get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_runtime.backends import State, Tensors
 from edgeseg_runtime.backends.state import KeptTensors
 from edgeseg_runtime.graphs import MAIN
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.manifest import Manifest, with_variants
 from edgeseg_runtime.predictor import Predictor
+from edgeseg_runtime.session import Route
 from edgeseg_runtime.tasks import create_task
 
 
@@ -48,8 +49,7 @@ class TorchBackend:
         rows: int | None = None,
     ) -> dict[str, Tensor]:
         """Return what `run` does and every intermediate stage, in the order of computation."""
-        device = next(self.model.parameters()).device
-        tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+        tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
         if state is not None:
             assert isinstance(state, KeptTensors)
             tensors |= state.feed(graph, rows)
@@ -61,21 +61,36 @@ class TorchBackend:
 
     def open_state(self) -> KeptTensors[Tensor]:
         """Return the state of a new stream."""
-        device = next(self.model.parameters()).device
+        device = self._device
         return KeptTensors(
             self._graphs,
             to_host=_to_host,
             from_host=lambda array: torch.from_numpy(array.copy()).to(device),
         )
 
+    @property
+    def _device(self) -> torch.device:
+        return next((value.device for value in self.model.parameters()), torch.device("cpu"))
+
     def close(self) -> None:
         """Do nothing: the model belongs to the caller."""
 
 
 def torch_predictor(model: ReferenceModel) -> Predictor[Any]:
-    """Return ``model`` behind the runtime's own pre- and post-processing."""
-    manifest = model_manifest(model)
-    return Predictor(manifest, create_task(manifest), TorchBackend(model, manifest))
+    """Return ``model`` behind the runtime's own pre- and post-processing, with all shapes it has."""
+    variants = get_spec(model.name).variants(model)
+    manifest = with_variants(
+        model_manifest(model), {name: model_manifest(shaped) for name, shaped in variants.items()}
+    )
+    models = [model, *variants.values()]
+
+    def open_route(view: Manifest) -> Route[Any]:
+        return Route.of(
+            view, create_task(view), TorchBackend(models[manifest.views.index(view)], view)
+        )
+
+    own = open_route(manifest.views[0])
+    return Predictor(manifest, own.task, own.backend, open_variant=open_route)
 
 
 def _to_host(tensor: Tensor) -> Any:

@@ -47,7 +47,7 @@ from edgeseg_runtime.engine_key import PORTABLE, group_targets
 from edgeseg_runtime.engines import build_bundle
 from edgeseg_runtime.files import sync_folder, write_atomic
 from edgeseg_runtime.graphs import MAIN
-from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, Variant
+from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, with_variants
 
 ONNX = "onnx"
 """Artifact of the graph of a model that has one."""
@@ -197,15 +197,10 @@ def export_bundle(
     with _new_folder(folder, overwrite=overwrite) as partial_folder:
         written, artifacts = _write_graphs(views, partial_folder)
         own, *others = written
+        names = [view.name for view in views[1:]]
         dataclasses.replace(
-            own,
+            with_variants(own, dict(zip(names, others, strict=True))),
             precision=precision,
-            variants={
-                view.name: Variant(
-                    preprocess=other.preprocess, graphs=other.graphs, schedule=other.schedule
-                )
-                for view, other in zip(views[1:], others, strict=True)
-            },
             artifacts=artifacts,
             parity=_parity_document(views) | loss,
             provenance=_provenance(model, opset, command, weights_source),

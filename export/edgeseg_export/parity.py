@@ -6,7 +6,7 @@ Shape suffixes: N rows (proposals or detections) of one picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from edgeseg.models.reference import ReferenceModel
 from edgeseg.models.torch_backend import TorchBackend
 from edgeseg_export.agreement import ParityError
 from edgeseg_export.sessions import GraphBackend, Graphs
-from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.backends import CheckedBackend, Tensors
 from edgeseg_runtime.backends.state import KeptTensors
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.session import rows_found, run_frame
@@ -123,12 +123,14 @@ class _Totals:
     num_detections: int = 0
     num_unmatched: int = 0
 
-    def add(self, prefix: str, name: str, expected: Array, found: Array, is_output: bool) -> None:
+    def add(
+        self, prefix: str, name: str, expected: Array, found: Array, *, is_result: bool
+    ) -> None:
         """Add the difference of a stage; the largest one counts."""
         difference = np.abs(expected.astype(np.float64) - found.astype(np.float64))
         stage = f"{prefix}{name}"
         self.stages[stage] = max(self.stages.get(stage, 0.0), _relative(difference, expected))
-        if is_output:
+        if is_result:
             largest = float(difference.max(initial=0.0))
             self.max_abs[name] = max(self.max_abs.get(name, 0.0), largest)
 
@@ -164,7 +166,8 @@ def measure_parity(
         tapped=GraphBackend(tapped, manifest),
         exported=GraphBackend(exported, manifest),
     )
-    states = sides.reference.open_state(), sides.exported.open_state()
+    alone = CheckedBackend("exported", sides.exported, manifest)
+    states = sides.reference.open_state(), alone.open_state()
     task = create_task(manifest)
     totals = _Totals(score_threshold=model.score_threshold)
     frame = 0
@@ -172,7 +175,7 @@ def measure_parity(
         inputs, _ = task.preprocess(image)
         reference, found = _compare_graphs(totals, sides, states[0], manifest, inputs, frame)
         if len(manifest.graphs) > 1:
-            found = run_frame(manifest, sides.exported, inputs, states[1], frame=frame)
+            found = run_frame(manifest, alone, inputs, states[1], frame=frame)
             _compare_results(totals, reference, found)
         _count_detections(totals, reference, found)
         frame = manifest.schedule.following(frame)
@@ -224,14 +227,21 @@ def _compare_graphs(
         }
         outputs = sides.exported.run_whole(fed | taken, name)
         prefix = f"{name}." if len(manifest.graphs) > 1 else ""
-        _add_stages(totals, prefix, stages, sides.tapped.run_whole(fed | taken, name), outputs)
+        tapped = sides.tapped.run_whole(fed | taken, name)
+        _add_stages(totals, prefix, stages, tapped, outputs, kept=graph.kept)
         for spec in graph.given:
             expected[spec.name], found[spec.name] = stages[spec.name], outputs[spec.name]
     return expected, found
 
 
 def _add_stages(
-    totals: _Totals, prefix: str, reference: Tensors, tapped: Tensors, exported: Tensors
+    totals: _Totals,
+    prefix: str,
+    reference: Tensors,
+    tapped: Tensors,
+    exported: Tensors,
+    *,
+    kept: Collection[str],
 ) -> None:
     """Add a graph's stages: intermediate ones are read from one graph, its results from the other."""
     rows_N: dict[bool, Array | None] = {False: None, True: None}
@@ -241,7 +251,8 @@ def _add_stages(
             rows_N[False] = _matching_rows(name, reference, tapped)
             rows_N[True] = _matching_rows(name, reference, exported) if is_output else None
         found = (exported if is_output else tapped)[name]
-        totals.add(prefix, name, *_same_rows(expected, found, rows_N[is_output]), is_output)
+        pair = _same_rows(expected, found, rows_N[is_output])
+        totals.add(prefix, name, *pair, is_result=is_output and name not in kept)
 
 
 def _compare_results(totals: _Totals, reference: Tensors, found: Tensors) -> None:
@@ -255,7 +266,7 @@ def _compare_results(totals: _Totals, reference: Tensors, found: Tensors) -> Non
             expected, actual = expected[0, is_known_N.nonzero()[0]], actual[0, rows_N[is_known_N]]
         elif rows_N is not None:
             expected, actual = _same_rows(expected, actual, rows_N)
-        totals.add(FREE, name, expected, actual, True)
+        totals.add(FREE, name, expected, actual, is_result=True)
 
 
 def _count_detections(totals: _Totals, reference: Tensors, found: Tensors) -> None:

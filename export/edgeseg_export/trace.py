@@ -48,7 +48,7 @@ def trace(
     graph = manifest.graphs[name]
     outputs = [spec.name for spec in graph.outputs]
     inputs = {spec.name: example(spec, graph) for spec in graph.inputs}
-    free = tuple(_free_axes(spec, dynamic_batch=dynamic_batch) for spec in graph.inputs)
+    free = tuple(_free_axes(spec, graph, dynamic_batch=dynamic_batch) for spec in graph.inputs)
     module = _Tapped(model, name, list(inputs), (*outputs, *taps)).eval()
     with _quiet_exporter():
         try:
@@ -105,10 +105,11 @@ def example(spec: TensorSpec, graph: Graph) -> Tensor:
     return torch.ones(tuple(shape), dtype=getattr(torch, spec.dtype))
 
 
-def _free_axes(spec: TensorSpec, *, dynamic_batch: bool) -> dict[int, str]:
+def _free_axes(spec: TensorSpec, graph: Graph, *, dynamic_batch: bool) -> dict[int, str]:
     """Return names for the axes of an input whose sizes a graph must not fix."""
     axes = {0: "batch"} if dynamic_batch else {}
-    return axes | ({1: "rows"} if spec.has_rows else {})
+    is_free = spec.has_rows and graph.rows is not None and graph.rows.maximum > 1
+    return axes | ({1: "rows"} if is_free else {})
 
 
 @contextmanager

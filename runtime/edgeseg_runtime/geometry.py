@@ -27,6 +27,7 @@ __all__ = [
     "fit_image",
     "fit_image_with_fraction",
     "geometry_of",
+    "kept_scale",
     "resized_size",
     "scale_boxes_to_network",
     "scale_boxes_to_source",
@@ -120,6 +121,22 @@ def geometry_of(
 def scale_of(source: tuple[int, int], preprocess: Preprocess) -> float:
     """Return network pixels per source pixel of a picture of height, width, along the axis that has fewer."""
     return min(geometry_of(source, preprocess).scale)
+
+
+def kept_scale(source: tuple[int, int], preprocess: Preprocess) -> float:
+    """Return how much is left of the scale that the original gives a picture of height, width.
+
+    1, or less where the picture would not fit into the network's input and is shrunk further.
+    """
+    wanted = float(source[0]), float(source[1])
+    if preprocess.resize == "shortest_edge":
+        wanted = _shortest_edge(source, preprocess)
+    elif preprocess.resize not in ("original", "center"):
+        return 1.0
+    scale = geometry_of(source, preprocess).scale
+    # The originals round sizes as well: half a pixel is no loss.
+    found = source[0] * scale[1] + 1, source[1] * scale[0] + 1
+    return min(found[0] / wanted[0], found[1] / wanted[1], 1.0)
 
 
 def resized_size(source: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:

@@ -54,6 +54,7 @@ __all__ = [
     "Variant",
     "one_graph",
     "read_artifact",
+    "with_variants",
 ]
 
 FILE_NAME = "manifest.json"
@@ -440,6 +441,15 @@ class Manifest:
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
         return write_atomic(Path(folder) / FILE_NAME, self.to_json().encode("utf-8"))
+
+
+def with_variants(own: Manifest, others: Mapping[str, Manifest]) -> Manifest:
+    """Return the manifest of a model with the same model for further shapes of pictures, by name."""
+    variants = {
+        name: Variant(preprocess=other.preprocess, graphs=other.graphs, schedule=other.schedule)
+        for name, other in others.items()
+    }
+    return dataclasses.replace(own, variants=variants)
 
 
 def read_artifact(

@@ -98,6 +98,13 @@ class Predictor(Generic[Result]):
         """
         return Session(self._routes.choose, probe=probe)
 
+    def kept_scale(self, size: tuple[int, int]) -> float:
+        """Return how much is left of the scale that the original gives a picture of height, width.
+
+        1, or less where it fits into none of the bundle's shapes; small objects may then be lost.
+        """
+        return self._routes.kept_scale(size)
+
     @overload
     def __call__(self, image: Image, *, boxes: None = None) -> Result: ...
 

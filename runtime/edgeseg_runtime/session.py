@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from edgeseg_runtime.backends import Backend, CheckedBackend, State, Tensors
-from edgeseg_runtime.geometry import Box, Geometry, scale_of
+from edgeseg_runtime.geometry import Box, Geometry, kept_scale, scale_of
 from edgeseg_runtime.graphs import Rows
 from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
@@ -75,10 +75,17 @@ class Routes(Generic[Found]):
         self._lock = threading.Lock()
         self._is_open = True
 
+    def kept_scale(self, size: tuple[int, int]) -> float:
+        """Return how much of its scale a picture of height, width keeps; see `geometry.kept_scale`."""
+        return kept_scale(size, self._views[self._index(size)].preprocess)
+
+    def _index(self, size: tuple[int, int]) -> int:
+        scales = [scale_of(size, view.preprocess) for view in self._views]
+        return scales.index(max(scales))
+
     def choose(self, size: tuple[int, int]) -> Route[Found]:
         """Return the route of a picture of height, width; its engine is loaded if it is the first one."""
-        scales = [scale_of(size, view.preprocess) for view in self._views]
-        index = scales.index(max(scales))
+        index = self._index(size)
         with self._lock:
             if index not in self._open:
                 if not self._is_open or self._open_route is None:

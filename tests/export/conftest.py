@@ -7,8 +7,7 @@ import pytest
 
 import edgeseg
 from edgeseg.models import model_manifest
-from edgeseg_export.bundle import trace_graph
-from edgeseg_export.passes.drop_outputs import drop_outputs
+from edgeseg_export.graph import in_one_graph, trace_graphs, without_stages
 from edgeseg_runtime.files import write_atomic
 
 
@@ -25,17 +24,16 @@ def tiny_bundle(bundle_of):
 
 @pytest.fixture(scope="session")
 def traced(made_once):
-    """Name of a model, and picture size -> its graph without bodies and stages, and its manifest; read-only."""
+    """Name of a model, and picture size -> all of it in one graph without bodies and taps, and its manifest; read-only."""
 
     @functools.cache
     def trace(name, image_size=None):
         weights = "shapes" if name.endswith("_tiny") else None
         model = edgeseg.create_model(name, weights=weights, image_size=image_size)
-        manifest = model_manifest(model)
+        manifest = in_one_graph(model_manifest(model))
 
         def write(path):
-            graph = trace_graph(model, manifest)
-            graph = drop_outputs(graph, [spec.name for spec in manifest.outputs])
+            (graph,) = without_stages(trace_graphs(model, manifest), manifest).values()
             write_atomic(path, graph.SerializeToString())
 
         return onnx.load(made_once(f"{name}_{image_size}.onnx", write)), manifest

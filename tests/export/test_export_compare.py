@@ -6,11 +6,11 @@ import json
 import numpy as np
 import onnx
 import pytest
+from graphs_in_memory import calibrate_one
 from onnx import numpy_helper
 from precision_cases import K, bright_squares, square_detector, square_manifest
 
 from edgeseg.models import PrecisionRecipe
-from edgeseg_export.calibration import calibrate
 from edgeseg_export.compare import METRICS, Picture, Side, compare
 from edgeseg_export.conditions import conditions_from_text, conditions_met
 from edgeseg_export.precision import assign, convert, values_needed
@@ -34,7 +34,7 @@ def lowered(model, precision):
         return model
     assignment = assign(model, RECIPES[precision], precision)
     values = values_needed(model, assignment)
-    return convert(model, assignment, calibrate(model, square_manifest(), PICTURES, values))
+    return convert(model, assignment, calibrate_one(model, square_manifest(), PICTURES, values))
 
 
 def with_changed(model, name, factor):
@@ -59,7 +59,7 @@ def differences(reference, candidate):
 
 
 def side(name, graph, /, **changes):
-    return Side(name=name, graph=graph, manifest=square_manifest(**changes))
+    return Side(name=name, graphs={"main": graph}, manifest=square_manifest(**changes))
 
 
 def pictures():

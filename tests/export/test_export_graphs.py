@@ -6,7 +6,7 @@ from onnx import helper, shape_inference
 
 import edgeseg
 from edgeseg.models import list_models, model_manifest
-from edgeseg_export.bundle import complete_graph, trace_graph
+from edgeseg_export.graph import complete_graph, trace_graphs
 from edgeseg_runtime.onnx_inline import inline_functions
 
 REFUSED = {"NonZero", "NonMaxSuppression", "DeformConv", "RoiAlign", "Compress", "Unique"}
@@ -29,7 +29,8 @@ def expanded(request, bundle_of):
         raw = (bundle_of(name) / "model.onnx").read_bytes()
     else:
         model = edgeseg.create_model(name.split()[0], **OPTIONS[name])
-        raw = complete_graph(trace_graph(model, model_manifest(model))).SerializeToString()
+        graphs = trace_graphs(model, model_manifest(model)).values()
+        raw = b"".join(complete_graph(graph).SerializeToString() for graph in graphs)
     model = onnx.load_from_string(inline_functions(raw))
     carried = []
     nodes = list(unrolled(model.graph.node, carried))

@@ -9,7 +9,7 @@ import edgeseg
 from edgeseg.models import get_spec, list_models
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
-from edgeseg_export.bundle import complete_graph
+from edgeseg_export.graph import complete_graph
 from edgeseg_export.passes import apply
 from edgeseg_export.passes.opset import to_opset17
 from edgeseg_export.precision import assign, convert, values_needed

@@ -6,6 +6,7 @@ import torch
 from constant_bundle import constant_graph
 from fake_model import task_manifest
 
+from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.parity import measure_parity
 
 ROWS = {
@@ -22,15 +23,16 @@ ORDER = [2, 0, 1, 4, 3, 5]  # row 5 is empty
 PICTURES = [np.zeros((30, 40, 3), np.uint8)]
 
 
-class ReferenceOfArrays:
+class ReferenceOfArrays(ReferenceModel):
     """A model whose only stages are its outputs, which are given."""
 
-    def __init__(self, outputs, score_threshold):
-        self.outputs = outputs
+    def __init__(self, arrays, score_threshold):
+        super().__init__()
+        self.arrays = arrays
         self.score_threshold = score_threshold
 
     def stages(self, image):
-        return {name: torch.from_numpy(array) for name, array in self.outputs.items()}
+        return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
 
 
 def rows():
@@ -55,8 +57,8 @@ def compare(task, reference, candidate, *, score_threshold=0.0):
     rounding = {"resize": "stretch", "rounding": "floor"}
     return measure_parity(
         ReferenceOfArrays(reference, score_threshold),
-        constant_graph(candidate),
-        constant_graph(candidate),
+        {"main": constant_graph(candidate)},
+        {"main": constant_graph(candidate)},
         task_manifest(task, shapes, preprocess=rounding),
         PICTURES,
         data="grey",

@@ -16,10 +16,10 @@ from edgeseg_bench.runner import run_bench
 from edgeseg_export.agreement import (
     ParityError,
     check_agreement,
-    graph_predictor,
     measure_agreement,
 )
 from edgeseg_export.compare import Side, compare
+from edgeseg_export.sessions import graphs_predictor
 from edgeseg_runtime import Manifest
 
 NUM_PICTURES = 6
@@ -39,8 +39,8 @@ def sides(request, bundle_of):
     sound = onnx.load(folder / "model.onnx")
     broken = with_scaled_weights(sound, BROKEN[request.param], 1.5)
     return (
-        Side(name="sound", manifest=manifest, graph=sound),
-        Side(name="broken", manifest=manifest, graph=broken),
+        Side(name="sound", manifest=manifest, graphs={"main": sound}),
+        Side(name="broken", manifest=manifest, graphs={"main": broken}),
     )
 
 
@@ -65,9 +65,9 @@ def with_scaled_weights(model, name, factor):
 
 
 def test_equal_graphs_place_the_same_points(sides, pictures):
-    graph = sides[0].graph
+    graphs = sides[0].graphs
     images = [picture.image for picture in pictures()]
-    measured = measure_agreement(graph, graph, sides[0].manifest, images)
+    measured = measure_agreement(graphs, graphs, sides[0].manifest, images)
     assert (measured["ap"], measured["nme"]) == ({"points": 1}, 0)
     check_agreement(measured, "int8")
 
@@ -81,7 +81,7 @@ def test_a_broken_layer_lowers_the_agreement_and_is_named(sides, report):
 
 
 def test_the_picture_whose_points_moved_furthest_is_the_worst(sides, pictures, report):
-    predictors = [graph_predictor(side.graph, side.manifest) for side in sides]
+    predictors = [graphs_predictor(side.graphs, side.manifest) for side in sides]
     distances = {}
     for picture in pictures():
         (one,), (other,) = (p(picture.image).to_coco(0) for p in predictors)
@@ -99,9 +99,9 @@ def test_the_picture_whose_points_moved_furthest_is_the_worst(sides, pictures, r
 def test_a_graph_that_places_other_points_is_refused(sides, pictures):
     sound, _ = sides
     images = [picture.image for picture in pictures()]
-    stem = next(node.name for node in sound.graph.graph.node if node.op_type == "Conv")
-    ruined = with_scaled_weights(sound.graph, stem, -1)
-    measured = measure_agreement(sound.graph, ruined, sound.manifest, images)
+    stem = next(node.name for node in sound.graphs["main"].graph.node if node.op_type == "Conv")
+    ruined = {"main": with_scaled_weights(sound.graphs["main"], stem, -1)}
+    measured = measure_agreement(sound.graphs, ruined, sound.manifest, images)
     assert measured["num_detections"] == measured["num_matched"] == NUM_PICTURES
     with pytest.raises(
         ParityError, match=r"the int8 graph finds other things.* agreement of points"
@@ -111,7 +111,7 @@ def test_a_graph_that_places_other_points_is_refused(sides, pictures):
 
 def test_bench_compares_the_points_of_every_labelled_box(sides):
     dataset = open_dataset("shapes", kind=dataset_kind(sides[0].manifest), limit=3)
-    predictors = {side.name: graph_predictor(side.graph, side.manifest) for side in sides}
+    predictors = {side.name: graphs_predictor(side.graphs, side.manifest) for side in sides}
     report = run_bench(predictors, dataset, plan=PLAN)
     agreement = report.backends[1].agreement
     num_boxes = sum(len(sample.annotations) for sample in dataset)

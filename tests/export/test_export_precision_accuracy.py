@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from graphs_in_memory import calibrate_one, graph_predictor
 from half_rounding import rounding_predictor, rounding_session
 
 import edgeseg
@@ -18,9 +19,7 @@ from edgeseg_bench.evaluation import (
     pictures_seen,
 )
 from edgeseg_bench.metrics.agreement import agreement_ap
-from edgeseg_export.agreement import graph_predictor
-from edgeseg_export.bundle import complete_graph, trace_graph
-from edgeseg_export.calibration import calibrate
+from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs
 from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_export.sessions import cpu_session
 from edgeseg_runtime.tasks import create_task
@@ -52,7 +51,7 @@ def graph_of(traced):
         seen = pictures_seen(manifest, samples(manifest, "train", NUM_CALIBRATION))
         pictures = list(itertools.islice(seen, NUM_CALIBRATION))
         assignment = assign(plain, get_spec(name).precision, precision)
-        magnitudes = calibrate(complete, manifest, pictures, values_needed(plain, assignment))
+        magnitudes = calibrate_one(complete, manifest, pictures, values_needed(plain, assignment))
         return complete_graph(convert(plain, assignment, magnitudes))
 
     return lower
@@ -157,12 +156,12 @@ def test_an_official_model_computes_the_same_in_half_precision(name, size):
     Measured: at most 0.001 of a stage's largest value.
     """
     model = edgeseg.create_model(name, image_size=size)
-    manifest = model_manifest(model)
-    plain = trace_graph(model, manifest)
+    manifest = in_one_graph(model_manifest(model))
+    plain = trace_graphs(model, manifest)["main"]
     complete = complete_graph(plain)
     (sample,) = samples(manifest, "val", 1)
     assignment = assign(plain, get_spec(name).precision, "fp16")
-    magnitudes = calibrate(complete, manifest, [sample.image], values_needed(plain, assignment))
+    magnitudes = calibrate_one(complete, manifest, [sample.image], values_needed(plain, assignment))
     half = complete_graph(convert(plain, assignment, magnitudes))
     inputs, _ = create_task(manifest).preprocess(sample.image)
     outputs = [spec.name for spec in manifest.outputs]

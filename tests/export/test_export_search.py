@@ -30,9 +30,10 @@ PICTURES = [bright_squares(number) for number in range(3)]
 
 
 def found(model, pictures=PICTURES, **options):
-    magnitudes = calibrate(model, square_manifest(), PICTURES, values_for_search(model, RECIPE))
+    plain = {"main": model}
+    magnitudes = calibrate(plain, square_manifest(), PICTURES, values_for_search(plain, RECIPE))
     return search(
-        model,
+        plain,
         square_manifest(),
         RECIPE,
         magnitudes,
@@ -50,7 +51,7 @@ def sensitive():
 
 def test_the_sensitive_module_stays_float(sensitive):
     assert [group.name for group in sensitive.choice.kept] == ["stem", "head"]
-    assert set(sensitive.assignment) == {"stem/Conv", "stem/Relu", "head/Conv"}
+    assert set(sensitive.assignments["main"]) == {"stem/Conv", "stem/Relu", "head/Conv"}
     assert sensitive.agreement["body"] < 0.5
     assert min(sensitive.agreement["stem"], sensitive.agreement["head"]) > 0.99
     assert sensitive.choice.agreement_of_all < 0.5
@@ -77,7 +78,7 @@ def test_the_table_tells_every_module(sensitive):
 def test_a_budget_that_allows_everything_takes_nothing_out():
     result = found(square_detector(outlier=1000.0), max_drop=1.0)
     assert result.choice.kept == result.groups
-    assert "body/Conv" in result.assignment
+    assert "body/Conv" in result.assignments["main"]
 
 
 def test_a_model_that_bears_int8_keeps_it():
@@ -126,7 +127,9 @@ def test_a_search_refuses_what_means_nothing(options, message):
     ],
 )
 def test_what_saves_most_for_its_loss_stays(work_and_loss, max_drop, kept):
-    groups = [Group(name=n, nodes=(n,), multiply_adds=w) for n, (w, _) in work_and_loss.items()]
+    groups = [
+        Group(name=n, nodes=(("main", n),), multiply_adds=w) for n, (w, _) in work_and_loss.items()
+    ]
     alone = {name: 1 - loss for name, (_, loss) in work_and_loss.items()}
     judged = []
 
@@ -173,10 +176,10 @@ def chain(*modules):
 )
 def test_large_modules_are_taken_apart_down_to_blocks(modules, entries, groups):
     graph = chain(*modules)
-    made = module_groups(graph, PrecisionRecipe(int8=tuple(entries)))
+    made = module_groups({"main": graph}, PrecisionRecipe(int8=tuple(entries)))
     assert [group.name for group in made] == groups
     assert len(made) <= MAX_GROUPS
-    names = [name for group in made for name in group.nodes]
+    names = [name for group in made for _, name in group.nodes]
     assert sorted(names) == sorted(f"{m}/Conv" for m in modules if m != "c")
     assert sum(group.multiply_adds for group in made) == 4 * len(names)
 
@@ -195,7 +198,7 @@ def test_transposed_convolutions_count_their_input_places():
     )
     model = helper.make_model(graph)
     onnx.checker.check_model(model)
-    (group,) = module_groups(model, PrecisionRecipe(int8=("up",)))
+    (group,) = module_groups({"main": model}, PrecisionRecipe(int8=("up",)))
     assert group.multiply_adds == 3 * 5 * 4 * 16
 
 
