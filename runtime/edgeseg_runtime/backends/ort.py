@@ -34,6 +34,7 @@ _CUDA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _FATAL_SEVERITY = 4  # ONNX Runtime writes its log to stderr; its errors are raised as well
 _NO_CPU = "session.disable_cpu_ep_fallback"
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"  # from 1.24.1 on
+_GET_ASSIGNMENT = "get_provider_graph_assignment_info"
 
 _logger = logging.getLogger(__name__)
 
@@ -90,32 +91,21 @@ class OrtBackend:
         self._version: str = onnxruntime.__version__
         self._sessions: dict[str, Any] = {}
         self._num_nodes: Counter[str] = Counter()
-        has_assignment = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
-        for name in manifest.graphs:
-            session_options = onnxruntime.SessionOptions()
-            session_options.log_severity_level = _FATAL_SEVERITY
-            session_options.enable_cpu_mem_arena = has_arena
-            session_options.add_session_config_entry("session.load_model_format", "ONNX")
-            if CPU not in chosen:
-                session_options.add_session_config_entry(_NO_CPU, "1")
-            if threads is not None:
-                session_options.intra_op_num_threads = threads
-            if not is_spinning:
-                session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        for name, graph in manifest.graphs.items():
+            options = _session_options(
+                chosen, threads=threads, is_spinning=is_spinning, has_arena=has_arena
+            )
             if profile is not None:
-                session_options.enable_profiling = True
-                session_options.profile_file_prefix = f"{os.fspath(profile)}_{name}"
-            if has_assignment:
-                session_options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
+                options.enable_profiling = True
+                options.profile_file_prefix = f"{os.fspath(profile)}_{name}"
             onnx = read_graph(folder, manifest, name, verify=verify)
             if chosen[0] == CPU:
-                onnx = prepare_for_cpu(onnx, session_options)
-            file = manifest.artifact(manifest.graphs[name].artifact).file
-            with _translated_load(file, onnxruntime.__version__):
+                onnx = prepare_for_cpu(onnx, options)
+            with _translated_load(manifest.artifact(graph.artifact).file, self._version):
                 session = onnxruntime.InferenceSession(
-                    onnx, sess_options=session_options, providers=list(chosen)
+                    onnx, sess_options=options, providers=list(chosen)
                 )
-            num_nodes = _num_nodes_by_provider(session) if has_assignment else {}
+            num_nodes = _num_nodes_by_provider(session)
             _check_provider(
                 chosen[0], session.get_providers(), num_nodes, is_choice=providers != "auto"
             )
@@ -253,7 +243,30 @@ def _chosen_providers(providers: str | Sequence[str], available: Sequence[str]) 
     return chosen
 
 
+def _session_options(
+    providers: Sequence[str], *, threads: int | None, is_spinning: bool, has_arena: bool
+) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL_SEVERITY
+    options.enable_cpu_mem_arena = has_arena
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    if CPU not in providers:
+        options.add_session_config_entry(_NO_CPU, "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not is_spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if hasattr(onnxruntime.InferenceSession, _GET_ASSIGNMENT):
+        options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
+    return options
+
+
 def _num_nodes_by_provider(session: Any) -> dict[str, int]:
+    """Count a session's nodes; nothing before ONNX Runtime 1.24.1, which cannot tell."""
+    if not hasattr(session, _GET_ASSIGNMENT):
+        return {}
     counts: dict[str, int] = defaultdict(int)
     for subgraph in session.get_provider_graph_assignment_info():
         counts[subgraph.ep_name] += len(subgraph.get_nodes())
