@@ -13,6 +13,7 @@ from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.pipelines import FacePipeline
 from edgeseg_runtime.predictor import Predictor, StageTimes, load
 from edgeseg_runtime.results import Instances, Landmarks
+from edgeseg_runtime.session import Probe, Session
 from edgeseg_runtime.sources import Frame, Source
 
 __version__ = "0.1.0"
@@ -25,6 +26,8 @@ __all__ = [
     "Landmarks",
     "Manifest",
     "Predictor",
+    "Probe",
+    "Session",
     "Source",
     "StageTimes",
     "__version__",

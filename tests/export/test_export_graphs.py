@@ -6,37 +6,57 @@ from onnx import helper, shape_inference
 
 import edgeseg
 from edgeseg.models import list_models, model_manifest
-from edgeseg_export.graph import complete_graph, trace_graphs
+from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs
+from edgeseg_runtime.graph_files import read_graph
+from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.onnx_inline import inline_functions
 
 REFUSED = {"NonZero", "NonMaxSuppression", "DeformConv", "RoiAlign", "Compress", "Unique"}
-TINY = [name for name in list_models() if name.endswith("_tiny")]
+TINY = [
+    (name, graph)
+    for name in list_models()
+    if name.endswith("_tiny")
+    for graph in (("detect", "mask") if name == "maskrcnn_tiny" else ("main",))
+]
 OPTIONS = {
-    "centernet_tiny pose": {"task": "pose", "image_size": 128},
-    "centernet_resnet18_dcn": {"image_size": 64},
-    "yolact_tiny plus": {"use_maskiou": True, "image_size": 256},
+    ("centernet_tiny", "pose"): {"task": "pose", "image_size": 128},
+    ("centernet_resnet18_dcn", "small"): {"image_size": 64},
+    ("yolact_tiny", "plus"): {"use_maskiou": True, "image_size": 256},
 }
+"""Model and a word for what is special -> its options."""
+NUM_ROWS = 7
 
 
-@pytest.fixture(params=[*TINY, *OPTIONS])
+@pytest.fixture(params=[*TINY, *OPTIONS], ids=" ".join)
 def expanded(request, bundle_of):
-    """The graph of a model without calls and loops, with the shapes that follow from its inputs.
+    """A graph of a model without calls and loops, with the shapes that follow from its inputs.
 
     And the loops' values: (before, after) a turn.
     """
-    name = request.param
-    if name in TINY:
-        raw = (bundle_of(name) / "model.onnx").read_bytes()
+    name, graph = request.param
+    if request.param in TINY:
+        folder = bundle_of(name)
+        raw = read_graph(folder, Manifest.load(folder), graph)
     else:
-        model = edgeseg.create_model(name.split()[0], **OPTIONS[name])
-        graphs = trace_graphs(model, model_manifest(model)).values()
-        raw = b"".join(complete_graph(graph).SerializeToString() for graph in graphs)
+        model = edgeseg.create_model(name, **OPTIONS[request.param])
+        graphs = trace_graphs(model, in_one_graph(model_manifest(model)))
+        raw = complete_graph(graphs["main"]).SerializeToString()
     model = onnx.load_from_string(inline_functions(raw))
     carried = []
     nodes = list(unrolled(model.graph.node, carried))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    fix_rows(model.graph)
     return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph, carried
+
+
+def fix_rows(graph):
+    """Give the free rows of a stage a number, from which all other sizes must follow."""
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == "rows":
+                dim.dim_value = NUM_ROWS
 
 
 def unrolled(nodes, carried):

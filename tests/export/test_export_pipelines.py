@@ -65,7 +65,7 @@ class Watched:
 
     def __init__(self, task):
         self.task, self.images = task, []
-        self.postprocess = task.postprocess
+        self.open_reader = task.open_reader
 
     def preprocess(self, image, *box):
         self.images.append(image)
@@ -73,8 +73,8 @@ class Watched:
 
 
 class WatchedRegion(Watched, RegionTask):
-    def gather(self, results, size):
-        return self.task.gather(results, size)
+    def gather(self, results, size, **options):
+        return self.task.gather(results, size, **options)
 
 
 def test_a_picture_is_not_copied_for_any_face(detector, landmarks):

@@ -19,7 +19,7 @@ from edgeseg_bench.datasets import open_dataset
 from edgeseg_export import lower
 from edgeseg_export.agreement import ParityError, check_agreement
 from edgeseg_export.calibration import METHODS, calibrate
-from edgeseg_export.graph import complete_graph
+from edgeseg_export.graph import complete_graph, in_one_graph
 from edgeseg_export.passes.half import LARGEST
 from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 from edgeseg_export.precision import assign, convert, values_needed
@@ -32,7 +32,7 @@ NUM_PICTURES = 4
 
 @pytest.fixture(scope="module")
 def manifest(tiny_model):
-    return model_manifest(tiny_model)
+    return in_one_graph(model_manifest(tiny_model))
 
 
 @pytest.fixture(scope="module")
@@ -384,9 +384,20 @@ def test_the_longest_name_of_a_recipe_counts(plain):
     assert not any(name.startswith("rpn") for name in names)
 
 
-def test_a_recipe_without_modules_says_so(plain):
+def test_a_recipe_without_modules_says_so(plain, manifest):
     with pytest.raises(ValueError, match="names no module for it"):
-        assign(plain, PrecisionRecipe(), "int8")
+        lower.find_lowering(
+            {"main": plain},
+            {},
+            manifest,
+            PrecisionRecipe(),
+            precision="fp16",
+            calibration=[],
+            method="minmax",
+            max_drop=0.01,
+            complete=complete_graph,
+            progress=lambda stage, done, total: None,
+        )
 
 
 def test_what_lies_between_int8_and_float_stays_float():

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec, one_graph
 
 SIZE, CELL, K = 64, 8, 6
 NUM_CELLS = (SIZE // CELL) ** 2
@@ -103,11 +103,13 @@ def square_manifest(**changes):
         "name": "squares",
         "task": "instances",
         "precision": "fp32",
-        "inputs": (TensorSpec(name="image", dtype="uint8", shape=(1, SIZE, SIZE, 3)),),
-        "outputs": (
-            TensorSpec(name="boxes", dtype="float32", shape=(1, K, 4)),
-            TensorSpec(name="scores", dtype="float32", shape=(1, K)),
-            TensorSpec(name="labels", dtype="int32", shape=(1, K)),
+        "graphs": one_graph(
+            [TensorSpec(name="image", dtype="uint8", shape=(1, SIZE, SIZE, 3))],
+            [
+                TensorSpec(name="boxes", dtype="float32", shape=(1, K, 4)),
+                TensorSpec(name="scores", dtype="float32", shape=(1, K)),
+                TensorSpec(name="labels", dtype="int32", shape=(1, K)),
+            ],
         ),
         "preprocess": Preprocess(height=SIZE, width=SIZE, resize="stretch"),
         "labels": ("__background__", "square"),
