@@ -116,7 +116,7 @@ class Preprocess:
             - "center" lays the picture's centre over the input's without scaling (CenterNet's
               `keep_res`), and shrinks one that would not fit;
             - "square_crop" scales a square about the centre of a given box to the input, for
-              models that look at one object at a time.
+              models that look at one box at a time; see `Manifest.looks_at_boxes`.
 
             The first four put the picture at the top left.
         min_size: shorter side in pixels; only for "shortest_edge".
@@ -293,6 +293,15 @@ class Manifest:
             for number in pairs[-1]:
                 check_int(f"skeleton[{index}]", number, 0, len(names) - 1)
         object.__setattr__(self, "skeleton", tuple(pairs))
+
+    @property
+    def looks_at_boxes(self) -> bool:
+        """Whether the model is shown one box of the picture at a time.
+
+        Otherwise it is shown whole pictures only. Of the tasks "keypoints" and "landmarks" it then
+        places the points of the one object that the picture is of, and takes no boxes.
+        """
+        return self.preprocess.resize == "square_crop"
 
     def artifact(self, kind: str) -> Artifact:
         """Return the entry of one kind of file, such as "onnx".
