@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx
 
-from edgeseg_bench.evaluation import agreement_types
-from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
+from edgeseg_bench.evaluation import Record, compare_results, comparisons, records_of
+from edgeseg_bench.metrics.agreement import Agreement
 from edgeseg_export.sessions import cpu_session
 from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.errors import EdgesegError
@@ -17,8 +17,6 @@ from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
-
-Result = dict[str, Any]
 
 _log = logging.getLogger(__name__)
 
@@ -70,10 +68,10 @@ def measure_agreement(
         on_picture: called as on_picture(done, total).
     """
     predictors = [graph_predictor(graph, manifest) for graph in (reference, candidate)]
-    results: list[list[Result]] = [[], []]
+    results: list[list[Record]] = [[], []]
     for number, picture in enumerate(pictures, 1):
         for predictor, found in zip(predictors, results, strict=True):
-            found += coco_results(predictor, picture, number)
+            found += records_of(predictor(picture), picture, number)
         on_picture(number, len(pictures))
     agreement = agreement_of(results[0], results[1], manifest, pictures)
     return {
@@ -116,33 +114,21 @@ def check_agreement(measured: Mapping[str, Any], precision: str) -> None:
 
 
 def agreement_of(
-    reference: Sequence[Result],
-    candidate: Sequence[Result],
+    reference: Sequence[Record],
+    candidate: Sequence[Record],
     manifest: Manifest,
     pictures: Sequence[Image],
 ) -> Agreement:
     """Return how far results agree; pictures have the numbers 1, 2, ... as their ids."""
-    return agreement_ap(
+    return compare_results(
+        comparisons(manifest),
         reference,
         candidate,
         images=[
             {"id": number, "height": picture.shape[0], "width": picture.shape[1]}
             for number, picture in enumerate(pictures, 1)
         ],
-        iou_types=agreement_types(manifest),
     )
-
-
-def coco_results(predictor: Predictor[Any], picture: Image, image_id: int) -> list[Result]:
-    """Return what a model finds in a picture, as COCO results; see `coco_entries`."""
-    return coco_entries(predictor(picture), picture, image_id)
-
-
-def coco_entries(found: Any, picture: Image, image_id: int) -> list[Result]:
-    """Return a result's COCO entries; what has no box of its own stands for the whole picture."""
-    height, width = picture.shape[:2]
-    whole = {"bbox": [0.0, 0.0, float(width), float(height)]}
-    return [whole | entry for entry in found.to_coco(image_id=image_id)]
 
 
 def _rounded(value: float | None) -> float | None:

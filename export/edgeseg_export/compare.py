@@ -16,10 +16,16 @@ from typing import Any
 import numpy.typing as npt
 import onnx
 
-from edgeseg_bench.evaluation import agreement_types
-from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
+from edgeseg_bench.evaluation import (
+    COMPARISONS,
+    Record,
+    compare_results,
+    comparisons,
+    records_of,
+)
+from edgeseg_bench.metrics.agreement import SCORE_THRESHOLD, Agreement
 from edgeseg_bench.runner import Progress
-from edgeseg_export.agreement import GraphBackend, Result, coco_entries
+from edgeseg_export.agreement import GraphBackend
 from edgeseg_export.taps import TapDifference, TapMeter, first_bad
 from edgeseg_runtime.backends import Backend, CheckedBackend
 from edgeseg_runtime.geometry import Geometry
@@ -29,11 +35,9 @@ from edgeseg_runtime.tasks import Task, create_task
 
 NUM_TAP_PICTURES = 8
 """Nodes are compared on the first pictures only: every value of a picture counts."""
-SCORE_THRESHOLD = 0.3
-AP_METRICS = tuple(f"agreement_ap_{kind}" for kind in ("bbox", "segm", "keypoints", "points"))
 METRICS = (
     "agreement_ap",
-    *AP_METRICS,
+    *(f"agreement_ap_{how.kind}" for how in COMPARISONS),
     "nme",
     "mean_iou",
     "score_mae",
@@ -184,7 +188,7 @@ def compare(
     """
     _check_sides(reference, candidate)
     variants = _variants(reference, candidate)
-    results: list[list[Result]] = [[] for _ in variants]
+    results: list[list[Record]] = [[] for _ in variants]
     images: list[dict[str, Any]] = []
     names: dict[int, str] = {}
     for picture in itertools.islice(pictures(), num_pictures):
@@ -200,9 +204,9 @@ def compare(
     taps = _measure_taps(reference, candidate, pictures(), num_taps, progress)
     progress("score", 0, 1)
     agree = functools.partial(
-        agreement_ap,
+        compare_results,
+        comparisons(reference.manifest),
         images=images,
-        iou_types=agreement_types(reference.manifest),
         score_threshold=score_threshold,
     )
     agreement = agree(results[0], results[-1])
@@ -282,8 +286,8 @@ def _variants(reference: Side, candidate: Side) -> list[_Variant]:
 
 def _steps(
     variants: Sequence[_Variant],
-    results: Sequence[Sequence[Result]],
-    agree: Callable[[Sequence[Result], Sequence[Result]], Agreement],
+    results: Sequence[Sequence[Record]],
+    agree: Callable[[Sequence[Record], Sequence[Record]], Agreement],
 ) -> tuple[Step, ...]:
     """Return what each variant changed; a step that changes nothing is not scored against the last."""
     steps: list[Step] = []
@@ -308,9 +312,9 @@ def _checked(side: Side) -> Backend:
     return CheckedBackend(side.name, GraphBackend(side.graph), side.manifest)
 
 
-def _entries(variants: Sequence[_Variant], picture: Picture) -> Iterator[list[Result]]:
-    """Yield every variant's COCO results for a picture; what is the same is not run again."""
-    entries: list[Result] = []
+def _entries(variants: Sequence[_Variant], picture: Picture) -> Iterator[list[Record]]:
+    """Yield every variant's records for a picture; what is the same is not run again."""
+    entries: list[Record] = []
     inputs: dict[str, npt.NDArray[Any]] = {}
     outputs: dict[str, npt.NDArray[Any]] = {}
     geometry: Geometry | None = None
@@ -324,7 +328,7 @@ def _entries(variants: Sequence[_Variant], picture: Picture) -> Iterator[list[Re
                 outputs = variant.backend.run(inputs)
             assert geometry is not None
             found = variant.post.postprocess(dict(outputs), geometry)
-            entries = coco_entries(found, picture.image, picture.image_id)
+            entries = records_of(found, picture.image, picture.image_id)
             before = variant
         yield entries
 

@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 
 from edgeseg.models import PrecisionRecipe
-from edgeseg_export.agreement import Result, agreement_of, coco_results, graph_predictor
+from edgeseg_bench.evaluation import Record, records_of
+from edgeseg_export.agreement import agreement_of, graph_predictor
 from edgeseg_export.passes.quantize import WEIGHT_AXES, int8_nodes
 from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_runtime.image import Image
@@ -252,12 +253,12 @@ class _Judge:
         assert found.lowest is not None  # the reference has something to compare
         return found.lowest
 
-    def _results(self, graph: onnx.ModelProto) -> list[Result]:
+    def _results(self, graph: onnx.ModelProto) -> list[Record]:
         predictor = graph_predictor(graph, self.manifest)
         return [
             entry
             for number, picture in enumerate(self.pictures, 1)
-            for entry in coco_results(predictor, picture, number)
+            for entry in records_of(predictor(picture), picture, number)
         ]
 
 
