@@ -14,8 +14,7 @@ from rich.console import RenderableType
 from edgeseg.options import is_data_set
 from edgeseg.tables import table_of_rows, text_from_agreement, text_from_value
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_bench.datasets.base import Sample
-from edgeseg_bench.evaluation import dataset_kind, pictures_seen
+from edgeseg_bench.evaluation import comparisons, dataset_kind, pictures_seen
 from edgeseg_export.compare import CompareReport, Picture, Side
 from edgeseg_export.sessions import GraphBackend
 from edgeseg_runtime import Manifest, Predictor, Source
@@ -23,8 +22,6 @@ from edgeseg_runtime.errors import CorruptArtifact
 from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.graph_files import read_graph
 from edgeseg_runtime.graphs import MAIN
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.results import Instances
 from edgeseg_runtime.tasks import create_task
 
 TORCH = "torch"
@@ -70,12 +67,10 @@ def open_pictures(data: str, manifest: Manifest, limit: int) -> tuple[Pictures, 
     dataset = open_dataset(data, kind=dataset_kind(manifest), limit=limit)
 
     def seen() -> Iterator[Picture]:
-        parts = (part for sample in dataset for part in _parts(manifest, sample))
-        for number, (name, image) in enumerate(itertools.islice(parts, limit), 1):
+        for number, (name, image) in enumerate(pictures_seen(manifest, dataset, limit=limit), 1):
             yield Picture(image_id=number, name=name, image=image)
 
-    is_whole = not manifest.looks_at_boxes
-    return seen, len(dataset) if is_whole else limit, dataset.name
+    return seen, limit if manifest.looks_at_boxes else len(dataset), dataset.name
 
 
 def renderables(report: CompareReport, *, is_full: bool = False) -> list[RenderableType]:
@@ -144,7 +139,7 @@ def write_report(
         folder: is created.
         sides: reference and candidate.
         pictures: that were compared on.
-        score: detections from this score on are drawn; points always.
+        score: detections from this score on are drawn; where all count, all are.
 
     Raises:
         OSError: a file cannot be written.
@@ -204,17 +199,6 @@ def _torch_side(exported: Manifest, weights: str | None) -> Side:
     )
 
 
-def _parts(manifest: Manifest, sample: Sample) -> Iterator[tuple[str, Image]]:
-    """Yield what the model looks at in a sample, and what to call it."""
-    images = list(pictures_seen(manifest, [sample]))
-    if len(images) == 1:
-        yield sample.file_name, images[0]
-        return
-    file = Path(sample.file_name)
-    for number, image in enumerate(images, 1):
-        yield f"{file.stem}_{number}{file.suffix}", image
-
-
 def _predictor(side: Side) -> Predictor[Any]:
     backend = side.backend or GraphBackend(side.graphs, side.manifest)
     return Predictor(side.manifest, create_task(side.manifest), backend)
@@ -222,9 +206,9 @@ def _predictor(side: Side) -> Predictor[Any]:
 
 def _drawn(predictor: Predictor[Any], picture: Picture, score: float) -> np.ndarray[Any, Any]:
     found = predictor(picture.image)
-    if isinstance(found, Instances) and not predictor.manifest.looks_at_boxes:
-        found = found.filter(score=score)
-    return np.asarray(found.draw(picture.image))
+    counts_all = any(how.counts_all for how in comparisons(predictor.manifest))
+    kept = found if counts_all else found.filter(score=score)
+    return np.asarray(kept.draw(picture.image))
 
 
 def _step_rows(report: CompareReport) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def calibration_pictures(source: str, count: int, model: ReferenceModel) -> list
         return first_pictures(Path(source), count)
     manifest = model_manifest(model)
     samples = open_training_split(source, kind=dataset_kind(manifest), limit=count)
-    return list(itertools.islice(pictures_seen(manifest, samples), count))
+    return [seen.image for seen in pictures_seen(manifest, samples, limit=count)]
 
 
 def renderables(manifest: Manifest, seconds: float) -> Iterator[RenderableType]:

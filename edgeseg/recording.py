@@ -22,7 +22,6 @@ from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.predictor import Predictor
-from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.sources import Frame, Source
 
 if TYPE_CHECKING:
@@ -75,15 +74,15 @@ def record(
     """Predict every frame of a source and write the results into a folder.
 
     Pictures become `NAME.jpg` with the detections drawn in, videos and cameras `annotated.mp4`;
-    `predictions.json` holds COCO results, where `image_id` is the number of the frame and
-    `file_name` where it came from. A model of one object at a time looks at whole frames.
+    `predictions.json` holds the records of all results, where `image_id` is the number of the frame
+    and `file_name` where it came from. A model of one object at a time looks at whole frames.
     Whatever ends the run, what was done by then is written.
 
     Args:
         predictor: the model.
         source: the frames.
         folder: is created.
-        score: detections below are left out.
+        score: detections below are left out; see `filter` of the result's class.
         draws: write annotated pictures or the video.
         writes_json: write `predictions.json`.
         stop: ends the run after the current frame when it is set.
@@ -107,14 +106,14 @@ def record(
         for frame, found in predictor.stream_frames(source):
             outcome.num_nonfinite += found.num_nonfinite
             outcome.num_shrunk += predictor.kept_scale(frame.image.shape[:2]) < 1
-            kept = _sure(found, score)
+            kept = found.filter(score=score)
             if results is not None:
-                for entry in kept.to_coco(image_id=frame.index):
-                    results.add({**entry, "file_name": frame.name})
+                for record in kept.records(frame.index):
+                    results.add({**record, "file_name": frame.name})
             if canvas is not None:
                 canvas.add(frame, kept.draw(frame.image))
             outcome.num_frames += 1
-            outcome.num_detections += len(kept) if isinstance(kept, Instances) else 1
+            outcome.num_detections += kept.num_detections
             progress("predict", outcome.num_frames, num_expected)
         if canvas is not None:
             outcome.files += canvas.files
@@ -122,11 +121,6 @@ def record(
             outcome.files.append(folder / PREDICTIONS)
     outcome.was_interrupted = stop.is_set()
     return outcome
-
-
-def _sure(found: Instances | Landmarks, score: float) -> Instances | Landmarks:
-    """Return the detections from a score on; landmarks are those of the frame in any case."""
-    return found.filter(score=score) if isinstance(found, Instances) else found
 
 
 @contextlib.contextmanager

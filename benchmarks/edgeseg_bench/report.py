@@ -9,13 +9,13 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from edgeseg_bench.evaluation import METRICS
+from edgeseg_bench.evaluation import COMPARISONS, METRICS
 from edgeseg_bench.latency import MIN_QUERIES, Ratio
 from edgeseg_bench.results import BackendReport, BenchReport
 from edgeseg_runtime.files import write_atomic
 
 UNKNOWN = "-"
-AGREEMENT_NAMES = {"bbox": "box", "segm": "mask", "keypoints": "key-point", "points": "point"}
+AGREEMENT_NAMES = {how.kind: how.noun for how in COMPARISONS}
 BUSY_SHARE = 0.1  # of the cores at work for others makes absolute times unreliable
 
 

@@ -22,7 +22,7 @@ class StageLatency:
     """Where the time of a query goes; sample i of every part belongs to the same query.
 
     Attributes:
-        end_to_end: picture in memory -> result, masks pasted into the picture.
+        end_to_end: picture in memory -> result, masks pasted into the picture and whatever else is lazy.
         pre: resizing into the input tensors.
         model: tensors ready -> outputs ready in host memory, device synchronised.
         post: outputs -> result in source pixels, masks pasted.
@@ -44,7 +44,7 @@ class BackendReport:
         precision: the manifest's precision.
         manifest_sha256: of the manifest, which holds the sha256 of every artifact.
         accuracy: AP and AR against the labels, by IoU type.
-        agreement: with the reference; None for the reference itself.
+        agreement: with the reference; None for the reference itself, and where nothing can be compared.
         num_detections: on all pictures.
         num_shrunk: pictures that fit into no shape of the bundle and lost scale.
         latency: stage by stage.

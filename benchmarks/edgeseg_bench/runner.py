@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgeseg_bench.datasets.base import Annotation, Dataset, coco_from_parts, coco_image
 from edgeseg_bench.environment import read_environment
-from edgeseg_bench.evaluation import agreement_types, detect, measure_accuracy
+from edgeseg_bench.evaluation import compare_results, comparisons, detect, measure_accuracy
 from edgeseg_bench.latency import (
     QUICK,
     THOROUGH,
@@ -25,7 +25,6 @@ from edgeseg_bench.latency import (
     paired_ratio,
     warm_up,
 )
-from edgeseg_bench.metrics.agreement import agreement_ap
 from edgeseg_bench.results import BackendReport, BenchReport, StageLatency
 from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.geometry import Geometry
@@ -91,7 +90,7 @@ def run_bench(
     for name, predictor in predictors.items():
         progress("scoring", len(backends), len(predictors))
         is_reference = name == reference
-        kinds = agreement_types(predictor.manifest)
+        ways = comparisons(predictors[reference].manifest, predictor.manifest)
         backends.append(
             BackendReport(
                 name=name,
@@ -100,16 +99,12 @@ def run_bench(
                 manifest_sha256=hashlib.sha256(predictor.manifest.to_json().encode()).hexdigest(),
                 accuracy=measure_accuracy(predictor.manifest, truth, results[name]),
                 agreement=None
-                if is_reference
-                else agreement_ap(
+                if is_reference or not ways
+                else compare_results(
+                    ways,
                     results[reference],
                     results[name],
                     images=truth["images"],
-                    iou_types=[
-                        kind
-                        for kind in kinds
-                        if kind in agreement_types(predictors[reference].manifest)
-                    ],
                     score_threshold=score_threshold,
                 ),
                 num_detections=len(results[name]),

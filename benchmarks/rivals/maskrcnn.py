@@ -267,7 +267,7 @@ def compare(reference: Instances, found: Instances) -> Agreement:
         to_coco(reference),
         to_coco(found),
         images=[{"id": 1, "height": height, "width": width}],
-        iou_types=("bbox", "segm"),
+        kinds=("bbox", "segm"),
         score_threshold=SCORE_THRESHOLD,
     )
 

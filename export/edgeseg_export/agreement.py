@@ -6,15 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from edgeseg_bench.evaluation import agreement_types
-from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
+from edgeseg_bench.evaluation import Record, compare_results, comparisons, records_of
+from edgeseg_bench.metrics.agreement import Agreement
 from edgeseg_export.sessions import Graphs, graphs_predictor
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
-
-Result = dict[str, Any]
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +50,7 @@ def measure_agreement(
         def on_one(done: int, before: int = half * total) -> None:
             on_picture((before + done + 1) // 2, total)
 
-        results.append(
-            coco_results(graphs_predictor(graphs, manifest), pictures, on_picture=on_one)
-        )
+        results.append(records_on(graphs_predictor(graphs, manifest), pictures, on_picture=on_one))
     agreement = agreement_of(results[0], results[1], manifest, pictures)
     return {
         "num_pictures": len(pictures),
@@ -96,49 +92,42 @@ def check_agreement(measured: Mapping[str, Any], precision: str) -> None:
 
 
 def agreement_of(
-    reference: Sequence[Result],
-    candidate: Sequence[Result],
+    reference: Sequence[Record],
+    candidate: Sequence[Record],
     manifest: Manifest,
     pictures: Sequence[Image],
 ) -> Agreement:
     """Return how far results agree; pictures have the numbers 1, 2, ... as their ids."""
-    return agreement_ap(
+    return compare_results(
+        comparisons(manifest),
         reference,
         candidate,
         images=[
             {"id": number, "height": picture.shape[0], "width": picture.shape[1]}
             for number, picture in enumerate(pictures, 1)
         ],
-        iou_types=agreement_types(manifest),
     )
 
 
-def coco_results(
+def records_on(
     predictor: Predictor[Any],
     pictures: Iterable[Image],
     *,
     on_picture: Callable[[int], None] = lambda done: None,
-) -> list[Result]:
-    """Return what a model finds in pictures, with the image ids 1, 2, ...; see `coco_entries`.
+) -> list[Record]:
+    """Return what a model finds in pictures, with the image ids 1, 2, ...; see `records_of`.
 
     Args:
         predictor: of the model.
         pictures: (H, W, 3) uint8 BGR; a video model takes them as one clip.
         on_picture: called with the number of pictures done.
     """
-    entries: list[Result] = []
+    records: list[Record] = []
     with predictor.session() as session:
         for number, picture in enumerate(pictures, 1):
-            entries += coco_entries(session(picture), picture, number)
+            records += records_of(session(picture), picture, number)
             on_picture(number)
-    return entries
-
-
-def coco_entries(found: Any, picture: Image, image_id: int) -> list[Result]:
-    """Return a result's COCO entries; what has no box of its own stands for the whole picture."""
-    height, width = picture.shape[:2]
-    whole = {"bbox": [0.0, 0.0, float(width), float(height)]}
-    return [whole | entry for entry in found.to_coco(image_id=image_id)]
+    return records
 
 
 def _rounded(value: float | None) -> float | None:

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import glob
 import hashlib
-import itertools
 import os
 import platform
 import secrets
@@ -386,7 +385,8 @@ def _pictures(
     from edgeseg_bench.evaluation import dataset_kind, pictures_seen
 
     dataset = open_dataset("shapes", kind=dataset_kind(manifest), limit=num_images)
-    return list(itertools.islice(pictures_seen(manifest, dataset), num_images)), dataset.name
+    seen = pictures_seen(manifest, dataset, limit=num_images)
+    return [picture.image for picture in seen], dataset.name
 
 
 def _parity_document(views: Sequence[_View]) -> dict[str, Any]:

@@ -15,10 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from edgeseg_bench.evaluation import agreement_types
-from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
+from edgeseg_bench.evaluation import (
+    COMPARISONS,
+    Record,
+    compare_results,
+    comparisons,
+    records_of,
+)
+from edgeseg_bench.metrics.agreement import SCORE_THRESHOLD, Agreement
 from edgeseg_bench.runner import Progress
-from edgeseg_export.agreement import Result, coco_entries
 from edgeseg_export.feeds import feeds_of
 from edgeseg_export.sessions import GraphBackend, Graphs
 from edgeseg_export.taps import TapDifference, TapMeter, first_bad
@@ -30,11 +35,9 @@ from edgeseg_runtime.tasks import Task, create_task
 
 NUM_TAP_PICTURES = 8
 """Nodes are compared on the first pictures only: every value of a picture counts."""
-SCORE_THRESHOLD = 0.3
-AP_METRICS = tuple(f"agreement_ap_{kind}" for kind in ("bbox", "segm", "keypoints", "points"))
 METRICS = (
     "agreement_ap",
-    *AP_METRICS,
+    *(f"agreement_ap_{how.kind}" for how in COMPARISONS),
     "nme",
     "mean_iou",
     "score_mae",
@@ -185,7 +188,7 @@ def compare(
     """
     _check_sides(reference, candidate)
     variants = _variants(reference, candidate)
-    results: list[list[Result]] = [[] for _ in variants]
+    results: list[list[Record]] = [[] for _ in variants]
     images: list[dict[str, Any]] = []
     names: dict[int, str] = {}
     with contextlib.ExitStack() as stack:
@@ -203,9 +206,9 @@ def compare(
     taps = _measure_taps(reference, candidate, pictures(), num_taps, progress)
     progress("score", 0, 1)
     agree = functools.partial(
-        agreement_ap,
+        compare_results,
+        comparisons(reference.manifest),
         images=images,
-        iou_types=agreement_types(reference.manifest),
         score_threshold=score_threshold,
     )
     agreement = agree(results[0], results[-1])
@@ -283,8 +286,8 @@ def _session(variant: _Variant) -> Session[Any]:
 
 def _steps(
     variants: Sequence[_Variant],
-    results: Sequence[Sequence[Result]],
-    agree: Callable[[Sequence[Result], Sequence[Result]], Agreement],
+    results: Sequence[Sequence[Record]],
+    agree: Callable[[Sequence[Record], Sequence[Record]], Agreement],
 ) -> tuple[Step, ...]:
     """Return what each variant changed; a step that changes nothing is not scored against the last."""
     steps: list[Step] = []
@@ -311,12 +314,12 @@ def _checked(side: Side) -> CheckedBackend:
 
 def _entries(
     variants: Sequence[_Variant], sessions: Sequence[Session[Any]], picture: Picture
-) -> Iterator[list[Result]]:
-    """Yield every variant's COCO results for a picture; what is the same is not run again."""
-    entries: list[Result] = []
+) -> Iterator[list[Record]]:
+    """Yield every variant's records for a picture; what is the same is not run again."""
+    entries: list[Record] = []
     for number, (variant, session) in enumerate(zip(variants, sessions, strict=True)):
         if number == 0 or not variant.is_same:
-            entries = coco_entries(session(picture.image), picture.image, picture.image_id)
+            entries = records_of(session(picture.image), picture.image, picture.image_id)
         yield entries
 
 

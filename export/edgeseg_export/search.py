@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 
 from edgeseg.models import PrecisionRecipe
-from edgeseg_export.agreement import Result, agreement_of, coco_results
+from edgeseg_bench.evaluation import Record
+from edgeseg_export.agreement import agreement_of, records_on
 from edgeseg_export.calibration import Magnitudes
 from edgeseg_export.passes.quantize import WEIGHT_AXES, int8_nodes
 from edgeseg_export.precision import Assignments, assign, convert, values_needed
@@ -271,8 +272,8 @@ class _Judge:
         assert found.lowest is not None  # the reference has something to compare
         return found.lowest
 
-    def _results(self, graphs: Graphs) -> list[Result]:
-        return coco_results(graphs_predictor(graphs, self.manifest), self.pictures)
+    def _results(self, graphs: Graphs) -> list[Record]:
+        return records_on(graphs_predictor(graphs, self.manifest), self.pictures)
 
 
 def _assignments(plain: Graphs, groups: Iterable[Group]) -> dict[str, dict[str, str]]:

@@ -12,7 +12,7 @@ from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.pipelines import FacePipeline
 from edgeseg_runtime.predictor import Predictor, StageTimes, load
-from edgeseg_runtime.results import Instances, Landmarks
+from edgeseg_runtime.results import Instances, Landmarks, Result
 from edgeseg_runtime.session import Probe, Session
 from edgeseg_runtime.sources import Frame, Source
 
@@ -27,6 +27,7 @@ __all__ = [
     "Manifest",
     "Predictor",
     "Probe",
+    "Result",
     "Session",
     "Source",
     "StageTimes",

@@ -106,7 +106,7 @@ class Preprocess:
             - "center" lays the picture's centre over the input's without scaling (CenterNet's
               `keep_res`), and shrinks one that would not fit;
             - "square_crop" scales a square about the centre of a given box to the input, for
-              models that look at one object at a time.
+              models that look at one box at a time; see `Manifest.looks_at_boxes`.
 
             The first four put the picture at the top left.
         min_size: shorter side in pixels; only for "shortest_edge".

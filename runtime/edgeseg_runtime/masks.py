@@ -64,6 +64,10 @@ class MaskSet:
         selection._array = None
         return selection
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the array: in a copy it would be writeable, and the crops make it again."""
+        return {**self.__dict__, "_array": None}
+
     def crop(self, index: int) -> MaskCrop:
         """Return one mask, cut out where it can be set; read-only."""
         return self._shared.crop(int(self._rows[index]))
@@ -179,3 +183,7 @@ class _Crops:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, lock=threading.RLock())
+        self._crops = [
+            None if crop is None else crop._replace(bits=read_only(crop.bits))
+            for crop in self._crops
+        ]

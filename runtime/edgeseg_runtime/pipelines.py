@@ -38,7 +38,7 @@ class FacePipeline:
     ) -> None:
         _check_task("detector", detector, "instances")
         _check_task("landmarks", landmarks, "landmarks")
-        if landmarks.manifest.preprocess.resize != "square_crop":
+        if not landmarks.manifest.looks_at_boxes:
             raise ValueError(
                 f"{landmarks.manifest.name} looks at whole pictures (resize "
                 f"{landmarks.manifest.preprocess.resize!r}); expected a model with 'square_crop'"

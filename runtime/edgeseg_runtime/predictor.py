@@ -20,7 +20,7 @@ from edgeseg_runtime.backends import Backend, CheckedBackend, Tensors, open_back
 from edgeseg_runtime.geometry import FAR, Box, Geometry
 from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
-from edgeseg_runtime.results import Instances
+from edgeseg_runtime.results import Instances, Result
 from edgeseg_runtime.session import Probe, Route, Routes, Session
 from edgeseg_runtime.sources import Frame, Source
 from edgeseg_runtime.tasks import RegionTask, Task, create_task
@@ -30,7 +30,7 @@ __all__ = ["Boxes", "Predictor", "StageTimes", "load"]
 Boxes = npt.ArrayLike | Instances
 """(N, 4) x1 y1 x2 y2 in source pixels, or Instances that have such boxes."""
 
-Result = TypeVar("Result")
+Found = TypeVar("Found", bound=Result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class StageTimes:
         return self.preprocess_ms + self.model_ms + self.postprocess_ms
 
 
-class Predictor(Generic[Result]):
+class Predictor(Generic[Found]):
     """A loaded model that takes pictures; safe to use from several threads at once.
 
     A model of videos takes every picture as the first frame of its own stream; `session` and `stream`
@@ -66,19 +66,19 @@ class Predictor(Generic[Result]):
     def __init__(
         self,
         manifest: Manifest,
-        task: Task[Result],
+        task: Task[Found],
         backend: Backend | CheckedBackend,
         *,
-        open_variant: Callable[[Manifest], Route[Result]] | None = None,
+        open_variant: Callable[[Manifest], Route[Found]] | None = None,
     ) -> None:
         self.manifest = manifest
         self._routes = Routes(manifest, Route.of(manifest.views[0], task, backend), open_variant)
         self._lock = threading.Lock()
         self._is_open = True
-        self._idle: list[Session[Result]] = []
+        self._idle: list[Session[Found]] = []
 
     @property
-    def task(self) -> Task[Result]:
+    def task(self) -> Task[Found]:
         """What lies between pictures and tensors, for pictures of the manifest's own shape."""
         return self._routes.own.task
 
@@ -87,7 +87,7 @@ class Predictor(Generic[Result]):
         """The engine for pictures of the manifest's own shape."""
         return self._routes.own.backend
 
-    def session(self, *, probe: Probe | None = None) -> Session[Result]:
+    def session(self, *, probe: Probe | None = None) -> Session[Found]:
         """Return a new stream of pictures; see `Session`.
 
         Args:
@@ -106,7 +106,7 @@ class Predictor(Generic[Result]):
         return self._routes.kept_scale(size)
 
     @overload
-    def __call__(self, image: Image, *, boxes: None = None) -> Result: ...
+    def __call__(self, image: Image, *, boxes: None = None) -> Found: ...
 
     @overload
     def __call__(self, image: Image, *, boxes: Boxes) -> Any: ...
@@ -150,7 +150,7 @@ class Predictor(Generic[Result]):
             clock.lap("postprocess")
         return result, clock.times()
 
-    def _predict(self, session: Session[Result], image: Image, boxes: Boxes | None) -> Any:
+    def _predict(self, session: Session[Found], image: Image, boxes: Boxes | None) -> Any:
         if boxes is None:
             return session(image)
         task = self._region_task()
@@ -158,16 +158,16 @@ class Predictor(Generic[Result]):
         found = [session(image, box=box) for box in _checked_boxes(boxes)]
         return task.gather(found, (size[0], size[1]), backend=self.backend.name)
 
-    def _region_task(self) -> RegionTask[Result]:
+    def _region_task(self) -> RegionTask[Found]:
         if not self.manifest.looks_at_boxes:
             raise ValueError(
                 f"{self.manifest.name} looks at whole pictures (task {self.manifest.task!r}, resize "
                 f"{self.manifest.preprocess.resize!r}); call it without boxes"
             )
-        return cast("RegionTask[Result]", self.task)
+        return cast("RegionTask[Found]", self.task)
 
     @contextlib.contextmanager
-    def _borrowed_session(self) -> Iterator[Session[Result]]:
+    def _borrowed_session(self) -> Iterator[Session[Found]]:
         """Give a session at its beginning; it and its state serve again afterwards."""
         with self._lock:
             session = self._idle.pop() if self._idle else None
@@ -203,7 +203,7 @@ class Predictor(Generic[Result]):
         source: Source | str | int | os.PathLike[str],
         *,
         stop: threading.Event | None = None,
-    ) -> Iterator[Result]:
+    ) -> Iterator[Found]:
         """Yield the result of every frame of a source; see `stream_frames` for the frames too."""
         for _, result in self.stream_frames(source, stop=stop):
             yield result
@@ -213,7 +213,7 @@ class Predictor(Generic[Result]):
         source: Source | str | int | os.PathLike[str],
         *,
         stop: threading.Event | None = None,
-    ) -> Iterator[tuple[Frame, Result]]:
+    ) -> Iterator[tuple[Frame, Found]]:
         """Yield every frame of a source with its result, in one session.
 
         A model of videos takes the source as one clip, the pictures of a folder in the order of their
@@ -231,7 +231,7 @@ class Predictor(Generic[Result]):
         opened = source if isinstance(source, Source) else Source(source)
         return self._stream(opened, opened.frames(stop=stop))
 
-    def _stream(self, source: Source, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Result]]:
+    def _stream(self, source: Source, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Found]]:
         num_reconnects = source.num_reconnects
         with self.session() as session:
             for frame in frames:
@@ -249,7 +249,7 @@ class Predictor(Generic[Result]):
             session.close()
         self._routes.close()
 
-    def __enter__(self) -> Predictor[Result]:
+    def __enter__(self) -> Predictor[Found]:
         return self
 
     def __exit__(

@@ -15,11 +15,12 @@ from edgeseg_runtime.geometry import Box, Geometry, kept_scale, scale_of
 from edgeseg_runtime.graphs import Rows
 from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.results import Result
 from edgeseg_runtime.tasks import Reader, Task
 
 __all__ = ["Probe", "Route", "Routes", "Session", "rows_found", "run_frame"]
 
-Found = TypeVar("Found")
+Found = TypeVar("Found", bound=Result)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +214,7 @@ class Session(Generic[Found]):
             route.manifest, route.backend, inputs, self._state, frame=frame, probe=self._probe
         )
         self._frame = route.manifest.schedule.following(frame)
-        found: Any = reader(outputs, geometry)
-        result: Found = found.with_backend(route.backend.name)
+        result = reader(outputs, geometry).with_backend(route.backend.name)
         self._probe.read(result)
         return result
 

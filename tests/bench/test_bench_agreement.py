@@ -46,7 +46,7 @@ REFERENCE = [
 
 
 def compare(candidate, reference=REFERENCE, **options):
-    return agreement_ap(reference, candidate, images=IMAGES, iou_types=("bbox", "segm"), **options)
+    return agreement_ap(reference, candidate, images=IMAGES, kinds=("bbox", "segm"), **options)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_model import fake_predictor
 
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import (
     METRICS,
-    agreement_types,
+    compare_results,
+    comparisons,
     dataset_kind,
     detect,
     measure_accuracy,
@@ -22,10 +24,10 @@ SIDE = 64
 BOXES = {"boxes": (1, 2, 4), "scores": (1, 2), "labels": (1, 2)}
 
 
-def manifest_of(task, outputs, *, names=()):
+def manifest_of(task, outputs, *, names=(), is_whole=False):
     preprocess = (
         Preprocess(height=SIDE, width=SIDE, resize="stretch")
-        if task == "instances"
+        if is_whole or task == "instances"
         else Preprocess(height=SIDE, width=SIDE, resize="square_crop", rounding="none")
     )
     return Manifest(
@@ -58,6 +60,17 @@ MANIFESTS = {
 }
 
 
+WHOLE = {
+    "pose of a picture": manifest_of(
+        "keypoints", {"keypoints": (1, 16, 3)}, names=("", "person"), is_whole=True
+    ),
+    "landmarks of a picture": manifest_of(
+        "landmarks", {"points": (1, 68, 2), "scores": (1, 68)}, is_whole=True
+    ),
+}
+"""Models that place the points of one object, in whole pictures only."""
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "metrics", "agreement"),
     [
@@ -67,13 +80,44 @@ MANIFESTS = {
         ("faces", "faces", ["bbox", "wider", "landmarks", "gender", "mesh"], ["bbox"]),
         ("top-down", "person_keypoints", ["keypoints", "pckh"], ["points"]),
         ("landmarks", "faces", ["points"], ["points"]),
+        ("pose of a picture", "person_keypoints", ["keypoints"], ["points"]),
+        ("landmarks of a picture", "faces", [], ["points"]),
     ],
 )
 def test_a_model_is_measured_on_what_it_gives(name, kind, metrics, agreement):
-    manifest = MANIFESTS[name]
+    manifest = {**MANIFESTS, **WHOLE}[name]
     assert dataset_kind(manifest) == kind
     assert [metric.name for metric in METRICS if metric.fits(manifest)] == metrics
-    assert agreement_types(manifest) == agreement
+    assert [how.kind for how in comparisons(manifest)] == agreement
+
+
+def test_runs_are_compared_in_what_both_models_give():
+    boxes, masks, pose = (MANIFESTS[name] for name in ("boxes", "masks", "top-down"))
+    assert [how.kind for how in comparisons(masks, boxes)] == ["bbox"]
+    assert comparisons(masks, pose) == []
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_model_of_whole_pictures_is_asked_once_for_each(name):
+    manifest = WHOLE[name]
+    points = np.full((1, 68, 2), 20, np.float32)
+    outputs = {
+        "keypoints": np.full((1, 16, 3), 20, np.float32),
+        "points": points,
+        "scores": np.ones((1, 68), np.float32),
+    }
+    given = {spec.name: outputs[spec.name] for spec in manifest.outputs}
+    dataset = open_dataset("shapes", kind=dataset_kind(manifest), limit=2)
+    assert max(len(sample.annotations) for sample in dataset) > 1
+    results = [r for s in dataset for r in detect(fake_predictor(manifest, given), s)]
+    sizes = [[0, 0, sample.width, sample.height] for sample in dataset]
+    assert [result["bbox"] for result in results] == sizes
+    assert set(measure_accuracy(manifest, dataset.coco(), results)) <= {"keypoints"}
+    images = dataset.coco()["images"]
+    agreement = compare_results(comparisons(manifest), results, results, images=images)
+    assert (agreement.ap, agreement.num_matched) == ({"points": 1.0}, 2)
+    (seen, _) = pictures_seen(manifest, dataset)
+    assert seen.image.shape == dataset[0].image.shape
 
 
 @pytest.mark.parametrize("kind", ["instances", "faces", "person_keypoints"])
@@ -219,13 +263,22 @@ def test_a_landmark_model_without_results_has_no_error_to_report():
 def test_a_detector_sees_whole_pictures_and_a_pose_model_each_person():
     people = open_dataset("shapes", kind="person_keypoints", limit=3)
     whole = list(pictures_seen(MANIFESTS["boxes"], people))
-    assert [picture.shape for picture in whole] == [sample.image.shape for sample in people]
-    persons = list(pictures_seen(MANIFESTS["top-down"], people))
+    assert [seen.image.shape for seen in whole] == [sample.image.shape for sample in people]
+    persons = [seen.image for seen in pictures_seen(MANIFESTS["top-down"], people)]
     boxes = [a["bbox"] for sample in people for a in sample.annotations]
     assert len(persons) == len(boxes) > 3
     for picture, (_, _, width, height) in zip(persons, boxes, strict=True):
         assert picture.shape == (picture.shape[0], picture.shape[0], 3)
         assert picture.shape[0] == pytest.approx(1.25 * max(width, height), abs=1)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 4])
+def test_what_is_seen_has_a_name_of_its_own_and_a_limit(limit):
+    people = open_dataset("shapes", kind="person_keypoints", limit=3)
+    all_names = [seen.name for seen in pictures_seen(MANIFESTS["top-down"], people)]
+    assert len(set(all_names)) == len(all_names) > 4
+    limited = pictures_seen(MANIFESTS["top-down"], people, limit=limit)
+    assert [seen.name for seen in limited] == all_names[:limit]
 
 
 @pytest.mark.parametrize(
@@ -239,8 +292,9 @@ def test_a_detector_sees_whole_pictures_and_a_pose_model_each_person():
 )
 def test_the_square_about_a_box_is_black_outside_the_picture(bbox, rows, columns):
     image = np.random.default_rng(0).integers(1, 256, (40, 60, 3), np.uint8)
-    sample = SimpleNamespace(image=image, annotations=[{"bbox": bbox}])
-    (seen,) = pictures_seen(MANIFESTS["top-down"], [sample])
+    sample = SimpleNamespace(image=image, file_name="1.png", annotations=[{"bbox": bbox}])
+    ((name, seen),) = pictures_seen(MANIFESTS["top-down"], [sample])
+    assert name == "1.png"
     assert seen.shape == (20, 20, 3)
     inside = image[slice(*rows), slice(*columns)]
     found = seen[: len(inside), : inside.shape[1]] if bbox[0] > 0 else seen[10:, 8:]

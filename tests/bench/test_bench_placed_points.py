@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgeseg_bench.metrics.agreement import agreement_ap
+from edgeseg_bench.metrics.placed_points import agreement_of_points
 
 NUM_POINTS = 10
 
@@ -26,7 +26,7 @@ def placed(shift=0.0, *, scores=1.0, image_id=1, annotation_id=None, size=(40, 1
 
 def compare(reference, candidate):
     images = [{"id": i, "height": 200, "width": 200} for i in (1, 2, 3)]
-    return agreement_ap(reference, candidate, images=images, iou_types=("points",))
+    return agreement_of_points(reference, candidate, images=images)
 
 
 @pytest.mark.parametrize("score", [1.0, 0.1], ids=["sure", "unsure"])

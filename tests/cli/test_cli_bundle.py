@@ -180,6 +180,13 @@ STRETCH = {"preprocess": {"resize": "stretch", "rounding": "floor"}}
             "instances", FACES, STRETCH, {"bbox", "landmarks", "gender", "mesh"}, id="faces"
         ),
         pytest.param(
+            "instances",
+            constant_outputs(boxes=(1, 4), scores=(1,), labels=(1,), embedding=(1, 8)),
+            STRETCH,
+            {"bbox", "embedding"},
+            id="an output of one's own",
+        ),
+        pytest.param(
             "keypoints", constant_outputs(keypoints=(16, 3)), {}, {"bbox", "keypoints"}, id="pose"
         ),
         pytest.param(

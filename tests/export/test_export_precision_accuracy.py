@@ -1,7 +1,6 @@
 """What lower precisions cost every family, with the shipped weights and in official models."""
 
 import functools
-import itertools
 
 import numpy as np
 import pytest
@@ -12,13 +11,13 @@ import edgeseg
 from edgeseg.models import get_spec, list_models, model_manifest
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import (
-    agreement_types,
+    compare_results,
+    comparisons,
     dataset_kind,
     detect,
     measure_accuracy,
     pictures_seen,
 )
-from edgeseg_bench.metrics.agreement import agreement_ap
 from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs
 from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_export.sessions import cpu_session
@@ -48,8 +47,9 @@ def graph_of(traced):
         complete = complete_graph(plain)
         if precision == "fp32":
             return complete
-        seen = pictures_seen(manifest, samples(manifest, "train", NUM_CALIBRATION))
-        pictures = list(itertools.islice(seen, NUM_CALIBRATION))
+        training = samples(manifest, "train", NUM_CALIBRATION)
+        seen = pictures_seen(manifest, training, limit=NUM_CALIBRATION)
+        pictures = [picture.image for picture in seen]
         assignment = assign(plain, get_spec(name).precision, precision)
         magnitudes = calibrate_one(complete, manifest, pictures, values_needed(plain, assignment))
         return complete_graph(convert(plain, assignment, magnitudes))
@@ -82,11 +82,11 @@ def test_the_same_objects_are_found(traced, results, name, precision, bar):
     _, manifest = traced(name)
     expected = results(name, "fp32", NUM_COMPARED)
     found = results(name, precision, NUM_COMPARED, predictor=rounding_predictor)
-    agreement = agreement_ap(
+    agreement = compare_results(
+        comparisons(manifest),
         expected,
         found,
         images=samples(manifest, "val", NUM_COMPARED).coco()["images"],
-        iou_types=agreement_types(manifest),
     )
     assert agreement.num_reference >= 5
     assert min(agreement.ap.values()) >= bar
@@ -110,7 +110,7 @@ def test_points_stay_where_they_are(traced, graph_of, name, precision, median, m
     distances = []
     task = create_task(manifest)
     for picture in pictures_seen(manifest, samples(manifest, "val", NUM_COMPARED)):
-        inputs, _ = task.preprocess(picture)
+        inputs, _ = task.preprocess(picture.image)
         expected, found = (session.run(None, inputs)[0][0, :, :2] for session in sessions)
         distances.append(np.linalg.norm(found - expected, axis=1))
     assert np.median(distances) <= median

@@ -3,8 +3,7 @@
 import edgeseg
 from edgeseg.exporting import calibration_pictures
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_bench.evaluation import agreement_types, dataset_kind, detect
-from edgeseg_bench.metrics.agreement import agreement_ap
+from edgeseg_bench.evaluation import compare_results, comparisons, dataset_kind, detect
 
 NUM_PICTURES, NUM_CALIBRATION = 8, 8
 
@@ -21,11 +20,11 @@ def agreement_of(reference, candidate):
     """Return the agreement of two predictors of one model on pictures of the shapes data."""
     manifest = reference.manifest
     samples = list(open_dataset("shapes", limit=NUM_PICTURES, kind=dataset_kind(manifest)))
-    return agreement_ap(
+    return compare_results(
+        comparisons(manifest),
         *([r for s in samples for r in detect(one, s)] for one in (reference, candidate)),
         images=[
             {"id": s.image_id, "height": s.image.shape[0], "width": s.image.shape[1]}
             for s in samples
         ],
-        iou_types=agreement_types(manifest),
     )

@@ -88,8 +88,14 @@ def instance_outputs(*, boxes, scores, labels, masks=None, heatmaps=None):
     }
 
 
-def task_manifest(task, outputs, *, size=(64, 64), preprocess=None, inputs=None, **changes):
-    """Return the manifest of any task; `outputs` maps names to shapes without the batch axis."""
+def task_manifest(
+    task, outputs, *, size=(64, 64), preprocess=None, inputs=None, dtypes=None, **changes
+):
+    """Return the manifest of any task.
+
+    `outputs` maps names to shapes without the batch axis; `dtypes` those that are not float32.
+    """
+    dtypes = {"labels": "int32", **(dtypes or {})}
     preprocess = {"resize": "square_crop", "rounding": "none", **(preprocess or {})}
     arguments = {
         "name": "fake",
@@ -97,10 +103,7 @@ def task_manifest(task, outputs, *, size=(64, 64), preprocess=None, inputs=None,
         "precision": "fp32",
         "graphs": one_graph(
             inputs or [_spec("image", "uint8", *size, 3)],
-            [
-                _spec(name, "int32" if name == "labels" else "float32", *shape)
-                for name, shape in outputs.items()
-            ],
+            [_spec(name, dtypes.get(name, "float32"), *shape) for name, shape in outputs.items()],
         ),
         "preprocess": Preprocess(height=size[0], width=size[1], **preprocess),
     }

@@ -26,8 +26,8 @@ EXTRAS = ["keypoints", "landmarks", "gender", "mesh", "mask_scores"]
 BOXES = np.float32([[8, 4, 24, 20], [0, 0, 64, 48], [0, 0, 0, 0]])
 
 
-def manifest(*, shapes=SHAPES, resize="stretch", **changes):
-    preprocess = {"resize": resize, "rounding": "floor"}
+def manifest(*, shapes=SHAPES, resize="stretch", rounding="floor", **changes):
+    preprocess = {"resize": resize, "rounding": rounding}
     return task_manifest("instances", shapes, size=(40, 60), preprocess=preprocess, **changes)
 
 
@@ -93,6 +93,86 @@ def test_a_model_without_extras_gives_none():
     assert [getattr(found, name) for name in EXTRAS] == [None] * 5
 
 
+# ---------------------------------------------------------------- outputs of one's own
+
+
+OWN = {"embedding": (3, 16), "distance": (3,), "is_wet": (3,), "code": (3, 2)}
+DTYPES = {"embedding": "float16", "is_wet": "bool", "code": "int64"}
+
+
+def own_manifest(own=OWN, *, dtypes=DTYPES, **changes):
+    return manifest(shapes={**SHAPES, **own}, dtypes=dtypes, **changes)
+
+
+def own_outputs(**changes):
+    values = {
+        "embedding": np.arange(48, dtype=np.float16).reshape(3, 16),
+        "distance": np.float32([7, 3e38, 9]),
+        "is_wet": np.array([True, False, True]),
+        "code": np.int64([[1, 2], [2**40, 4], [5, 6]]),
+    }
+    return outputs(**{**values, **changes})
+
+
+def test_outputs_that_the_task_does_not_know_reach_the_user():
+    given, found = own_outputs(), fake_predictor(own_manifest(), own_outputs())(PICTURE)
+    assert sorted(found.extra) == sorted(OWN)
+    for name, values in found.extra.items():
+        np.testing.assert_array_equal(values, given[name][0, :2], err_msg="as the model gave it")
+        assert values.dtype == given[name].dtype
+    records = json.loads(json.dumps(found.records(1), allow_nan=False))
+    assert [record["code"] for record in records] == [[1, 2], [2**40, 4]]
+    assert [record["is_wet"] for record in records] == [True, False]
+    assert "embedding" in repr(found)
+
+
+def test_rows_of_ones_own_stay_with_their_boxes():
+    boxes = np.float32([[8, 4, 8, 20], [0, 0, 64, 48], [0, 0, 0, 0]])  # the first has no area
+    task = own_manifest(postprocess={"drop_empty_boxes": True})
+    found = fake_predictor(task, own_outputs(boxes=boxes))(PICTURE)
+    assert found.extra["code"].tolist() == [[2**40, 4]]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["embedding", "distance"])
+def test_a_number_of_ones_own_that_is_not_finite_costs_the_row(name, value):
+    values = own_outputs()[name][0]
+    values[0] = values[2] = value  # the last row is empty
+    found = fake_predictor(own_manifest(), own_outputs(**{name: values}))(PICTURE)
+    assert (len(found), found.num_nonfinite) == (1, 1)
+    assert found.extra["code"].tolist() == [[2**40, 4]]
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (
+            {"semantic": (19, 40, 60)},
+            r"output semantic float32 .*; expected one of boxes, .*; or \[1, 3, \.\.\.\], a row for",
+        ),
+        ({"quality": ()}, r"output quality float32 \[-1\]; expected one of"),
+        ({"proposals": (4, 4)}, r"output proposals float32 \[-1, 4, 4\]"),
+        ({"bbox": (3, 4)}, "output 'bbox'; expected another name"),
+        ({"annotation_id": (3,)}, "output 'annotation_id'; expected another name"),
+    ],
+)
+def test_an_output_that_has_no_place_is_refused_on_load(own, message):
+    with pytest.raises(ManifestError, match=message):
+        create_task(own_manifest(own))
+
+
+def test_a_model_may_give_identities():
+    ids = np.int32([2**31 - 1, 7, 0])
+    task = own_manifest({"track_ids": (3,)}, dtypes={"track_ids": "int32"})
+    found = fake_predictor(task, outputs(track_ids=ids))(PICTURE)
+    assert found.track_ids.tolist() == [2**31 - 1, 7]
+    assert (found.track_ids.dtype, found.extra) == (np.int64, {})
+    with pytest.raises(
+        ManifestError, match=r"output track_ids float32 .*; expected int32 or int64"
+    ):
+        create_task(own_manifest({"track_ids": (3,)}))
+
+
 def test_names_and_bones_come_from_the_manifest():
     names = {"keypoint_names": ("a", "b", "c", "d"), "skeleton": ((0, 3),)}
     found = fake_predictor(manifest(**names), outputs())(PICTURE)
@@ -114,6 +194,11 @@ def test_names_and_bones_come_from_the_manifest():
         ),
         ({}, {"keypoint_names": ("a",)}, "1 keypoint_names; expected one for each of the 4 points"),
         ({}, {"postprocess": {"box_rounding": "up"}}, "box_rounding 'up'; expected one of none"),
+        (
+            {},
+            {"resize": "square_crop", "rounding": "none"},
+            "resize 'square_crop'; expected a rule that shows the whole picture",
+        ),
     ],
 )
 def test_a_manifest_that_is_no_instance_task_is_refused(shapes, changes, message):

@@ -200,6 +200,13 @@ def test_a_model_that_finds_its_own_boxes_takes_none():
         detector(PICTURE, boxes=BOXES)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_manifest_tells_whether_its_model_looks_at_boxes(task):
+    assert manifest(task).looks_at_boxes
+    assert not manifest(task, preprocess={"resize": "center", "rounding": "floor"}).looks_at_boxes
+    assert not instance_manifest().looks_at_boxes
+
+
 def test_a_model_of_whole_pictures_takes_no_boxes():
     pose = predictor("keypoints", preprocess={"resize": "stretch", "rounding": "floor"})
     assert len(pose(PICTURE)) == 1
@@ -239,6 +246,16 @@ def test_a_manifest_that_is_none_of_the_task_is_refused(task, changes, message):
         ("keypoints", {"keypoints": (3, 2)}, r"output keypoints .*; expected \[1, J, 3\]"),
         ("landmarks", {"points": (3, 2), "scores": (4,)}, r"output scores .*; expected \[1, 3\]"),
         ("landmarks", {"points": (3, 2)}, "scores among them"),
+        (
+            "landmarks",
+            {"points": (3, 2), "scores": (3,), "pose": (3,)},
+            r"output pose .*; expected one of points, scores",
+        ),
+        (
+            "keypoints",
+            {"keypoints": (3, 3), "embedding": (16,)},
+            r"output embedding .*; expected one of keypoints\.",
+        ),
     ],
 )
 def test_outputs_of_another_shape_are_refused(task, outputs, message):

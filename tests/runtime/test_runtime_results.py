@@ -1,6 +1,7 @@
-"""Instances: shapes, selection, laziness, conversions and drawing."""
+"""Results: the contract that all fulfil, shapes, selection, laziness, conversions and drawing."""
 
 import copy
+import inspect
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,8 @@ from edgeseg_runtime.draw import colour_from_number
 from edgeseg_runtime.errors import ImageError
 from edgeseg_runtime.masks import MaskSet
 from edgeseg_runtime.paste import MaskCrop
-from edgeseg_runtime.results import Instances, Landmarks
+from edgeseg_runtime.results import Instances, Landmarks, Result
+from edgeseg_runtime.results.rows import ROW_FIELDS
 from edgeseg_runtime.rle import mask_from_rle, rle_from_crop, rle_from_mask
 
 NAMES = ("__background__", "cat", "", "dog")
@@ -42,6 +44,84 @@ def instances(count=3, paste=None, **changes):
         "category_ids": (0, 17, 0, 18),
     }
     return Instances(**{**arguments, **changes})
+
+
+def instances_with_everything():
+    """Return Instances that have every array, and further ones."""
+    shapes = {
+        field.name: (3, *(2 if isinstance(axis, str) else axis for axis in field.axes))
+        for field in ROW_FIELDS
+    }
+    rows = {f.name: np.full(shapes[f.name], 2, f.dtype) for f in ROW_FIELDS}
+    extra = {"embedding": np.eye(3, 8, dtype=np.float16), "is_wet": np.array([True, False, True])}
+    return instances(**{**rows, "scores": np.linspace(0.9, 0.1, 3)}, extra=extra)
+
+
+RESULTS = {
+    "instances": instances_with_everything,
+    "no instances": lambda: instances_with_everything()[:0],
+    "landmarks": lambda: Landmarks(np.ones((2, 2)), np.ones(2), np.ones(4), image_size=(20, 30)),
+}
+
+
+@pytest.fixture(params=RESULTS)
+def result(request) -> Result:
+    return RESULTS[request.param]()
+
+
+# ---------------------------------------------------------------- all results
+
+
+def test_a_result_can_do_what_recording_and_benchmarks_ask_of_it(result):
+    image = np.zeros((20, 30, 3), np.uint8)
+    assert isinstance(result.num_nonfinite, int)
+    assert result.with_backend("other").backend == "other"
+    assert len(result.filter()) == len(result)
+    result.materialize()
+    records = json.loads(json.dumps(result.records(7), allow_nan=False))
+    assert len(records) == result.num_detections
+    assert all(record["image_id"] == 7 for record in records)
+    assert result.draw(image).shape == image.shape
+
+
+@pytest.mark.parametrize("score", [None, 0.0, 2.0])
+def test_landmarks_are_those_of_their_object_whatever_the_score(score):
+    found = RESULTS["landmarks"]()
+    assert found.filter(score=score) is found
+    assert (len(found), found.num_detections) == (2, 1)
+
+
+@pytest.mark.parametrize("is_materialized", [False, True])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_of_a_result_is_equal_and_read_only(result, duplicate, is_materialized):
+    if is_materialized:
+        result.materialize()
+    found = duplicate(result)
+    assert type(found) is type(result)
+    assert repr(found) == repr(result)
+    assert found.records(1) == result.records(1)
+    arrays = {**vars(found), **getattr(found, "extra", {}), "masks": getattr(found, "masks", None)}
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray):
+            assert not array.flags.writeable, name
+    for crop in getattr(found, "mask_crops", ()):
+        assert not crop.bits.flags.writeable
+
+
+def test_a_copy_carries_no_pasted_masks():
+    found = instances(masks=np.ones((3, 500, 600), bool), image_size=(500, 600))
+    assert len(pickle.dumps(found)) < 1.1 * found.masks.nbytes
+    lazy = instances(masks=MaskSet(CountingPaste(), count=3, size=(500, 600)))
+    lazy.materialize()
+    assert len(pickle.dumps(lazy)) < 10_000
+
+
+def test_every_row_field_is_an_argument_and_an_attribute_of_instances():
+    names = [field.name for field in ROW_FIELDS]
+    arguments = list(inspect.signature(Instances).parameters)
+    assert [name for name in arguments if name in names] == names
+    assert [name for name in inspect.get_annotations(Instances) if name in names] == names
+    assert all(not field.columns or field.axes[-1] == len(field.columns) for field in ROW_FIELDS)
 
 
 # ---------------------------------------------------------------- shapes
@@ -80,6 +160,15 @@ def test_empty_needs_no_arrays():
         ({"masks": np.zeros((3, 20, 30))}, r"masks is float64 .*; expected bool \(N, H, W\)"),
         ({"masks": np.zeros((2, 20, 30), bool)}, r"masks are 2 of \(20, 30\); expected 3"),
         ({"image_size": (1, 2)}, r"masks are 3 of \(20, 30\); expected 3 of \(1, 2\)"),
+        (
+            {"extra": {"area": np.zeros(2)}},
+            r"the extra array 'area' has shape \(2,\); expected \(3, \.\.\.\)",
+        ),
+        ({"extra": {"area": 1.0}}, r"'area' has shape \(\); expected \(3, \.\.\.\)"),
+        ({"extra": {"bbox": np.zeros(3)}}, "extra has an array 'bbox'; expected another name"),
+        ({"extra": {"masks": np.zeros(3)}}, "extra has an array 'masks'"),
+        ({"extra": {"file_name": np.zeros(3)}}, "extra has an array 'file_name'"),
+        ({"extra": {"note": [None] * 3}}, "'note' is object; expected numbers, bools or text"),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(changes, message):
@@ -195,11 +284,25 @@ def test_ready_masks_are_taken_as_they_are():
     np.testing.assert_array_equal(found[[2, 0]].masks, masks[[2, 0]])
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_results_can_be_copied_and_sent_to_another_process(duplicate):
-    found = duplicate(instances())
-    np.testing.assert_array_equal(found.masks, instances().masks)
-    assert repr(found) == repr(instances())
+# ---------------------------------------------------------------- further arrays
+
+
+def test_further_arrays_follow_their_rows():
+    found = instances(extra={"plate": ["A 1", "B 2", "C 3"], "area": np.int16([[1], [2], [3]])})
+    for selected in (found[[2, 0]], found.filter(labels=["cat", 2])[::-1]):
+        assert selected.extra["plate"].tolist() == ["C 3", "A 1"]
+        assert selected.extra["area"].tolist() == [[3], [1]]
+        assert selected.extra["area"].dtype == np.int16
+    assert repr(found).endswith("with masks, keypoints, track_ids, plate, area)")
+    record = json.loads(json.dumps(found.records(1)))[1]
+    assert (record["plate"], record["area"], record["track_id"]) == ("B 2", [2], 8)
+    assert found.replace(extra={}).extra == {}
+    assert list(found.replace(scores=np.ones(3)).extra) == ["plate", "area"]
+    assert found[:0].extra["area"].shape == (0, 1)
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        found.extra["area"] = np.zeros(3)
+    with pytest.raises(ValueError, match="read-only"):
+        found.extra["area"][0] = 9
 
 
 # ---------------------------------------------------------------- COCO
@@ -261,9 +364,11 @@ def test_coco_does_not_build_the_full_array():
 
 def test_supervision_takes_over_everything():
     pytest.importorskip("supervision")
-    detections = instances().to_supervision()
+    detections = instances(extra={"area": np.arange(3)}).to_supervision()
     assert len(detections) == 3
     assert detections.data["class_name"].tolist() == ["cat", "dog", "2"]
+    assert set(detections.data) == {"class_name", "keypoints", "area"}
+    assert detections.tracker_id.tolist() == [7, 8, 9]
     assert detections.mask.shape == (3, 20, 30)
     assert len(instances(0).to_supervision()) == 0
 
@@ -293,6 +398,19 @@ def test_any_picture_can_be_drawn_on(size):
     drawn = found.draw(np.zeros((*size, 3), np.uint8))
     assert drawn.shape == (*size, 3)
     assert drawn.any()
+
+
+def test_a_track_keeps_its_colour_from_frame_to_frame_whatever_its_label():
+    image = np.zeros((60, 90, 3), np.uint8)
+    frames = [
+        Instances([[10, 30, 40, 50], [50, 30, 80, 50]], [0.9, 0.8], [1, 1], track_ids=[5, 6]),
+        Instances([[50, 30, 80, 50], [10, 30, 40, 50]], [0.9, 0.8], [1, 3], track_ids=[6, 5]),
+    ]
+    for drawn in (frame.draw(image) for frame in frames):
+        assert (drawn[50, 20] == colour_from_number(5)).all()
+        assert (drawn[50, 60] == colour_from_number(6)).all()
+    other = frames[0].replace(track_ids=[5, 7])
+    assert (other.draw(image)[:30, 50:] != frames[0].draw(image)[:30, 50:]).any(), "the caption"
 
 
 def test_nothing_found_draws_nothing():

@@ -1,15 +1,15 @@
 """How far a candidate's detections agree with those of a reference, on pictures without labels.
 
 The confident detections of the reference take the place of the labels. Detections are matched, never
-compared position by position: equal scores may come in any order. Models that look at one object at a time
-find nothing themselves: their points are compared instead, see `placed_points`.
+compared position by position: equal scores may come in any order. Models whose objects are given find nothing
+themselves: their points are compared instead, see `placed_points`.
 
 Shape suffixes: R = reference detections, C = candidate detections of one picture.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,18 +19,12 @@ import numpy.typing as npt
 from faster_coco_eval.core import mask as rle_codec
 
 from edgeseg_bench.metrics.coco import GEOMETRY, coco_ap
-from edgeseg_bench.metrics.placed_points import (
-    PlacedPoints,
-    normalised_distance,
-    placed_points,
-    points_agreement,
-)
 
 Result: TypeAlias = Mapping[str, Any]
 
-POINTS = "points"
-"""The kind of agreement of models that look at one object at a time."""
 MATCH_IOU = 0.5
+SCORE_THRESHOLD = 0.3
+NUM_WORST = 10
 MAX_DETECTIONS = (
     1000  # far above what a picture can hold: a limit would make a model disagree with itself
 )
@@ -96,9 +90,9 @@ def agreement_ap(
     candidate: Sequence[Result],
     *,
     images: Sequence[Mapping[str, Any]],
-    iou_types: Sequence[str] = ("bbox",),
-    score_threshold: float = 0.3,
-    num_worst: int = 10,
+    kinds: Sequence[str] = ("bbox",),
+    score_threshold: float = SCORE_THRESHOLD,
+    num_worst: int = NUM_WORST,
 ) -> Agreement:
     """Compare a candidate's detections with a reference's.
 
@@ -106,12 +100,10 @@ def agreement_ap(
         reference: COCO results of the reference on all pictures.
         candidate: COCO results of the candidate on the same pictures.
         images: COCO image entries (id, height, width) of those pictures.
-        iou_types: which geometry to compare: "bbox", "segm", "keypoints"; or "points" alone.
+        kinds: which geometry to compare: "bbox", "segm", "keypoints".
         score_threshold: below it, reference detections are noise: ties and threshold crossers.
         num_worst: how many of the least agreeing pictures to name.
     """
-    if POINTS in iou_types:
-        return _agreement_of_points(reference, candidate, num_worst)
     confident = [result for result in reference if result["score"] >= score_threshold]
     reference_of = _by_image(confident)
     candidate_of = _by_image(candidate)
@@ -130,7 +122,7 @@ def agreement_ap(
             pictures.append(_image_agreement(image["id"], same, len(expected), num_found))
     num_candidate = sum(result["score"] >= score_threshold for result in candidate)
     return Agreement(
-        ap={kind: _ap(confident, candidate, images, kind, score_threshold) for kind in iou_types},
+        ap={kind: _ap(confident, candidate, images, kind, score_threshold) for kind in kinds},
         score_threshold=score_threshold,
         num_reference=len(confident),
         num_matched=len(ious),
@@ -138,44 +130,14 @@ def agreement_ap(
         count_delta=num_candidate - len(confident),
         mean_iou=float(np.mean(ious)) if ious else None,
         score_mae=float(np.mean(score_errors)) if score_errors else None,
-        worst=_worst(pictures, num_worst),
+        worst=least_agreeing(pictures, num_worst),
     )
 
 
-def _agreement_of_points(
-    reference: Sequence[Result], candidate: Sequence[Result], num_worst: int
-) -> Agreement:
-    objects = placed_points(reference, candidate)
-    by_image: defaultdict[int, list[PlacedPoints]] = defaultdict(list)
-    for each in objects:
-        by_image[each.image_id].append(each)
-    score_errors = [each.score_error for each in objects if each.score_error is not None]
-    num_found = Counter(result["image_id"] for result in candidate)
-    pictures = [
-        ImageAgreement(
-            image_id=image_id,
-            quality=1 - distance,
-            num_reference=len(group),
-            num_candidate=num_found[image_id],
-        )
-        for image_id, group in by_image.items()
-        if (distance := normalised_distance(group)) is not None
-    ]
-    return Agreement(
-        ap={POINTS: points_agreement(objects)},
-        score_threshold=0.0,
-        num_reference=len(reference),
-        num_matched=len(score_errors),
-        num_label_flips=0,
-        count_delta=len(candidate) - len(reference),
-        mean_iou=None,
-        score_mae=float(np.mean(score_errors)) if score_errors else None,
-        worst=_worst(pictures, num_worst),
-        nme=normalised_distance(objects),
-    )
-
-
-def _worst(pictures: Sequence[ImageAgreement], count: int) -> tuple[ImageAgreement, ...]:
+def least_agreeing(
+    pictures: Sequence[ImageAgreement], count: int = NUM_WORST
+) -> tuple[ImageAgreement, ...]:
+    """Return the pictures that agree least, worst first."""
     return tuple(sorted(pictures, key=lambda picture: picture.quality)[:count])
 
 

@@ -1,4 +1,4 @@
-"""How far two models place the same points apart, for models that look at one object at a time.
+"""How far two models place the same points apart, for models that are given their object.
 
 Every object is given, so nothing is found or missed and no score decides what counts: the results of one box are
 compared point by point. A point counts as much as the reference is sure of it: a joint outside the picture has a low
@@ -9,12 +9,20 @@ Shape suffixes: J = points of one object.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from edgeseg_bench.metrics.agreement import (
+    NUM_WORST,
+    Agreement,
+    ImageAgreement,
+    least_agreeing,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -39,6 +47,53 @@ class PlacedPoints:
     distances: Floats
     weights: Floats
     score_error: float | None
+
+
+def agreement_of_points(
+    reference: Sequence[Mapping[str, Any]],
+    candidate: Sequence[Mapping[str, Any]],
+    *,
+    images: Sequence[Mapping[str, Any]],
+    kinds: Sequence[str] = ("points",),
+    num_worst: int = NUM_WORST,
+) -> Agreement:
+    """Compare a candidate's points with a reference's.
+
+    Args:
+        reference: records of the reference, see `placed_points`; all of them count.
+        candidate: the same of the candidate.
+        images: COCO image entries (id, height, width) of the pictures.
+        kinds: what to call it in `Agreement.ap`.
+        num_worst: how many of the least agreeing pictures to name.
+    """
+    objects = placed_points(reference, candidate)
+    by_image: defaultdict[int, list[PlacedPoints]] = defaultdict(list)
+    for each in objects:
+        by_image[each.image_id].append(each)
+    score_errors = [each.score_error for each in objects if each.score_error is not None]
+    num_found = Counter(result["image_id"] for result in candidate)
+    pictures = [
+        ImageAgreement(
+            image_id=image["id"],
+            quality=1 - distance,
+            num_reference=len(by_image[image["id"]]),
+            num_candidate=num_found[image["id"]],
+        )
+        for image in images
+        if (distance := normalised_distance(by_image[image["id"]])) is not None
+    ]
+    return Agreement(
+        ap=dict.fromkeys(kinds, points_agreement(objects)),
+        score_threshold=0.0,
+        num_reference=len(reference),
+        num_matched=len(score_errors),
+        num_label_flips=0,
+        count_delta=len(candidate) - len(reference),
+        mean_iou=None,
+        score_mae=float(np.mean(score_errors)) if score_errors else None,
+        worst=least_agreeing(pictures, num_worst),
+        nme=normalised_distance(objects),
+    )
 
 
 def placed_points(

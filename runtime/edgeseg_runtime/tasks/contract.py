@@ -60,17 +60,20 @@ def check_outputs(
     axes: Mapping[str, tuple[str | int, ...]],
     *,
     required: tuple[str, ...],
+    row_axis: str | None = None,
 ) -> dict[str, TensorSpec]:
-    """Return the outputs that a task reads, by name.
+    """Return the outputs by name.
 
     Args:
         manifest: the manifest.
         axes: of each output the axes after the batch axis: a number, or a letter for a size that
             is the same wherever the letter stands.
         required: outputs that there must be.
+        row_axis: the letter of the axis that further outputs, not in `axes`, begin with; None if
+            there must be none, as nothing would read them.
 
     Raises:
-        ManifestError: if one is missing or has another shape.
+        ManifestError: if one is missing, has another shape, or is one too many.
     """
     specs = {spec.name: spec for spec in manifest.outputs}
     missing = [name for name in required if name not in specs]
@@ -88,7 +91,12 @@ def check_outputs(
         if not is_right:
             names = ", ".join(str(known.get(str(axis), axis)) for axis in wanted)
             refuse(manifest, f"output {describe(spec)}", f"[1, {names}]")
-    return used
+    for name in sorted(specs.keys() - used.keys()):
+        num_rows = None if row_axis is None else sizes[row_axis]
+        if num_rows is None or specs[name].shape[1:2] != (num_rows,):
+            rows = "" if num_rows is None else f"; or [1, {num_rows}, ...], a row for each instance"
+            refuse(manifest, f"output {describe(specs[name])}", f"one of {', '.join(axes)}{rows}")
+    return specs
 
 
 def check_keypoint_names(manifest: Manifest, count: int) -> None:

@@ -5,7 +5,8 @@ Outputs of the model, padded to K rows with score 0, positions in pixels of the 
     boxes (B, K, 4), scores (B, K), labels (B, K)
     masks (B, K, M, M) over the boxes or (B, K, h, w) over the whole input, mask_scores (B, K)
     keypoints (B, K, J, 3) x, y, score, or keypoint_heatmaps (B, K, J, S, S) over the boxes
-    landmarks (B, K, L, 2), gender (B, K), mesh (B, K, V, 3)
+    landmarks (B, K, L, 2), gender (B, K), mesh (B, K, V, 3), track_ids (B, K)
+    any other name (B, K, ...): becomes `Instances.extra`, as it is
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from edgeseg_runtime.paste import (
     keypoints_bicubic_argmax,
 )
 from edgeseg_runtime.results import Instances
+from edgeseg_runtime.results.rows import OPTIONAL_FIELDS, RESERVED_NAMES, ROW_FIELDS, RowField
 from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contract import (
     check_choice,
@@ -51,19 +53,10 @@ __all__ = ["InstanceTask", "Options"]
 Floats = npt.NDArray[np.float32]
 
 _OUTPUT_AXES: dict[str, tuple[str | int, ...]] = {
-    "boxes": ("K", 4),
-    "scores": ("K",),
-    "labels": ("K",),
+    **{field.name: ("K", *field.axes) for field in ROW_FIELDS},
     "masks": ("K", "h", "w"),
     "keypoint_heatmaps": ("K", "J", "S", "S"),
-    "keypoints": ("K", "J", 3),
-    "landmarks": ("K", "L", 2),
-    "gender": ("K",),
-    "mesh": ("K", "V", 3),
-    "mask_scores": ("K",),
 }
-_ROW_OUTPUTS = ("keypoints", "landmarks", "gender", "mesh", "mask_scores")  # as in Instances
-_POINT_OUTPUTS = ("keypoints", "landmarks", "mesh")  # begin with x, y
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +116,16 @@ class InstanceTask:
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.options = Options.from_manifest(manifest)
+        if manifest.looks_at_boxes:
+            refuse(
+                manifest,
+                f"resize {manifest.preprocess.resize!r}",
+                "a rule that shows the whole picture: the model finds its own boxes in it",
+            )
         self._inputs = PictureInput(manifest)
         self._outputs = _check_outputs(manifest, self.options)
+        self._rows = [field for field in OPTIONAL_FIELDS if field.name in self._outputs]
+        self._extra = sorted(self._outputs - _OUTPUT_AXES.keys())
 
     def __repr__(self) -> str:
         size = f"{self.manifest.preprocess.height}x{self.manifest.preprocess.width}"
@@ -150,10 +151,7 @@ class InstanceTask:
         """
         network_boxes = outputs["boxes"][0].astype(np.float32, copy=False)
         scores = outputs["scores"][0].astype(np.float32, copy=False)
-        is_finite = np.isfinite(scores) & (np.abs(network_boxes) < FAR).all(axis=1)
-        for name in self._rows:
-            values = outputs[name][0].reshape(len(scores), -1)
-            is_finite &= (np.abs(values) < FAR).all(axis=1)
+        is_finite = self._is_finite(outputs)
         num_nonfinite = int((~is_finite & (scores != 0)).sum())  # score 0 is padding
         kept = np.flatnonzero(is_finite & (scores > self.options.score_threshold))
         boxes = scale_boxes_to_source(network_boxes[kept], geometry)
@@ -164,8 +162,8 @@ class InstanceTask:
             has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
             kept, boxes = kept[has_area], boxes[has_area]
         rows: dict[str, Any] = {
-            name: _to_source(name, outputs[name][0][kept].astype(np.float32), geometry)
-            for name in self._rows
+            field.name: _to_source(field, outputs[field.name][0][kept], geometry)
+            for field in self._rows
         }
         if self.options.keypoints != "none":
             rows["keypoints"] = self._keypoints(outputs, kept, network_boxes[kept], geometry)
@@ -174,6 +172,7 @@ class InstanceTask:
             scores[kept],
             outputs["labels"][0][kept],
             masks=self._masks(outputs, kept, boxes, geometry),
+            extra={name: outputs[name][0][kept] for name in self._extra},
             label_names=self.manifest.labels,
             category_ids=self.manifest.category_ids,
             keypoint_names=self.manifest.keypoint_names,
@@ -183,9 +182,18 @@ class InstanceTask:
             **rows,
         )
 
-    @property
-    def _rows(self) -> list[str]:
-        return [name for name in _ROW_OUTPUTS if name in self._outputs]
+    def _is_finite(self, outputs: Tensors) -> npt.NDArray[np.bool_]:
+        """Return (K,) bool: rows whose numbers are all finite, but for masks and heat maps."""
+        scores = outputs["scores"][0]
+        is_finite = np.isfinite(scores) & (np.abs(outputs["boxes"][0]) < FAR).all(axis=1)
+        for field in self._rows:
+            values = outputs[field.name][0].reshape(len(scores), -1)
+            if field.dtype is np.float32:
+                is_finite &= (np.abs(values) < FAR).all(axis=1)
+        for name in self._extra:
+            values = outputs[name][0].reshape(len(scores), -1)
+            is_finite &= np.isfinite(values).all(axis=1)
+        return is_finite
 
     def _masks(
         self, outputs: Tensors, kept: npt.NDArray[np.intp], boxes: Floats, geometry: Geometry
@@ -229,13 +237,14 @@ class _Paste:
         return paste(mask, box, self.geometry.source, threshold=self.threshold)
 
 
-def _to_source(name: str, values: Floats, geometry: Geometry) -> Floats:
+def _to_source(field: RowField, values: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[Any]:
     """Return one output's rows in source pixels; depth has the scale of x and y."""
-    if name in _POINT_OUTPUTS:
-        values[..., :2] = scale_points_to_source(values[..., :2], geometry)
-    if name == "mesh":
-        values[..., 2] *= np.float32(math.sqrt(geometry.step[0] * geometry.step[1]))
-    return values
+    rows: npt.NDArray[Any] = values.astype(field.dtype)
+    if field.columns.startswith("xy"):
+        rows[..., :2] = scale_points_to_source(rows[..., :2], geometry)
+    if field.columns == "xyz":
+        rows[..., 2] *= np.float32(math.sqrt(geometry.step[0] * geometry.step[1]))
+    return rows
 
 
 def _truncated(boxes: Floats, size: tuple[int, int]) -> Floats:
@@ -252,9 +261,14 @@ def _truncated(boxes: Floats, size: tuple[int, int]) -> Floats:
 
 def _check_outputs(manifest: Manifest, options: Options) -> frozenset[str]:
     """Return the names of the outputs that are used."""
-    specs = check_outputs(manifest, _OUTPUT_AXES, required=("boxes", "scores", "labels"))
-    if specs["labels"].dtype not in {"int32", "int64"}:
-        refuse(manifest, f"output {describe(specs['labels'])}", "int32 or int64")
+    required = tuple(field.name for field in ROW_FIELDS if field.is_required)
+    specs = check_outputs(manifest, _OUTPUT_AXES, required=required, row_axis="K")
+    for field in ROW_FIELDS:
+        spec = specs.get(field.name)
+        if spec and field.dtype is np.int64 and spec.dtype not in {"int32", "int64"}:
+            refuse(manifest, f"output {describe(spec)}", "int32 or int64")
+    for name in sorted((specs.keys() - _OUTPUT_AXES.keys()) & RESERVED_NAMES):
+        refuse(manifest, f"output {name!r}", "another name: results have something else there")
     if options.mask_paste != "none" and "masks" not in specs:
         refuse(
             manifest, f"mask_paste {options.mask_paste!r} without an output masks", "masks, or none"
@@ -267,7 +281,7 @@ def _check_outputs(manifest: Manifest, options: Options) -> frozenset[str]:
         )
     if {"keypoints", "keypoint_heatmaps"} <= specs.keys():
         refuse(manifest, "outputs keypoints and keypoint_heatmaps", "one of them")
-    for name in ("keypoints", "keypoint_heatmaps", "landmarks"):
+    for name in ("keypoint_heatmaps", *(field.name for field in ROW_FIELDS if field.is_named)):
         if name in specs:
             check_keypoint_names(manifest, specs[name].shape[2])
             break

@@ -1,49 +1,46 @@
-"""What a model found in a picture, in source pixels, as plain NumPy arrays."""
+"""The instances of one picture: boxes, scores and labels, with whatever else a model gives."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg_runtime.draw import (
+    Colour,
+    canvas_from_image,
+    colour_from_number,
+    draw_box,
+    draw_caption,
+    draw_pixels,
+    draw_points,
+    line_width,
+    placed_points,
+    tint,
+)
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.masks import MaskSet, read_only
 from edgeseg_runtime.paste import MaskCrop
+from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.rows import (
+    OPTIONAL_FIELDS,
+    ROW_FIELDS,
+    check_rows,
+    extra_array,
+    row_array,
+)
 from edgeseg_runtime.rle import rle_from_crop
 
-__all__ = ["ROW_AXES", "Instances", "Landmarks"]
+__all__ = ["Instances"]
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-ROW_AXES: Mapping[str, tuple[str | int, ...]] = {
-    "boxes": (4,),
-    "scores": (),
-    "labels": (),
-    "keypoints": ("J", 3),
-    "landmarks": ("L", 2),
-    "gender": (),
-    "mesh": ("V", 3),
-    "mask_scores": (),
-    "track_ids": (),
-}
-"""The arrays of Instances that have one row per instance: the axes after the row's."""
-
-_INTEGERS = ("labels", "track_ids")
-_REQUIRED = ("boxes", "scores", "labels")
-_DETECTIONS = (*_REQUIRED, "track_ids")  # what supervision.Detections has a place for
-_COCO_KEYS = {
-    "landmarks": "landmarks",
-    "gender": "gender",
-    "mesh": "mesh",
-    "mask_scores": "mask_score",
-}
 _SHARED = (
     "label_names",
     "category_ids",
@@ -61,7 +58,7 @@ class Instances:
     Read-only: the arrays cannot be written into either. Copy one to change it, and pass it to
     `replace`.
 
-    Masks are pasted when `masks` is first read; `mask_crops`, `to_coco` and `draw` never build the
+    Masks are pasted when `masks` is first read; `mask_crops`, `records` and `draw` never build the
     (N, H, W) array. Selecting (`result[0]`, `result[:5]`, `result[result.scores > 0.5]`) gives
     Instances again; iterating gives one-row Instances.
 
@@ -77,6 +74,9 @@ class Instances:
             the camera; or None.
         mask_scores: (N,) how far the mask is trusted, for models that judge it apart; or None.
         track_ids: (N,) identities over the frames of a video, or None.
+        extra: further arrays by name, (N, ...) of numbers, bools or text: what a model gives for
+            each instance beyond the above, as it gives it. `records` are JSON only if all numbers
+            are finite; of a model's outputs, rows with others are dropped.
         label_names: name of label number i; empty if unknown.
         category_ids: COCO category id of label number i; empty if they are the label numbers.
         keypoint_names: name of key point or landmark number j; empty if unknown.
@@ -120,6 +120,7 @@ class Instances:
         mesh: npt.ArrayLike | None = None,
         mask_scores: npt.ArrayLike | None = None,
         track_ids: npt.ArrayLike | None = None,
+        extra: Mapping[str, npt.ArrayLike] = MappingProxyType({}),
         label_names: Sequence[str] = (),
         category_ids: Sequence[int] = (),
         keypoint_names: Sequence[str] = (),
@@ -143,7 +144,7 @@ class Instances:
             "track_ids": track_ids,
         }
         self.__dict__.update(
-            {name: _row_array(name, values) for name, values in rows.items()},
+            {field.name: row_array(field, rows[field.name]) for field in ROW_FIELDS},
             label_names=tuple(label_names),
             category_ids=tuple(category_ids),
             keypoint_names=tuple(keypoint_names),
@@ -151,6 +152,7 @@ class Instances:
             image_size=image_size,
             num_nonfinite=num_nonfinite,
             backend=backend,
+            _extra={name: extra_array(name, values) for name, values in extra.items()},
             _mask_set=mask_set,
         )
         self._check()
@@ -176,6 +178,16 @@ class Instances:
         """Whether the model gives masks, whatever the number of instances."""
         return self._mask_set is not None
 
+    @property
+    def extra(self) -> Mapping[str, npt.NDArray[Any]]:
+        """The further arrays (N, ...) by name; read-only."""
+        return MappingProxyType(self._extra)
+
+    @property
+    def num_detections(self) -> int:
+        """N, the number of rows."""
+        return len(self)
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -186,8 +198,11 @@ class Instances:
             IndexError: if an index is out of range, or a bool array has another length.
         """
         rows = _rows(index, len(self))
-        masks = None if self._mask_set is None else self._mask_set[rows]
-        return self.replace(masks=masks, **{name: self._row(name)[rows] for name in self._given})
+        return self.replace(
+            masks=None if self._mask_set is None else self._mask_set[rows],
+            extra={name: values[rows] for name, values in self._extra.items()},
+            **{name: values[rows] for name, values in self._given().items()},
+        )
 
     def replace(self, **changes: Any) -> Instances:
         """Return the same Instances but for these arguments of the class.
@@ -195,8 +210,8 @@ class Instances:
         Raises:
             ValueError: if the shapes no longer fit together.
         """
-        arguments = {name: getattr(self, name) for name in (*ROW_AXES, *_SHARED)}
-        return Instances(**{**arguments, "masks": self._mask_set, **changes})
+        arguments = {name: getattr(self, name) for name in ("extra", *_SHARED)}
+        return Instances(**{**arguments, **self._given(), "masks": self._mask_set, **changes})
 
     def with_backend(self, name: str) -> Instances:
         """Return the same Instances as the result of another backend; nothing is checked again."""
@@ -205,7 +220,11 @@ class Instances:
         return found
 
     def materialize(self) -> None:
-        """Paste the masks now, instead of when they are read."""
+        """Paste all masks, as reading `masks` does.
+
+        Raises:
+            OutOfMemory: if N full pictures do not fit into memory.
+        """
         _ = self.masks
 
     def __iter__(self) -> Iterator[Instances]:
@@ -215,7 +234,8 @@ class Instances:
         names = sorted({self._name(int(label)) for label in self.labels})
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         extras = ["masks"] if self.has_masks else []
-        extras += [name for name in self._given if name not in _REQUIRED]
+        extras += [field.name for field in OPTIONAL_FIELDS if field.name in self._given()]
+        extras += self._extra
         details = [shown] if shown else []
         if self.image_size is not None:
             details.append(f"image {self.image_size[0]}x{self.image_size[1]}")
@@ -227,6 +247,9 @@ class Instances:
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"Instances are read-only; make new ones instead of setting {name!r}")
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(_with_read_only(state), _extra=_with_read_only(state["_extra"]))
 
     def filter(
         self, *, score: float | None = None, labels: Sequence[int | str] | None = None
@@ -243,32 +266,18 @@ class Instances:
             is_kept &= np.isin(self.labels, [self._number(label) for label in labels])
         return self[is_kept]
 
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+    def records(self, image_id: int) -> list[dict[str, Any]]:
         """Return the rows as entries of a COCO results file.
 
         Boxes become x, y, width, height; masks compressed run-length encodings; key points a flat
         list of x, y, score. What COCO does not know follows under its own name: `landmarks` and
-        `mesh` as lists of points, `gender`, `mask_score`.
+        `mesh` as lists of points, `gender`, `mask_score`, `track_id`, and everything in `extra`.
         """
-        size = list(self.image_size or ())
-        entries = []
-        for index, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
-            entry: dict[str, Any] = {
-                "image_id": image_id,
-                "category_id": self._category_id(int(self.labels[index])),
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": float(self.scores[index]),
-            }
-            if self._mask_set is not None:
-                counts = rle_from_crop(self._mask_set.crop(index), self._mask_set.size)
-                entry["segmentation"] = {"size": size, "counts": counts}
-            if self.keypoints is not None:
-                entry["keypoints"] = self.keypoints[index].ravel().tolist()
-            for name, key in _COCO_KEYS.items():
-                if name in self._given:
-                    entry[key] = self._row(name)[index].tolist()
-            entries.append(entry)
-        return entries
+        return [self._record(index, image_id) for index in range(len(self))]
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Return the rows as entries of a COCO results file: see `records`."""
+        return self.records(image_id)
 
     def to_supervision(self) -> Any:
         """Return the rows as `supervision.Detections`, with masks; names and the rest in `data`.
@@ -278,63 +287,101 @@ class Instances:
         Raises:
             ModuleNotFoundError: if supervision is not installed.
         """
-        supervision = _import_supervision()
-        rows = {name: self._row(name).copy() for name in self._given}
-        extras = {name: values for name, values in rows.items() if name not in _DETECTIONS}
+        supervision = import_supervision()
         names = np.array([self._name(int(label)) for label in self.labels], dtype=np.str_)
-        return supervision.Detections(
-            xyxy=rows["boxes"],
-            mask=self.masks,
-            confidence=rows["scores"],
-            class_id=rows["labels"],
-            tracker_id=rows.get("track_ids"),
-            data={"class_name": names, **extras},
-        )
+        rows = self._given()
+        fields = [field for field in ROW_FIELDS if field.name in rows]
+        slots = {field.slot: rows[field.name].copy() for field in fields if field.slot}
+        others = {field.name: rows[field.name] for field in fields if not field.slot} | self._extra
+        data = {"class_name": names, **{name: rows.copy() for name, rows in others.items()}}
+        return supervision.Detections(mask=self.masks, data=data, **slots)
 
     def draw(self, image: Image) -> Image:
-        """Return a copy of the source picture with everything that was found drawn in.
+        """Return a copy of the picture with masks, boxes, points, bones, and names with scores.
+
+        The best instance is drawn last, on top. The colour depends on the label alone, of tracked
+        instances on the track.
 
         Raises:
             ImageError: if it is no picture.
             ValueError: if it has another size than the picture of this result.
         """
-        from edgeseg_runtime.draw import draw_instances
-
-        return draw_instances(image, self)
+        canvas = canvas_from_image(image, self.image_size)
+        numbers = self.labels if self.track_ids is None else self.track_ids
+        colours = [colour_from_number(int(number)) for number in numbers]
+        order = np.argsort(self.scores, kind="stable")
+        if self._mask_set is not None:
+            for index in order:
+                tint(canvas, self._mask_set.crop(index), colours[index])
+        for index in order:
+            draw_box(canvas, self.boxes[index], colours[index])
+            self._draw_points(canvas, index, colours[index])
+        for index in order:
+            draw_caption(canvas, self._caption(index), self.boxes[index], colours[index])
+        return canvas
 
     def label_name(self, index: int) -> str:
         """Return the name of row `index`'s label, or its number where there is no name."""
         return self._name(int(self.labels[index]))
 
+    _extra: dict[str, npt.NDArray[Any]]
     _mask_set: MaskSet | None
 
-    @property
-    def _given(self) -> list[str]:
-        """The names of the arrays that there are."""
-        return [name for name in ROW_AXES if getattr(self, name) is not None]
-
-    def _row(self, name: str) -> npt.NDArray[Any]:
-        array = getattr(self, name)
-        assert isinstance(array, np.ndarray)
-        return array
+    def _given(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the arrays of `ROW_FIELDS` that there are, by name."""
+        rows = {field.name: getattr(self, field.name) for field in ROW_FIELDS}
+        return {name: values for name, values in rows.items() if values is not None}
 
     def _check(self) -> None:
-        count = self.scores.shape[0] if self.scores.ndim == 1 else -1
-        for name in ("scores", *self._given):
-            axes = ROW_AXES[name]
-            found = self._row(name).shape
-            has_axes = len(found) == 1 + len(axes) and all(
-                size == axis or isinstance(axis, str)
-                for size, axis in zip(found[1:], axes, strict=True)
-            )
-            if found[:1] != (count,) or not has_axes:
-                text = ", ".join(str(axis) for axis in ("N", *axes)) + ("" if axes else ",")
-                raise ValueError(f"{name} has shape {found}; expected ({text}), N as in scores")
-        masks = self._mask_set
+        check_rows(self._given(), self._extra)
+        masks, count = self._mask_set, len(self)
         if masks is not None and (len(masks) != count or masks.size != self.image_size):
             raise ValueError(
                 f"masks are {len(masks)} of {masks.size}; expected {count} of {self.image_size}"
             )
+
+    def _record(self, index: int, image_id: int) -> dict[str, Any]:
+        x1, y1, x2, y2 = self.boxes[index].tolist()
+        record: dict[str, Any] = {
+            "image_id": image_id,
+            "category_id": self._category_id(int(self.labels[index])),
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": float(self.scores[index]),
+        }
+        if self._mask_set is not None:
+            counts = rle_from_crop(self._mask_set.crop(index), self._mask_set.size)
+            record["segmentation"] = {"size": list(self._mask_set.size), "counts": counts}
+        rows = self._given()
+        for field in OPTIONAL_FIELDS:
+            if field.name in rows:
+                values = rows[field.name][index]
+                record[field.key] = (values.ravel() if field.is_flat else values).tolist()
+        return record | {name: values[index].tolist() for name, values in self._extra.items()}
+
+    def _draw_points(self, canvas: Image, index: int, colour: Colour) -> None:
+        """Draw the points of a row; those of a field in front lie on top."""
+        rows = self._given()
+        named = next((field for field in ROW_FIELDS if field.is_named and field.name in rows), None)
+        for field in reversed(ROW_FIELDS):
+            if field.dot is None or field.name not in rows:
+                continue
+            points = rows[field.name][index]
+            if field.columns == "xys":
+                points = placed_points(points[:, :2], points[:, 2])
+            if field.dot == 0:
+                draw_pixels(canvas, points[:, :2], colour)
+            else:
+                bones = self.skeleton if field is named else ()
+                radius = field.dot * line_width(canvas)
+                draw_points(canvas, points, bones, colour, radius=radius)
+
+    def _caption(self, index: int) -> str:
+        track = "" if self.track_ids is None else f" #{self.track_ids[index]}"
+        caption = f"{self.label_name(index)}{track} {self.scores[index]:.2f}"
+        if self.gender is None:
+            return caption
+        male = float(self.gender[index])
+        return f"{caption} {'male' if male >= 0.5 else 'female'} {max(male, 1 - male):.2f}"
 
     def _name(self, label: int) -> str:
         if 0 <= label < len(self.label_names) and self.label_names[label]:
@@ -354,117 +401,6 @@ class Instances:
         return label
 
 
-@dataclass(frozen=True, eq=False)
-class Landmarks:
-    """The landmarks of one object; aligned arrays, one row per point.
-
-    Read-only: the arrays cannot be written into either.
-
-    Attributes:
-        points: (J, 2) float32 x, y in source pixels.
-        scores: (J,) float32, 0 for a point that the model could not place.
-        box: (4,) float32 x1 y1 x2 y2 in source pixels of the object that was looked at; None for
-            the whole picture.
-        keypoint_names: name of point number j; empty if unknown.
-        skeleton: pairs of points, by number, that `draw` connects.
-        image_size: height, width of the source picture; None if unknown.
-        num_nonfinite: points set to 0 because a number of theirs was NaN or infinite.
-        backend: what computed it, such as "onnxruntime"; empty if unknown.
-
-    Raises:
-        ValueError: on construction, if the shapes do not fit together.
-    """
-
-    points: Floats
-    scores: Floats
-    box: Floats | None = None
-    keypoint_names: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()
-    image_size: tuple[int, int] | None = None
-    num_nonfinite: int = 0
-    backend: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("points", "scores", "box"):
-            values = getattr(self, name)
-            array = None if values is None else read_only(np.asarray(values, np.float32))
-            object.__setattr__(self, name, array)
-        count = len(self.scores) if self.scores.ndim == 1 else -1
-        if self.points.shape != (count, 2):
-            raise ValueError(
-                f"points has shape {self.points.shape} and scores {self.scores.shape}; "
-                "expected (J, 2) and (J,)"
-            )
-        if self.box is not None and self.box.shape != (4,):
-            raise ValueError(f"box has shape {self.box.shape}; expected (4,)")
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def __repr__(self) -> str:
-        details = [str(len(self))]
-        if self.image_size is not None:
-            details.append(f"image {self.image_size[0]}x{self.image_size[1]}")
-        if self.num_nonfinite:
-            details.append(f"{self.num_nonfinite} nonfinite set to 0")
-        return f"Landmarks({'; '.join(details)})"
-
-    def with_backend(self, name: str) -> Landmarks:
-        """Return the same landmarks as the result of another backend."""
-        return dataclasses.replace(self, backend=name)
-
-    def materialize(self) -> None:
-        """Do nothing: there is nothing left to compute."""
-
-    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Return the one entry of a COCO results file: a flat list of x, y, score as key points.
-
-        Its score is the mean of the points' scores, its category 1.
-        """
-        points_J3 = np.column_stack([self.points, self.scores])
-        entry: dict[str, Any] = {
-            "image_id": image_id,
-            "category_id": 1,
-            "keypoints": points_J3.ravel().tolist(),
-            "score": float(self.scores.mean()) if len(self) else 0.0,
-        }
-        if self.box is not None:
-            x1, y1, x2, y2 = self.box.tolist()
-            entry["bbox"] = [x1, y1, x2 - x1, y2 - y1]
-        return [entry]
-
-    def to_supervision(self) -> Any:
-        """Return the points as `supervision.KeyPoints` of one object.
-
-        Raises:
-            ModuleNotFoundError: if supervision is not installed.
-        """
-        # By position: newer versions call the third argument keypoint_confidence.
-        points, scores = self.points[None].copy(), self.scores[None].copy()
-        return _import_supervision().KeyPoints(points, None, scores)
-
-    def draw(self, image: Image) -> Image:
-        """Return a copy of the source picture with the points, their bones and the box.
-
-        Raises:
-            ImageError: if it is no picture.
-            ValueError: if it has another size than the picture of this result.
-        """
-        from edgeseg_runtime.draw import draw_landmarks
-
-        return draw_landmarks(image, self)
-
-
-def _import_supervision() -> Any:
-    try:
-        import supervision
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "to_supervision needs supervision: pip install supervision"
-        ) from error
-    return supervision
-
-
 def _mask_set(masks: MaskSet | npt.ArrayLike | None) -> MaskSet | None:
     if masks is None or isinstance(masks, MaskSet):
         return masks
@@ -474,15 +410,9 @@ def _mask_set(masks: MaskSet | npt.ArrayLike | None) -> MaskSet | None:
     return MaskSet.from_array(array)
 
 
-def _row_array(name: str, values: npt.ArrayLike | None) -> npt.NDArray[Any] | None:
-    if values is None:
-        return None
-    if name not in _INTEGERS:
-        return read_only(np.asarray(values, np.float32))
-    array = np.asarray(values)
-    if array.size and array.dtype.kind not in "iu":
-        raise ValueError(f"{name} is {array.dtype}; expected integers")
-    return read_only(array.astype(np.int64))
+def _with_read_only(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is in a copy of an object: its arrays are writeable until they are made read-only."""
+    return {k: read_only(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
 
 
 def _rows(index: SupportsIndex | slice | npt.ArrayLike, count: int) -> slice | npt.NDArray[Any]:
