@@ -143,16 +143,23 @@ class Predictor(Generic[Found]):
         """
         clock = StageClock()
         with self.session(probe=clock) as session:
-            result = self._predict(session, image, boxes)
-            if paste_masks:
-                for part in result if isinstance(result, list) else [result]:
-                    part.materialize()
+            result = self._predict(session, image, boxes, paste_masks=paste_masks)
             clock.lap("postprocess")
         return result, clock.times()
 
-    def _predict(self, session: Session[Found], image: Image, boxes: Boxes | None) -> Any:
+    def _predict(
+        self,
+        session: Session[Found],
+        image: Image,
+        boxes: Boxes | None,
+        *,
+        paste_masks: bool = False,
+    ) -> Any:
         if boxes is None:
-            return session(image)
+            result = session(image)
+            if paste_masks:
+                result.materialize()
+            return result
         task = self._region_task()
         size = check_image(image).shape[:2]
         found = [session(image, box=box) for box in _checked_boxes(boxes)]
@@ -305,7 +312,7 @@ class StageClock(Probe):
 
 def _checked_boxes(boxes: Boxes) -> list[Box]:
     """Return boxes as tuples, or refuse what is none."""
-    array = np.asarray(boxes.boxes if isinstance(boxes, Instances) else boxes)
+    array = np.asarray(getattr(boxes, "boxes", boxes))
     if array.size == 0 and array.shape[:1] == (0,):
         return []
     if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "iuf":
