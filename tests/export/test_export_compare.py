@@ -15,7 +15,7 @@ from edgeseg_export.compare import METRICS, Picture, Side, compare
 from edgeseg_export.conditions import conditions_from_text, conditions_met
 from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_export.taps import MAX_SNR_DB, TapMeter, first_bad
-from edgeseg_runtime.manifest import Preprocess
+from edgeseg_runtime.manifest import Preprocess, one_graph
 from edgeseg_runtime.tasks import create_task
 
 MODULES = ("stem", "body", "head", "after")
@@ -195,7 +195,10 @@ def test_another_size_is_one_step_without_nodes():
     for output in other.graph.output:
         output.type.tensor_type.shape.dim[1].dim_value = 5
     del other.graph.value_info[:]
-    found = report(side("one", model), side("other", other, outputs=outputs))
+    found = report(
+        side("one", model),
+        side("other", other, graphs=one_graph(square_manifest().inputs, outputs)),
+    )
     assert [step.name for step in found.steps] == [
         "ONNX fp32, pre- and post-processing of another size"
     ]
