@@ -193,7 +193,7 @@ class Oracle:
             scale, shift = np.array(geometry.scale), np.array(geometry.shift)
             self.outputs.append(points_of(annotation) * scale + shift)
 
-    def run(self, inputs):
+    def run(self, inputs, graph="main", state=None, rows=None):
         return self.as_outputs(self.outputs.pop(0).astype(np.float32)[None])
 
     def close(self):
