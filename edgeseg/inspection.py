@@ -245,7 +245,11 @@ def _value_info(value: Any) -> dict[str, Any]:
 
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):  # a sequence, a map: not of this project's
-        return {"name": _text(value.name), "dtype": value.type.WhichOneof("value") or "?", "shape": []}
+        return {
+            "name": _text(value.name),
+            "dtype": value.type.WhichOneof("value") or "?",
+            "shape": [],
+        }
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
     except KeyError:  # of a newer ONNX, or damaged
