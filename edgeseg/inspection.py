@@ -191,18 +191,25 @@ def _inspect_graph(raw: bytes, name: str, *, has_borders: bool = True) -> dict[s
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load_model_from_string(raw)
+        return _described_graph(onnx.load_model_from_string(raw), name, has_borders=has_borders)
     except DecodeError as error:
         raise CorruptArtifact(name, "an ONNX model", f"something else ({error})") from error
+
+
+def _described_graph(model: Any, name: str, *, has_borders: bool) -> dict[str, Any]:
     if not model.graph.node:
         raise CorruptArtifact(name, "an ONNX model", "no graph")
     document: dict[str, Any] = {
         "graph": {
-            "producer": f"{model.producer_name} {model.producer_version}".strip(),
+            "producer": f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
             "ir_version": model.ir_version,
-            "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+            "opsets": {
+                _text(entry.domain) or "ai.onnx": entry.version for entry in model.opset_import
+            },
             "num_nodes": len(model.graph.node),
-            "functions": [f"{function.domain}::{function.name}" for function in model.functions],
+            "functions": [
+                f"{_text(function.domain)}::{_text(function.name)}" for function in model.functions
+            ],
         },
         "operators": _histogram(model),
     }
@@ -217,9 +224,10 @@ def _inspect_graph(raw: bytes, name: str, *, has_borders: bool = True) -> dict[s
 
 def _histogram(model: Any) -> dict[str, int]:
     """Return how often each operator occurs."""
+    names = ((_text(node.domain), _text(node.op_type)) for node in model.graph.node)
     counts = Counter(
-        node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}::{node.op_type}"
-        for node in model.graph.node
+        operator if domain in STANDARD_DOMAINS else f"{domain}::{operator}"
+        for domain, operator in names
     )
     return _in_order(counts)
 
@@ -236,14 +244,29 @@ def _value_info(value: Any) -> dict[str, Any]:
     import onnx
 
     tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type"):  # a sequence, a map: not of this project's
+        return {
+            "name": _text(value.name),
+            "dtype": value.type.WhichOneof("value") or "?",
+            "shape": [],
+        }
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+    except KeyError:  # of a newer ONNX, or damaged
+        dtype = f"type {tensor.elem_type}"
     return {
-        "name": value.name,
-        "dtype": onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name,
+        "name": _text(value.name),
+        "dtype": dtype,
         "shape": [
-            size.dim_value if size.HasField("dim_value") else size.dim_param or "?"
+            size.dim_value if size.HasField("dim_value") else _text(size.dim_param) or "?"
             for size in tensor.shape.dim
         ],
     }
+
+
+def _text(value: str | bytes) -> str:
+    """Return a text of a protobuf message, which gives bytes where these are not UTF-8."""
+    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
 def _engines(folder: Path, onnx_sha256: str) -> list[dict[str, Any]]:

@@ -8,14 +8,23 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import (
+    Console,
+    ConsoleOptions,
+    ConsoleRenderable,
+    RenderableType,
+    RenderHook,
+    RenderResult,
+)
 from rich.logging import RichHandler
+from rich.segment import Segment
 from rich.text import Text
 
 from edgeseg.progress import StageProgress
+from edgeseg_runtime.text import printable
 
 PIPE_WIDTH = 200
 """Columns of tables that are written to a file or pipe."""
@@ -117,13 +126,32 @@ class Terminal:
 
 def _console(stream: TextIO) -> Console:
     is_wide = stream.isatty() or "COLUMNS" in os.environ
-    return Console(
+    console = Console(
         file=stream,
         width=None if is_wide else PIPE_WIDTH,
         highlight=False,
         markup=False,  # paths and messages may hold brackets
         emoji=False,
     )
+    console.push_render_hook(_PrintableOnly())
+    return console
+
+
+class _PrintableOnly(RenderHook):
+    """Writes as escapes what a terminal would obey: rich lets it pass in tables, logs and messages alike."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Escaped(renderable) for renderable in renderables]
+
+
+class _Escaped:
+    def __init__(self, renderable: ConsoleRenderable) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        segments: Iterable[Segment] = console.render(self._renderable, options)
+        for text, style, control in segments:
+            yield Segment(text if control else printable(text), style, control)
 
 
 def close_broken_pipe() -> None:

@@ -26,6 +26,7 @@ from edgeseg.models import PrecisionRecipe, get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.agreement import check_agreement, measure_agreement
 from edgeseg_export.calibration import METHODS
+from edgeseg_export.contents import check_exported
 from edgeseg_export.graph import (
     COMPLETING_PASSES,
     complete_graph,
@@ -441,7 +442,9 @@ def _encoded(name: str, graph: onnx.ModelProto) -> bytes:
             f"the graph {name!r} has {graph.ByteSize()} bytes, expected at most {MAX_ONNX_BYTES}: "
             "one ONNX file holds no more"
         )
-    return graph.SerializeToString(deterministic=True)
+    raw = graph.SerializeToString(deterministic=True)
+    check_exported(raw, name)
+    return raw
 
 
 def _write(folder: Path, file: str, content: bytes) -> Artifact:

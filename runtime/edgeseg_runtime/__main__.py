@@ -16,6 +16,7 @@ from edgeseg_runtime.engine_key import EngineOptions
 from edgeseg_runtime.engines import build_bundle
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest, read_artifact
+from edgeseg_runtime.text import printable
 from edgeseg_runtime.trt_compat import FLAVOURS
 
 INTERRUPTED = 130
@@ -104,11 +105,11 @@ def _progress(phase: str, done: int, total: int) -> None:
 
 
 def _write(line: str) -> None:
-    sys.stdout.write(line + "\n")
+    sys.stdout.write(printable(line) + "\n")
 
 
 def _fail(message: str, exit_code: int) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {printable(message)}\n")
     return exit_code
 
 

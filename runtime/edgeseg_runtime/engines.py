@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.files import read_limited, write_atomic
 from edgeseg_runtime.manifest import Manifest, read_artifact
-from edgeseg_runtime.onnx_check import check_self_contained
+from edgeseg_runtime.onnx_check import check_encoding, check_graph
 from edgeseg_runtime.onnx_fields import opset_of
 from edgeseg_runtime.onnx_inline import inline_functions
 from edgeseg_runtime.trt_compat import Progress
@@ -77,6 +77,7 @@ def build_bundle(
     out: str | os.PathLike[str] | None = None,
     force: bool = False,
     options: EngineOptions | None = None,
+    allow_operators: Collection[str] = (),
     progress: Progress | None = None,
 ) -> list[EngineFile]:
     """Compile a bundle's model: `edgeseg build`.
@@ -93,18 +94,21 @@ def build_bundle(
         out: folder for the engines.
         force: build again what is there already.
         options: see `EngineOptions`.
+        allow_operators: operators that the caller vouches for, see `onnx_check.check_graph`.
         progress: called during the build; what it raises cancels the build.
 
     Returns:
         One engine file per group of targets that can share one.
 
     Raises:
-        BundleError: if the bundle is damaged.
+        BundleError: if the bundle is damaged, or its model holds what no bundle may hold.
         EngineBuildError: if the model does not compile.
         BackendUnavailable: if the library is missing, or a GPU is needed and missing.
         OSError: if `out` cannot be written.
     """
-    onnx = read_artifact(folder, Manifest.load(folder).artifact("onnx"))
+    artifact = Manifest.load(folder).artifact("onnx")
+    onnx = read_artifact(folder, artifact)
+    check_graph(onnx, file=artifact.file, allow_operators=allow_operators)
     trt = trt_compat.import_tensorrt(flavour or _default_flavour(targets))
     options = options or EngineOptions()
     if targets is None:
@@ -143,7 +147,8 @@ def build_engine(
     """Compile an ONNX model into a plan.
 
     Args:
-        onnx: the model, with its weights inside.
+        onnx: the model, with its weights inside. What a bundle may hold is checked where bundles
+            are read.
         flavour: "tensorrt" needs the GPU that will run the engine; "tensorrt_rtx" needs none.
         targets: for TensorRT-RTX: compute capabilities that the engine must run on; none, or
             `PORTABLE`, means every supported GPU from Ampere on.
@@ -159,7 +164,7 @@ def build_engine(
         BackendUnavailable: if the library is missing, or TensorRT finds no GPU.
         OutOfMemory: if the build ran out of memory.
     """
-    check_self_contained(onnx)
+    check_encoding(onnx)
     trt = trt_compat.import_tensorrt(flavour)
     options = options or EngineOptions()
     if trt_compat.is_rtx(trt):

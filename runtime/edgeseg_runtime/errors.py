@@ -6,6 +6,7 @@
     |   |   +-- SchemaTooNew                        written by a newer edgeseg
     |   +-- CorruptArtifact                         a file differs from its recorded size or sha256
     |   +-- MissingArtifact                         a file of the bundle does not exist
+    |   +-- UnsafeModel                             a model with something that no bundle may hold
     |   +-- UnsafePath                              a path that leads out of the folder, or is no plain file
     |   +-- OutputContractError                     the model's outputs are not those of the manifest
     +-- InputError                    exit code 2   what the caller handed in
@@ -31,6 +32,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from edgeseg_runtime.text import printable
+
 __all__ = [
     "BackendError",
     "BackendUnavailable",
@@ -50,6 +53,7 @@ __all__ = [
     "OutputContractError",
     "SchemaTooNew",
     "SourceError",
+    "UnsafeModel",
     "UnsafePath",
 ]
 
@@ -63,6 +67,10 @@ class EdgesegError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        """The message, which may quote files of strangers, in characters that can be printed."""
+        return printable(super().__str__())
 
 
 class BundleError(EdgesegError):
@@ -103,6 +111,10 @@ class CorruptArtifact(BundleError):
 
 class MissingArtifact(BundleError):
     """A file that the manifest lists does not exist."""
+
+
+class UnsafeModel(BundleError):
+    """A model with something that no bundle may hold, such as a reference to another file."""
 
 
 class UnsafePath(BundleError):

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from edgeseg_runtime.manifest import Manifest, read_artifact
-from edgeseg_runtime.onnx_check import check_self_contained
+from edgeseg_runtime.onnx_check import check_graph
 from edgeseg_runtime.shared_weights import with_weights
 
 __all__ = ["read_graph"]
 
 
 def read_graph(
-    folder: str | os.PathLike[str], manifest: Manifest, name: str, *, verify: bool = True
+    folder: str | os.PathLike[str],
+    manifest: Manifest,
+    name: str,
+    *,
+    verify: bool = True,
+    allow_operators: Collection[str] = (),
 ) -> bytes:
-    """Return a graph of a bundle as an ONNX model that was verified and holds all of its weights.
+    """Return a graph of a bundle as an ONNX model that an engine may see, with all of its weights.
 
     Args:
         folder: the bundle.
         manifest: its manifest, or a view of it.
         name: of the graph.
         verify: compare the files with their sha256.
+        allow_operators: operators that the caller vouches for, see `onnx_check.check_graph`.
 
     Raises:
-        BundleError: if a file is missing or damaged, or the model refers to other files.
+        BundleError: if a file is missing or damaged, or the model holds what no bundle may hold.
     """
     graph = manifest.graphs[name]
     artifact = manifest.artifact(graph.artifact)
@@ -32,5 +39,5 @@ def read_graph(
         shared = manifest.artifact(graph.weights)
         weights = read_artifact(folder, shared, verify=verify)
         onnx = with_weights(onnx, weights, file=artifact.file, weights_file=shared.file)
-    check_self_contained(onnx, file=artifact.file)
+    check_graph(onnx, file=artifact.file, allow_operators=allow_operators)
     return onnx

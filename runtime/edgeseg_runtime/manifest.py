@@ -18,6 +18,7 @@ from edgeseg_runtime.errors import CorruptArtifact, ManifestError, MissingArtifa
 from edgeseg_runtime.files import check_relative, read_limited, read_verified, write_atomic
 from edgeseg_runtime.graphs import (
     MAIN,
+    MAX_TENSORS,
     Graph,
     Rows,
     Schedule,
@@ -35,6 +36,7 @@ from edgeseg_runtime.manifest_values import (
     check_int,
     check_name,
     check_number,
+    check_number_of,
     check_scalar,
     check_str,
     plain_json,
@@ -62,6 +64,8 @@ SCHEMA = "2.0"
 OLDEST_SCHEMA = "1.0"
 MAX_PIXELS = 64_000_000
 MAX_KEYPOINTS = 10_000
+MAX_ENTRIES = 1024
+"""Files, graphs or variants that are read at all."""
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()  # what a bundle may demand of this runtime
 
 RESIZES = (
@@ -264,6 +268,7 @@ class Manifest:
             if not isinstance(artifact, Artifact):
                 refuse(f"artifacts.{key}", artifact, "an Artifact")
         for key, value in self.postprocess.items():
+            check_name("postprocess", key)
             check_scalar(f"postprocess.{key}", value)
         for key in ("parity", "provenance"):
             object.__setattr__(self, key, plain_json(key, getattr(self, key)))
@@ -479,18 +484,23 @@ def _manifest_from(document: Mapping[str, Any], *, ignore_unknown: bool) -> Mani
         return _read_object(kind, where, value, convert, ignore_unknown=ignore_unknown)
 
     def specs(where: str, value: Any) -> tuple[TensorSpec, ...]:
+        items = as_list(where, value)
+        check_number_of(where, items, MAX_TENSORS)
         return tuple(
-            read(TensorSpec, f"{where}[{index}]", item)
-            for index, item in enumerate(as_list(where, value))
+            read(TensorSpec, f"{where}[{index}]", item) for index, item in enumerate(items)
         )
 
     def many(
         kind: type, **convert: Callable[[str, Any], Any]
     ) -> Callable[[str, Any], dict[str, Any]]:
-        return lambda where, value: {
-            key: read(kind, f"{where}.{key}", item, **convert)
-            for key, item in as_mapping(where, value).items()
-        }
+        def read_all(where: str, value: Any) -> dict[str, Any]:
+            items = as_mapping(where, value)
+            check_number_of(where, items, MAX_ENTRIES)
+            return {
+                key: read(kind, f"{where}.{key}", item, **convert) for key, item in items.items()
+            }
+
+        return read_all
 
     def one(kind: type) -> Callable[[str, Any], Any]:
         return lambda where, value: None if value is None else read(kind, where, value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, NoReturn
 
 from edgeseg_runtime.errors import ManifestError
@@ -18,6 +18,7 @@ __all__ = [
     "check_int",
     "check_name",
     "check_number",
+    "check_number_of",
     "check_scalar",
     "check_str",
     "is_int",
@@ -52,6 +53,12 @@ def check_number(where: str, value: Any, low: float, high: float) -> None:
     is_number = is_int(value) or isinstance(value, float)
     if not is_number or not low <= value <= high:
         refuse(where, value, f"a number in {low:g}..{high:g}")
+
+
+def check_number_of(where: str, items: Sized, most: int) -> None:
+    """Refuse more entries than there may be, before anything is done with one."""
+    if len(items) > most:
+        refuse(where, f"{len(items)} entries", f"at most {most}")
 
 
 def check_str(where: str, value: Any) -> None:

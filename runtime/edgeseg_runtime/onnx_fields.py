@@ -1,5 +1,9 @@
 """Reads and writes the fields of an encoded ONNX model, without a protobuf library.
 
+Only the one form in which protobuf writes a field is read. Its libraries read more, and not all the
+same: of a tag of more than 32 bits one takes the lower 32 and another refuses the file, so that a
+field could mean something else to an engine than it does here.
+
 Field numbers: onnx/onnx.proto. Encoding: protobuf.dev/programming-guides/encoding.
 """
 
@@ -8,9 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-__all__ = ["Field", "delimited", "fields_between", "fields_of", "opset_of", "text_of"]
+__all__ = [
+    "FIXED32",
+    "FIXED64",
+    "LENGTH_DELIMITED",
+    "VARINT",
+    "Field",
+    "delimited",
+    "fields_between",
+    "fields_of",
+    "opset_of",
+    "read_varint",
+    "text_of",
+]
 
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
+"""Wire types. Groups (3 and 4) are read by no ONNX engine's schema and not written since 2008."""
 
 _MODEL_OPSET = 8
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
@@ -22,19 +39,24 @@ class Field(NamedTuple):
 
     Attributes:
         number: of the field.
-        value: of an integer, else 0.
-        has_content: whether it is length-delimited: a text, an array or a message.
+        wire_type: how it is encoded, such as `VARINT`.
+        value: of a `VARINT`, 0..2^64-1, else 0.
         start: first byte of the field, its tag.
         content: first byte behind the tag, and behind the length if there is one.
         end: the byte behind the field.
     """
 
     number: int
+    wire_type: int
     value: int
-    has_content: bool
     start: int
     content: int
     end: int
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it is length-delimited: a text, an array or a message."""
+        return self.wire_type == LENGTH_DELIMITED
 
 
 def opset_of(onnx: bytes) -> int:
@@ -73,31 +95,56 @@ def fields_between(data: bytes, start: int, end: int) -> Iterator[Field]:
         ValueError: if the bytes are no encoded message.
     """
     while start < end:
-        tag, content = _read_varint(data, start, end)
+        tag, content = read_varint(data, start, end)
+        if not 8 <= tag < 2**32:
+            raise ValueError(f"a tag {tag:#x} at byte {start}, not of 32 bits with a field number")
         wire_type, value, position = tag & 7, 0, content
-        if wire_type == _VARINT:
-            value, position = _read_varint(data, content, end)
-        elif wire_type == _LENGTH_DELIMITED:
-            size, content = _read_varint(data, content, end)
+        if wire_type == VARINT:
+            value, position = read_varint(data, content, end)
+        elif wire_type == LENGTH_DELIMITED:
+            size, content = read_varint(data, content, end)
+            if size >= 2**31:
+                raise ValueError(f"a length of {size} at byte {start}, of more than 31 bits")
             position = content + size
-        elif wire_type in {_FIXED32, _FIXED64}:
-            position += 4 if wire_type == _FIXED32 else 8
+        elif wire_type in {FIXED32, FIXED64}:
+            position += 4 if wire_type == FIXED32 else 8
         else:
             raise ValueError(f"wire type {wire_type} at byte {start}")
         if position > end:
             raise ValueError(f"a field ends at byte {position}, its message at {end}")
-        yield Field(tag >> 3, value, wire_type == _LENGTH_DELIMITED, start, content, position)
+        yield Field(tag >> 3, wire_type, value, start, content, position)
         start = position
 
 
 def delimited(number: int, content: bytes) -> bytes:
     """Return a length-delimited field in its encoding."""
-    return _encoded(number << 3 | _LENGTH_DELIMITED) + _encoded(len(content)) + content
+    return _encoded(number << 3 | LENGTH_DELIMITED) + _encoded(len(content)) + content
 
 
 def text_of(content: bytes) -> str:
     """Return the text that a field holds."""
     return content.decode("utf-8")
+
+
+def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    """Return an integer of variable length, 0..2^64-1, and the position behind it.
+
+    Raises:
+        ValueError: if it goes beyond `end`, is longer than its value needs, or has more than 64 bits.
+    """
+    value = shift = 0
+    while position < end and shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if (byte == 0 and shift) or value >= 2**64:
+                raise ValueError(
+                    f"an integer that is not written as protobuf does, to byte {position}"
+                )
+            return value, position
+        shift += 7
+    raise ValueError(f"an integer is cut off or too long at byte {position}")
 
 
 def _encoded(value: int) -> bytes:
@@ -107,20 +154,3 @@ def _encoded(value: int) -> bytes:
         value >>= 7
     data.append(value)
     return bytes(data)
-
-
-def _read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return a variable-length integer and the position after it.
-
-    Raises:
-        ValueError: if it goes beyond `end`, or has more than 70 bits.
-    """
-    value = shift = 0
-    while position < end and shift < 70:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    raise ValueError(f"an integer is cut off or too long at byte {position}")

@@ -13,13 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edgeseg_runtime.errors import CorruptArtifact
-from edgeseg_runtime.onnx_check import check_self_contained
+from edgeseg_runtime.onnx_check import MAX_DEPTH
 from edgeseg_runtime.onnx_fields import delimited, fields_of, text_of
 
 __all__ = ["inline_functions"]
-
-MAX_DEPTH = 16
-"""Calls within calls, and graphs within graphs, up to which a model is followed."""
 
 Name = Callable[[str], str]
 """Gives a value or node of a body its name at the place of a call."""
@@ -48,15 +45,13 @@ def inline_functions(onnx: bytes, *, file: str = "model.onnx") -> bytes:
     """Return a model that computes the same and calls no function of its own.
 
     Args:
-        onnx: the encoded model.
+        onnx: a model that `check_graph` has accepted, which bounds how large it becomes.
         file: its name, for the messages.
 
     Raises:
         CorruptArtifact: if the bytes are no ONNX model, or its functions call each other in a
             circle, or a body depends on the attributes of its call, which edgeseg's do not.
-        BundleError: if a tensor's data lies in another file.
     """
-    check_self_contained(onnx, file=file)  # from here on the encoding is known to be sound
     try:
         return _inlined(onnx)
     except ValueError as error:

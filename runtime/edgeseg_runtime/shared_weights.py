@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from edgeseg_runtime.errors import CorruptArtifact, ManifestError
 from edgeseg_runtime.manifest_values import is_int
-from edgeseg_runtime.onnx_fields import Field, delimited, fields_between, text_of
+from edgeseg_runtime.onnx_fields import Field, delimited, fields_between, read_varint, text_of
 from edgeseg_runtime.strict_json import parse_json
 
 __all__ = ["with_weights"]
@@ -34,6 +34,8 @@ _TYPES = {  # safetensors -> onnx.TensorProto.DataType, bytes of an element
     "F16": (10, 2),
 }
 _METADATA = "__metadata__"
+_MAX_BYTES = 2**31 - 1
+"""Of a model: protobuf's limit."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,14 @@ def _filled_graph(
     onnx: bytes, graph: Field, weights: bytes, tensors: Mapping[str, _Tensor]
 ) -> bytes:
     parts = []
+    num_left = _MAX_BYTES  # several initializers may ask for the same bytes
     for field in fields_between(onnx, graph.content, graph.end):
         content = b""
         if field.number == _GRAPH_INITIALIZER and field.has_content:
             content = _missing_content(onnx, field, weights, tensors)
+        num_left -= len(content)
+        if num_left < 0:
+            raise ValueError(f"more than {_MAX_BYTES} bytes of shared weights in one graph")
         if content:
             initializer = onnx[field.content : field.end] + content
             parts.append(delimited(_GRAPH_INITIALIZER, initializer))
@@ -158,11 +164,8 @@ def _dims(onnx: bytes, field: Field) -> list[int]:
     """Return the sizes that a field holds: one, or several in the packed form."""
     if not field.has_content:
         return [field.value]
-    sizes, value, shift = [], 0, 0
-    for byte in onnx[field.content : field.end]:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            sizes.append(value)
-            value = shift = 0
+    sizes, position = [], field.content
+    while position < field.end:
+        size, position = read_varint(onnx, position, field.end)
+        sizes.append(size)
     return sizes

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -16,7 +17,9 @@ __all__ = ["MAX_BYTES", "MAX_DEPTH", "check_digest", "digest_of", "format_json",
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 16
 
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+# A string without an end takes the rest of the text with it: looked for again at each quote in it, it
+# would take a time that grows with the square of its length.
+_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def parse_json(text: str) -> dict[str, Any]:
@@ -86,8 +89,7 @@ def format_json(value: Any, indent: int = 0) -> str:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
         raise ManifestError(f"the key {twice!r} is given twice; remove one of them")
     return result
 

@@ -21,6 +21,7 @@ from edgeseg_runtime.errors import (
     EngineBuildError,
     InputContractError,
     MissingArtifact,
+    UnsafeModel,
 )
 
 pytest.importorskip("openvino")
@@ -110,9 +111,12 @@ def test_an_operator_that_openvino_does_not_know_is_named(tmp_path):
     model.opset_import.append(helper.make_opsetid("nowhere", 1))
     next(item for item in model.graph.node if item.name == "sigmoid").output[0] = "raw"
     model.graph.node.append(helper.make_node("Nope", ["raw"], ["masks"], domain="nowhere"))
+    manifest = write_bundle(tmp_path, model)
     with pytest.raises(EngineBuildError, match=r"OpenVINO cannot run model\.onnx: .*Nope") as info:
-        OpenVinoBackend(tmp_path, write_bundle(tmp_path, model))
+        OpenVinoBackend(tmp_path, manifest, allow_operators=["nowhere::Nope"])
     assert info.value.exit_code == 4
+    with pytest.raises(UnsafeModel, match=r"the node 'masks' \(nowhere::Nope\), an operator"):
+        OpenVinoBackend(tmp_path, manifest)
 
 
 def test_what_is_no_model_or_damaged_never_reaches_openvino(tmp_path, bundle):

@@ -22,6 +22,7 @@ from edgeseg_runtime.errors import (
     EngineBuildError,
     InputContractError,
     MissingArtifact,
+    UnsafeModel,
 )
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -222,6 +223,8 @@ def test_an_operator_without_a_kernel_is_an_engine_build_error(tmp_path):
     model.graph.node.append(onnx.helper.make_node("Nope", ["masks"], ["more"], domain="nowhere"))
     manifest = write_bundle(tmp_path, model)
     with pytest.raises(EngineBuildError, match="Nope"):
+        OrtBackend(tmp_path, manifest, allow_operators=["nowhere::Nope"])
+    with pytest.raises(UnsafeModel, match=r"the node 'more' \(nowhere::Nope\), an operator"):
         OrtBackend(tmp_path, manifest)
 
 

@@ -364,10 +364,16 @@ def test_an_option_that_no_backend_of_auto_knows_is_a_usage_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("onnxruntime", "providers, is_spinning, has_arena, profile"),
-        ("openvino", "device, precision"),
-        ("tensorrt", "device, engines_folder, options, progress, contexts, use_graph"),
-        ("tensorrt_rtx", "device, engines_folder, options, progress, contexts, use_graph"),
+        ("onnxruntime", "providers, is_spinning, has_arena, profile, allow_operators"),
+        ("openvino", "device, precision, allow_operators"),
+        (
+            "tensorrt",
+            "device, engines_folder, options, progress, contexts, use_graph, allow_operators",
+        ),
+        (
+            "tensorrt_rtx",
+            "device, engines_folder, options, progress, contexts, use_graph, allow_operators",
+        ),
     ],
 )
 def test_an_option_that_the_backend_does_not_know_names_those_it_has(tmp_path, name, options):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,10 @@ class OpenVinoBackend:
         precision: arithmetic of what the graph leaves in floating point: "f32" gives what the
             other engines give. Left to OpenVINO (None) it is bfloat16 on recent Xeons and float16
             on graphics.
+        allow_operators: operators that the caller vouches for, see `onnx_check.check_graph`.
 
     Raises:
-        BundleError: if the model is missing, damaged, or refers to files outside of itself.
+        BundleError: if the model is missing, damaged, or holds what no bundle may hold.
         BackendUnavailable: if there is no such device.
         EngineBuildError: if OpenVINO cannot run the model.
         OutOfMemory: if memory is exhausted.
@@ -61,6 +62,7 @@ class OpenVinoBackend:
         verify: bool = True,
         device: str = "CPU",
         precision: str | None = "f32",
+        allow_operators: Collection[str] = (),
     ) -> None:
         import openvino
 
@@ -75,7 +77,10 @@ class OpenVinoBackend:
         self._models: dict[str, Any] = {}
         for name, graph in manifest.graphs.items():
             file = manifest.artifact(graph.artifact).file
-            onnx = inline_functions(read_graph(folder, manifest, name, verify=verify), file=file)
+            onnx = read_graph(
+                folder, manifest, name, verify=verify, allow_operators=allow_operators
+            )
+            onnx = inline_functions(onnx, file=file)
             with _translated(f"cannot run {file}", EngineBuildError):
                 self._models[name] = core.compile_model(core.read_model(onnx), device, config)
         self._make_tensor = openvino.Tensor

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class OrtBackend:
     """ONNX Runtime sessions, one for each graph, over verified bytes.
 
     The session is made from memory, never from a path, so the bytes that were hashed are the bytes
-    that are loaded. Models that refer to other files are refused, see `onnx_check`.
+    that are loaded. Models that hold what no bundle may hold are refused, see `onnx_check`.
 
     `run` may be called from several threads at once; ONNX Runtime allows that.
 
@@ -63,7 +63,7 @@ class OrtBackend:
         profile: prefix of files of node times, see `end_profiling`; None for no profile.
 
     Raises:
-        BundleError: if the model is missing, damaged, or refers to files outside of itself.
+        BundleError: if the model is missing, damaged, or holds what no bundle may hold.
         BackendUnavailable: if a provider cannot be used.
         EngineBuildError: if ONNX Runtime cannot run the model.
         ImportError: if onnxruntime is not installed.
@@ -80,6 +80,7 @@ class OrtBackend:
         is_spinning: bool = True,
         has_arena: bool = True,
         profile: str | os.PathLike[str] | None = None,
+        allow_operators: Collection[str] = (),
     ) -> None:
         import onnxruntime
 
@@ -98,7 +99,9 @@ class OrtBackend:
             if profile is not None:
                 options.enable_profiling = True
                 options.profile_file_prefix = f"{os.fspath(profile)}_{name}"
-            onnx = read_graph(folder, manifest, name, verify=verify)
+            onnx = read_graph(
+                folder, manifest, name, verify=verify, allow_operators=allow_operators
+            )
             if chosen[0] == CPU:
                 onnx = prepare_for_cpu(onnx, options)
             with _translated_load(manifest.artifact(graph.artifact).file, self._version):

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.manifest import Manifest, read_artifact
+from edgeseg_runtime.onnx_check import check_graph
 from edgeseg_runtime.trt_compat import Progress
 
 __all__ = ["EngineSession", "SessionPool", "TrtBackend", "TrtRtxBackend", "load_engine"]
@@ -62,11 +63,12 @@ class TrtBackend:
             each has activations and buffers of its own on the GPU, the weights are shared.
         use_graph: replay each context's work as one CUDA graph, which spares the CPU the launch of
             every kernel. Models with loops (NMS) cannot be captured: they run as without it.
+        allow_operators: operators that the caller vouches for, see `onnx_check.check_graph`.
 
     Raises:
         ValueError: if `contexts` is not positive.
         BackendUnavailable: if TensorRT, the driver or the GPU is missing or does not fit.
-        BundleError: if the model is missing or damaged.
+        BundleError: if the model is missing, damaged, or holds what no bundle may hold.
         EngineBuildError: if TensorRT cannot compile the model, or refuses what it just built.
         OutOfMemory: if the GPU's memory is exhausted.
     """
@@ -86,6 +88,7 @@ class TrtBackend:
         progress: Progress | None = None,
         contexts: int = 2,
         use_graph: bool = True,
+        allow_operators: Collection[str] = (),
     ) -> None:
         del threads
         if contexts < 1:
@@ -94,7 +97,9 @@ class TrtBackend:
         with contextlib.ExitStack() as stack:
             gpu = cuda.CudaDevice(device)
             stack.callback(gpu.close)
-            onnx = read_artifact(folder, manifest.artifact("onnx"), verify=verify)
+            artifact = manifest.artifact("onnx")
+            onnx = read_artifact(folder, artifact, verify=verify)
+            check_graph(onnx, file=artifact.file, allow_operators=allow_operators)
             key = engine_key.key_for_device(onnx, trt, gpu.info, options or EngineOptions())
             trusted = [Path(engines_folder)] if engines_folder is not None else []
             gpu.activate()
