@@ -132,6 +132,8 @@ def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
     Raises:
         ValueError: if it goes beyond `end`, is longer than its value needs, or has more than 64 bits.
     """
+    if position < end and data[position] < 0x80:  # most are that short
+        return data[position], position + 1
     value = shift = 0
     while position < end and shift < 70:
         byte = data[position]

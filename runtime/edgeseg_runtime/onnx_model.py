@@ -42,8 +42,9 @@ __all__ = [
     "read_model",
 ]
 
-MAX_ENTRIES = 2_000_000
-"""Fields, and numbers in packed arrays, that a model may have; reading them takes a second."""
+MAX_ENTRIES = 500_000
+"""Fields, and numbers in packed arrays, that a model may have: ten times as many as the largest of
+edgeseg's. Reading them takes about a second."""
 MAX_NESTING = 100
 """Messages within messages; protobuf's own limit."""
 MAX_TEXT = 1024

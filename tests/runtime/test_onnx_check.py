@@ -473,9 +473,9 @@ def test_what_a_model_says_of_its_values_must_hold(name):
 
 def test_weights_are_not_copied():
     """The time does not depend on their size; here they are read by nobody."""
-    weight = np.zeros((2**12, 2**12), np.float32)
+    weight = np.zeros((2**10, 2**10), np.float32)
     content = model_of(
-        [node("MatMul", ["x", "w"], ["y"])], {"w": weight}, x=(TensorProto.FLOAT, [2, 2**12])
+        [node("MatMul", ["x", "w"], ["y"])], {"w": weight}, x=(TensorProto.FLOAT, [2, 2**10])
     ).SerializeToString()
     model = check_encoding(content)
     elements = model.graph.initializers[0].elements
