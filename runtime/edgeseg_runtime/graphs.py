@@ -33,6 +33,7 @@ __all__ = [
     "given_of",
     "one_graph",
     "staying_outputs",
+    "taken_outputs",
 ]
 
 DTYPES = ("float32", "float16", "uint8", "int8", "int32", "int64", "bool")
@@ -162,6 +163,11 @@ class Graph:
         if self.rows is not None and not isinstance(self.rows, Rows):
             refuse("rows", self.rows, "a Rows")
         self._check_references()
+        for spec in self.fed:
+            if spec.has_rows:
+                refuse(
+                    "inputs", f"{spec.name} with free rows", "only taken or read ones to have them"
+                )
         is_free = any(spec.has_rows for spec in (*self.inputs, *self.outputs))
         if is_free != (self.rows is not None):
             refuse(
@@ -310,12 +316,13 @@ def given_of(graphs: Mapping[str, Graph], names: Iterable[str]) -> tuple[TensorS
 
 def staying_outputs(graphs: Mapping[str, Graph], name: str) -> frozenset[str]:
     """Return the outputs of a graph that later graphs or frames use."""
+    return taken_outputs(graphs, name) | graphs[name].writes.keys()
+
+
+def taken_outputs(graphs: Mapping[str, Graph], name: str) -> frozenset[str]:
+    """Return the outputs of a graph that later graphs of the frame take."""
     taken = {source for graph in graphs.values() for source in graph.takes.values()}
-    return frozenset(
-        spec.name
-        for spec in graphs[name].outputs
-        if f"{name}.{spec.name}" in taken or spec.name in graphs[name].writes
-    )
+    return frozenset(spec.name for spec in graphs[name].outputs if f"{name}.{spec.name}" in taken)
 
 
 def _merged(where: str, groups: Iterable[Sequence[TensorSpec]]) -> tuple[TensorSpec, ...]:

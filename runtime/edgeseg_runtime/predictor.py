@@ -59,8 +59,8 @@ class Predictor(Generic[Found]):
         manifest: what the model takes and gives.
         task: what lies between pictures and tensors.
         backend: the engine; every tensor is compared with the manifest on its way in and out.
-        variants: opens the same model for pictures of other shapes, by the view of the manifest
-            (see `Manifest.views`); each is opened when the first picture of its shape comes.
+        open_variant: opens the same model for pictures of another shape, by the view of the
+            manifest (see `Manifest.views`), when the first picture of that shape comes.
     """
 
     def __init__(
@@ -183,12 +183,12 @@ class Predictor(Generic[Found]):
         try:
             yield session
         finally:
+            session.reset()
             with self._lock:
                 is_open = self._is_open
-            if is_open:
-                session.reset()
-                self._idle.append(session)
-            else:
+                if is_open:
+                    self._idle.append(session)
+            if not is_open:
                 session.close()
 
     def warm_up(self, *, num_runs: int = 2) -> float:

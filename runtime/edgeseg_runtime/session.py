@@ -23,9 +23,9 @@ __all__ = ["Probe", "Route", "Routes", "Session", "rows_found", "run_frame"]
 Found = TypeVar("Found", bound=Result)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Route(Generic[Found]):
-    """One way from a picture to a result.
+    """One way from a picture to a result; equal only to itself.
 
     Attributes:
         manifest: of one variant: says which graphs run.
@@ -130,7 +130,8 @@ class Session(Generic[Found]):
     A session serves one call at a time. A context manager: leaving it frees the state.
 
     Args:
-        choose: gives the route for a picture of height, width; the state does not survive a change.
+        choose: gives the route for a picture of height, width; what was carried from frame to frame
+            does not survive a change.
         probe: is told every step.
     """
 
@@ -144,7 +145,7 @@ class Session(Generic[Found]):
         self._size: tuple[int, int] | None = None
         self._route: Route[Found] | None = None
         self._reader: Reader[Found] | None = None
-        self._state: State | None = None
+        self._states: dict[Route[Found], State | None] = {}
         self._frame = 0
 
     def __call__(self, image: Image, *, refresh: bool = False, box: Box | None = None) -> Found:
@@ -182,9 +183,10 @@ class Session(Generic[Found]):
         with self._lock:
             self._is_open = False
             self._forget()
-            if self._state is not None:
-                self._state.close()
-            self._state = self._route = None
+            states, self._states = self._states, {}
+            for state in states.values():
+                if state is not None:
+                    state.close()
 
     def __enter__(self) -> Session[Found]:
         return self
@@ -198,8 +200,8 @@ class Session(Generic[Found]):
         self.close()
 
     def _forget(self) -> None:
-        """Return to the beginning; the state's memory stays, and the first graphs write it anew."""
-        self._size = self._reader = None
+        """Return to the beginning; the states' memory stays, and the first graphs write it anew."""
+        self._size = self._reader = self._route = None
         self._frame = 0
 
     def _next(self, image: Image, refresh: bool, box: Box | None) -> Found:
@@ -210,8 +212,9 @@ class Session(Generic[Found]):
         inputs, geometry = route.task.preprocess(image, *(() if box is None else (box,)))
         self._probe.preprocessed(inputs, geometry)
         frame = 0 if refresh else self._frame
+        state = self._states[route]
         outputs = run_frame(
-            route.manifest, route.backend, inputs, self._state, frame=frame, probe=self._probe
+            route.manifest, route.backend, inputs, state, frame=frame, probe=self._probe
         )
         self._frame = route.manifest.schedule.following(frame)
         result = reader(outputs, geometry).with_backend(route.backend.name)
@@ -221,12 +224,10 @@ class Session(Generic[Found]):
     def _enter(self, size: tuple[int, int]) -> tuple[Route[Found], Reader[Found]]:
         """Return the route of a picture and the stream's reader; another size is another stream."""
         if size != self._size or self._reader is None or self._route is None:
-            route = self._choose(size)
-            if route is not self._route:
-                if self._state is not None:
-                    self._state.close()
-                self._state = route.backend.open_state()
             self._forget()
+            route = self._choose(size)
+            if route not in self._states:
+                self._states[route] = route.backend.open_state()
             self._route, self._reader, self._size = route, route.open_reader(), size
         return self._route, self._reader
 

@@ -83,7 +83,11 @@ class State(Protocol):
         ...
 
     def put(self, values: Tensors) -> None:
-        """Replace tensors by copies of these, by name."""
+        """Replace tensors by copies of these, by name.
+
+        Raises:
+            ValueError: if the model keeps no tensor of a name, or one of another dtype or shape.
+        """
         ...
 
     def close(self) -> None:
@@ -105,7 +109,8 @@ class Backend(Protocol):
 
         The arrays belong to the caller. Returns only when they are complete, so that a clock around
         it is honest. May be called from several threads at once, each with a state of its own. A
-        call that fails leaves the state's tensors as they were.
+        call that fails leaves each of the state's tensors as it was, or takes it away: none is
+        ever half written.
 
         Args:
             inputs: what the picture gives the graph.
@@ -226,11 +231,15 @@ class CheckedBackend:
             OutputContractError: if the model's outputs are not those of the manifest.
             NonFiniteOutput: if an output holds a NaN or an infinite number and this is `strict`.
             OutOfMemory: if the host's memory is exhausted.
-            ValueError: if the backend is closed, or rows or state do not fit the graph.
+            ValueError: if the backend is closed, there is no such graph, or rows or state do not
+                fit it.
         """
         if self._is_closed:
             raise ValueError(f"the {self.name} backend is closed; load the bundle again")
-        border = self.manifest.graphs[graph]
+        border = self.manifest.graphs.get(graph)
+        if border is None:
+            known = ", ".join(self.manifest.graphs)
+            raise ValueError(f"graph is {graph!r}; {self.manifest.name} has {known}")
         _check_call(graph, border, state, rows)
         checked = _check_inputs(inputs, border.fed)
         batch = next((array.shape[0] for array in checked.values() if array.ndim), None)

@@ -10,8 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeseg_runtime.backends import State, Tensors, missing_graph
-from edgeseg_runtime.backends.state import KeptTensors
+from edgeseg_runtime.backends.state import ExchangedTensors
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -137,28 +140,29 @@ class OpenVinoBackend:
         self, model: Any, inputs: Tensors, name: str, state: _State, rows: int | None
     ) -> Tensors:
         """Run a graph in its state's own request, on the state's own tensors."""
-        graph, tensors = self._graphs[name], {}
-        with _translated("failed in the middle of the model", BackendError):
-            request = state.request(name, model)
-            for wanted, array in inputs.items():
-                request.set_tensor(wanted, self._make_tensor(array, shared_memory=True))
-            for wanted, tensor in state.feed(name, rows).items():
-                request.set_tensor(wanted, tensor)
-            for output in staying_outputs(self._graphs, name):
-                if not graph.output(output).has_free_axis:
-                    request.set_tensor(output, state.spare(name, output, model))
-            request.infer()
-            for spec in graph.outputs:
-                tensors[spec.name] = request.get_tensor(spec.name)
-                if spec.has_free_axis:  # its memory is the request's, for one run
-                    tensors[spec.name] = self._make_tensor(tensors[spec.name].data.copy())
-            given = {spec.name: tensors[spec.name].data.copy() for spec in graph.given}
-        state.keep(name, tensors)
-        return given
+        graph, staying = self._graphs[name], staying_outputs(self._graphs, name)
+        fixed = {output for output in staying if not graph.output(output).has_free_axis}
+        sources, targets = state.feed(name, rows), state.targets(name, fixed)
+        try:
+            with _translated("failed in the middle of the model", BackendError):
+                request = state.request(name, model)
+                for wanted, array in inputs.items():
+                    request.set_tensor(wanted, self._make_tensor(array, shared_memory=True))
+                for wanted, tensor in {**sources, **targets}.items():
+                    request.set_tensor(wanted, tensor)
+                request.infer()
+                found = {spec.name: request.get_tensor(spec.name) for spec in graph.outputs}
+        except BaseException:
+            state.spoil(targets)
+            raise
+        # The memory of a tensor with a free axis is the request's, for one run.
+        copies = {output: self._make_tensor(found[output].data) for output in staying - fixed}
+        state.keep(name, {**copies, **targets})
+        return {spec.name: found[spec.name].data.copy() for spec in graph.given}
 
     def open_state(self) -> State:
         """Return the state of a new stream."""
-        return _State(self._graphs, self._make_tensor)
+        return _State(self._graphs, self._models, self._make_tensor)
 
     def describe(self) -> dict[str, Any]:
         """Return what ran where, for reports: version, device, threads, nodes per precision."""
@@ -182,22 +186,27 @@ class OpenVinoBackend:
                 idle.clear()
 
 
-class _State(KeptTensors[Any]):
-    """Tensors and infer requests of one stream.
+class _State(ExchangedTensors[Any]):
+    """Tensors and infer requests of one stream."""
 
-    A graph writes what stays into one of two tensors that change places, so that nothing is copied
-    and what it reads is not overwritten.
-    """
+    def __init__(
+        self,
+        graphs: Mapping[str, Graph],
+        models: Mapping[str, Any],
+        make_tensor: Callable[..., Any],
+    ) -> None:
+        def allocate(name: str, output: str) -> Any:
+            port = models[name].output(output)
+            return make_tensor(port.get_element_type(), port.get_shape())
 
-    def __init__(self, graphs: Mapping[str, Graph], make_tensor: Callable[..., Any]) -> None:
         super().__init__(
             graphs,
             to_host=lambda tensor: tensor.data.copy(),
             from_host=make_tensor,
+            fill=lambda tensor, array: np.copyto(tensor.data, array),
+            allocate=allocate,
         )
-        self._make_tensor = make_tensor
         self._requests: dict[str, Any] = {}
-        self._spares: dict[str, Any] = {}
 
     def request(self, name: str, model: Any) -> Any:
         """Return this state's infer request of a graph."""
@@ -205,27 +214,16 @@ class _State(KeptTensors[Any]):
             self._requests[name] = model.create_infer_request()
         return self._requests[name]
 
-    def spare(self, name: str, output: str, model: Any) -> Any:
-        """Return the tensor that a graph's output is written to next."""
-        key = f"{name}.{output}"
-        if key not in self._spares:
-            port = model.output(output)
-            self._spares[key] = self._make_tensor(port.get_element_type(), port.get_shape())
-        return self._spares[key]
-
-    def keep(self, name: str, outputs: Mapping[str, Any]) -> None:
-        """Take over what stays; what it replaces is the next spare tensor."""
-        for output in staying_outputs(self._graphs, name):
-            key = f"{name}.{output}"
-            before = self.values.get(key)
-            if self._spares.pop(key, None) is not None and before is not None:
-                self._spares[key] = before
-        super().keep(name, outputs)
+    def _put(self, key: str, name: str, output: str, array: npt.NDArray[Any]) -> None:
+        if self._graphs[name].output(output).has_free_axis:
+            self.values[key] = self._from_host(array)
+        else:
+            super()._put(key, name, output, array)
 
     def close(self) -> None:
         """Free tensors and requests; calling it twice is allowed."""
         super().close()
-        self._requests, self._spares = {}, {}
+        self._requests = {}
 
 
 def _check_device(wanted: str, available: list[str]) -> None:

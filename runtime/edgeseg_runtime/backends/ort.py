@@ -22,7 +22,7 @@ from edgeseg_runtime.errors import (
     OutOfMemory,
 )
 from edgeseg_runtime.graph_files import read_graph
-from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.graphs import MAIN, staying_outputs
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.quantized import prepare_for_cpu
 
@@ -148,11 +148,11 @@ class OrtBackend:
             with _translated_run():
                 return dict(zip(names, session.run(names, inputs), strict=True))
         assert isinstance(state, KeptTensors)
-        binding = session.io_binding()
+        sources, binding = state.feed(graph, rows), session.io_binding()
         with _translated_run():
             for name, array in inputs.items():
                 binding.bind_cpu_input(name, array)
-            for name, value in state.feed(graph, rows).items():
+            for name, value in sources.items():
                 binding.bind_ortvalue_input(name, value)
             kept = self._graphs[graph].kept
             for name in names:
@@ -160,13 +160,19 @@ class OrtBackend:
             session.run_with_iobinding(binding)
             outputs = dict(zip(names, binding.get_outputs(), strict=True))
         state.keep(graph, outputs)
-        return {name: value.numpy() for name, value in outputs.items() if name not in kept}
+        # `numpy` gives a view on the CPU: what stays must not change in the caller's hands.
+        staying = staying_outputs(self._graphs, graph)
+        return {
+            name: value.numpy().copy() if name in staying else value.numpy()
+            for name, value in outputs.items()
+            if name not in kept
+        }
 
     def open_state(self) -> State:
         """Return the state of a new stream."""
         return KeptTensors(
             self._graphs,
-            to_host=lambda value: value.numpy(),
+            to_host=lambda value: value.numpy().copy(),
             # Memory of its own: ONNX Runtime would read the array in place.
             from_host=lambda array: self._make_value(array.copy(), self._device, 0),
         )
