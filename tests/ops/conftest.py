@@ -95,7 +95,10 @@ def run_onnx():
 
 @pytest.fixture
 def pool_onnx():
-    """(features, rois, **attributes) -> pooled in ONNX Runtime: the same bits if the number of boxes is free."""
+    """(features, rois, **attributes) -> pooled in ONNX Runtime, which is the same if the number of boxes is free.
+
+    To the last bit, unless adaptive sampling adds the samples up in another order.
+    """
 
     def run(features, rois, **attributes):
         features, rois = [np.asarray(level) for level in features], np.asarray(rois)
@@ -105,7 +108,8 @@ def pool_onnx():
             )
             for free_rows in (False, True)
         )
-        np.testing.assert_array_equal(free[0], fixed[0])
+        atol = 0 if attributes["sampling_ratio"] else 1e-5
+        np.testing.assert_allclose(free[0], fixed[0], rtol=0, atol=atol)
         return fixed[0]
 
     return run

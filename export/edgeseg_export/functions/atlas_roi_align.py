@@ -17,6 +17,7 @@ from edgeseg_export.functions.axis import Axis, fixed_samples, num_taps, taps
 from edgeseg_export.functions.body import OPSET, Body
 
 BLOCK = 4  # taps of a bin that are read at once
+LATER_BLOCK = 2  # where boxes that need no more wait for those that do: these mostly have six
 NUM_CHUNKS, MIN_CHUNK = 8, 32  # of boxes with like numbers of samples
 
 
@@ -221,8 +222,9 @@ def _adaptive(body: Body, atlas: str, y: Axis, x: Axis, num_rois: int | None) ->
     num_taps_B1R1 = body.op("Mul", num_taps(body, y), num_taps(body, x))
     if num_rois is not None:
         return _adaptive_in_chunks(body, atlas, y, x, num_taps_B1R1, num_rois)
-    first_BCQ = _block(body, atlas, y, x, body.floats(0))
-    return _by_box(body, _remaining_blocks(body, atlas, y, x, first_BCQ, num_taps_B1R1), y, x)
+    first_BCQ = _block(body, atlas, y, x, body.floats(0), BLOCK)
+    sum_BCQ = _remaining_blocks(body, atlas, y, x, first_BCQ, num_taps_B1R1, LATER_BLOCK)
+    return _by_box(body, sum_BCQ, y, x)
 
 
 def _adaptive_in_chunks(
@@ -239,7 +241,7 @@ def _adaptive_in_chunks(
         values = body.split(body.slice(sorted_B1RK, start, stop, axis=2), 10, axis=3)
         return y.with_values(values[:5]), x.with_values(values[5:])
 
-    first_BCQ = _block(body, atlas, *boxes(0, num_rois), body.floats(0))
+    first_BCQ = _block(body, atlas, *boxes(0, num_rois), body.floats(0), BLOCK)
     chunks = []
     size = max(MIN_CHUNK, -(-num_rois // NUM_CHUNKS))
     for start in range(0, num_rois, size):
@@ -250,6 +252,7 @@ def _adaptive_in_chunks(
             *boxes(start, stop),
             body.slice(first_BCQ, start * num_bins, stop * num_bins, axis=2),
             body.slice(num_taps_BR, start, stop, axis=1),
+            BLOCK,
         )
         chunks.append(_by_box(body, sum_BCQ, y, x))
     sorted_BRCP = chunks[0] if len(chunks) == 1 else body.op("Concat", *chunks, axis=1)
@@ -258,23 +261,28 @@ def _adaptive_in_chunks(
     return body.gather_rows(sorted_BRCP, place_BR)
 
 
-def _remaining_blocks(body: Body, atlas: str, y: Axis, x: Axis, sum_BCQ: str, num_taps: str) -> str:
-    """Return the sum with all taps, (B, C, Q), given that with the first block, in a loop as long as the largest box needs."""
+def _remaining_blocks(
+    body: Body, atlas: str, y: Axis, x: Axis, sum_BCQ: str, num_taps: str, size: int
+) -> str:
+    """Return the sum with all taps, (B, C, Q), given that of the first `BLOCK`, in a loop as long as the largest box needs.
+
+    Each turn reads `size` taps of every bin.
+    """
     most = body.op("ReduceMax", num_taps, keepdims=0)
-    block = body.floats(BLOCK)
+    done = body.floats(BLOCK)
 
     def step(inner: Body, first: str, sum_BCQ: str) -> tuple[tuple[str, ...], str]:
-        sum_BCQ = inner.op("Add", sum_BCQ, _block(inner, atlas, y, x, first))
-        following = inner.op("Add", first, block)
+        sum_BCQ = inner.op("Add", sum_BCQ, _block(inner, atlas, y, x, first, size))
+        following = inner.op("Add", first, body.floats(size))
         return (following, sum_BCQ), inner.op("Greater", most, following)
 
-    is_needed = body.op("Greater", most, block)
-    return body.loop_while(is_needed, (block, sum_BCQ), step)[1]
+    is_needed = body.op("Greater", most, done)
+    return body.loop_while(is_needed, (done, sum_BCQ), step)[1]
 
 
-def _block(body: Body, atlas: str, y: Axis, x: Axis, first: str) -> str:
-    """Return the weighted sum of the taps from `first` on, counted row by row in each bin, (B, C, Q)."""
-    number = body.op("Add", first, body.floats(np.arange(BLOCK).reshape(-1, 1, 1)))
+def _block(body: Body, atlas: str, y: Axis, x: Axis, first: str, size: int) -> str:
+    """Return the weighted sum of `size` taps from `first` on, counted row by row in each bin, (B, C, Q)."""
+    number = body.op("Add", first, body.floats(np.arange(size).reshape(-1, 1, 1)))
     taps_of_row = body.op("Max", num_taps(body, x), body.floats(1))
     # The half keeps quotients of whole numbers from being rounded down to the one before.
     row = body.op("Div", body.op("Add", number, body.floats(0.5)), taps_of_row)
@@ -288,5 +296,5 @@ def _block(body: Body, atlas: str, y: Axis, x: Axis, first: str) -> str:
         body.op("Unsqueeze", weight_y_BSMU, body.ints(4)),
         body.op("Unsqueeze", weight_x_BSMU, body.ints(3)),
     )
-    weight_B1SQ = body.op("Unsqueeze", body.reshape(weight, 0, BLOCK, -1), body.ints(1))
+    weight_B1SQ = body.op("Unsqueeze", body.reshape(weight, 0, size, -1), body.ints(1))
     return body.op("ReduceSum", body.op("Mul", sampled_BCSQ, weight_B1SQ), body.ints(2), keepdims=0)
