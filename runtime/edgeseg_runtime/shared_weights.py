@@ -34,6 +34,8 @@ _TYPES = {  # safetensors -> onnx.TensorProto.DataType, bytes of an element
     "F16": (10, 2),
 }
 _METADATA = "__metadata__"
+_MAX_AXES = 16
+_MAX_TEXT = 300
 _MAX_BYTES = 2**31 - 1
 """Of a model: protobuf's limit."""
 
@@ -73,18 +75,24 @@ def _tensors(weights: bytes) -> dict[str, _Tensor]:
     """Return where the tensors lie in the file.
 
     Raises:
-        ValueError: if the header is not one, or a tensor lies outside of the file.
+        ValueError: if the header is not one, or a tensor lies outside of the file or on another.
     """
     size = int.from_bytes(weights[:8], "little")
     first = 8 + size
     if len(weights) < 8 or first > len(weights):
         raise ValueError(f"a header of {size} bytes in a file of {len(weights)}")
     header = parse_json(weights[8:first].decode("utf-8"))
-    return {
+    tensors = {
         name: _tensor(name, entry, first, len(weights))
         for name, entry in header.items()
         if name != _METADATA
     }
+    end = first
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if tensor.start < end:
+            raise ValueError(f"the tensor {name!r} lies on another one")
+        end = tensor.end
+    return tensors
 
 
 def _tensor(name: str, entry: object, first: int, end: int) -> _Tensor:
@@ -96,9 +104,10 @@ def _tensor(name: str, entry: object, first: int, end: int) -> _Tensor:
         not are_lists
         or not isinstance(dtype, str)
         or dtype not in _TYPES
+        or len(shape) > _MAX_AXES
         or not all(is_int(size) and size >= 0 for size in (*shape, *offsets))
     ):
-        raise ValueError(f"the tensor {name!r} has dtype {dtype!r}, shape {shape!r}")
+        raise ValueError(f"the tensor {name!r} has dtype {dtype!r}, shape {shape!r}"[:_MAX_TEXT])
     data_type, itemsize = _TYPES[dtype]
     low, high = first + offsets[0], first + offsets[1]
     if high > end or high - low != math.prod(shape) * itemsize:
@@ -164,8 +173,11 @@ def _dims(onnx: bytes, field: Field) -> list[int]:
     """Return the sizes that a field holds: one, or several in the packed form."""
     if not field.has_content:
         return [field.value]
-    sizes, position = [], field.content
+    sizes: list[int] = []
+    position = field.content
     while position < field.end:
+        if len(sizes) == _MAX_AXES:
+            raise ValueError(f"a tensor of more than {_MAX_AXES} axes")
         size, position = read_varint(onnx, position, field.end)
         sizes.append(size)
     return sizes
