@@ -24,7 +24,7 @@ from edgeseg_runtime.onnx_model import (
     Tensor,
     read_model,
 )
-from edgeseg_runtime.onnx_operators import ATTRIBUTES, MAX_OPSET, MIN_OPSET, OPERATORS
+from edgeseg_runtime.onnx_operators import ANY, ATTRIBUTES, MAX_OPSET, MIN_OPSET, OPERATORS
 
 __all__ = ["MAX_DEPTH", "MAX_NODES", "check_encoding", "check_graph"]
 
@@ -176,9 +176,10 @@ def _check_node(node: Node, functions: Mapping[Key, Function], allowed: frozense
     operator = OPERATORS.get(node.operator) if not node.domain else None
     if operator is None:
         raise ValueError(f"{described(node)}, an operator that is not among those of a bundle")
-    num_given = max((i for i, name in enumerate(node.inputs, 1) if name), default=0)
-    has_all = len(node.inputs) >= operator.min_inputs and all(node.inputs[: operator.min_inputs])
-    if not has_all or num_given > operator.max_inputs:
+    num_inputs = len(node.inputs)
+    num_needed = num_inputs if operator.max_inputs == ANY else operator.min_inputs
+    has_all = num_inputs >= operator.min_inputs and all(node.inputs[:num_needed])
+    if not has_all or num_inputs > operator.max_inputs:
         raise ValueError(f"{described(node)} with {len(node.inputs)} inputs")
     if not 1 <= len(node.outputs) <= operator.max_outputs or not node.outputs[0]:
         raise ValueError(f"{described(node)} with {len(node.outputs)} outputs")

@@ -25,15 +25,15 @@ from typing import NamedTuple
 from edgeseg_runtime import onnx_shapes as rules
 from edgeseg_runtime.onnx_shapes import Rule
 
-__all__ = ["ATTRIBUTES", "MAX_OPSET", "MIN_OPSET", "OPERATORS", "Operator"]
+__all__ = ["ANY", "ATTRIBUTES", "MAX_OPSET", "MIN_OPSET", "OPERATORS", "Operator"]
 
 MIN_OPSET, MAX_OPSET = 13, 23
 """Of `ai.onnx`. Before 13 axes are attributes; after 23 is what no release for a device knows."""
 
 _FLOAT, _INT, _STRING, _TENSOR, _FLOATS, _INTS, _STRINGS = 1, 2, 3, 4, 6, 7, 8
 
-_ANY = 2**15
-"""Inputs or outputs of an operator that takes any number."""
+ANY = 2**15
+"""Inputs or outputs of an operator that takes any number; none of them may be left out."""
 
 ATTRIBUTES: dict[str, int] = {
     **dict.fromkeys(
@@ -195,7 +195,7 @@ OPERATORS: dict[str, Operator] = {
         ("Add", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Mul", "Pow", "Sub"),
         _operator((2, 2), 1, "", rules.elementwise),
     ),
-    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _operator((1, _ANY), 1, "", rules.elementwise)),
+    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _operator((1, ANY), 1, "", rules.elementwise)),
     **dict.fromkeys(
         ["And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor"],
         _operator((2, 2), 1, "", rules.comparison),
@@ -255,20 +255,20 @@ OPERATORS: dict[str, Operator] = {
         ("GlobalAveragePool", "GlobalMaxPool"), _operator((1, 1), 1, "", rules.global_pool)
     ),
     "GlobalLpPool": _operator((1, 1), 1, "p", rules.global_pool),
-    "Einsum": _operator((1, _ANY), 1, "equation", rules.einsum),
+    "Einsum": _operator((1, ANY), 1, "equation", rules.einsum),
     "Gemm": _operator((2, 3), 1, "alpha beta transA transB", rules.gemm),
     "MatMul": _operator((2, 2), 1, "", rules.mat_mul),
     "MatMulInteger": _operator((2, 4), 1, "", rules.mat_mul_integer),
     "QLinearMatMul": _operator((8, 8), 1, "", rules.quantized_mat_mul),
     # Another layout of the same numbers.
-    "Concat": _operator((1, _ANY), 1, "axis", rules.concat),
+    "Concat": _operator((1, ANY), 1, "axis", rules.concat),
     "DepthToSpace": _operator((1, 1), 1, "blocksize mode", rules.depth_to_space),
     "Flatten": _operator((1, 1), 1, "axis", rules.flatten),
     "Reshape": _operator((2, 2), 1, "allowzero", rules.reshape),
     "ReverseSequence": _operator((2, 2), 1, "batch_axis time_axis", rules.reverse_sequence),
     "Slice": _operator((3, 5), 1, "", rules.slice_),
     "SpaceToDepth": _operator((1, 1), 1, "blocksize", rules.space_to_depth),
-    "Split": _operator((1, 2), _ANY, "axis num_outputs", rules.split),
+    "Split": _operator((1, 2), ANY, "axis num_outputs", rules.split),
     "Squeeze": _operator((1, 2), 1, "", rules.squeeze),
     "Transpose": _operator((1, 1), 1, "perm", rules.transpose),
     "Trilu": _operator((1, 2), 1, "upper", rules.trilu),
