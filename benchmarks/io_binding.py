@@ -43,7 +43,7 @@ def measure(name: str) -> dict[str, Any]:
     """Measures a model in turns, prints the ratio, and returns it with the samples."""
     with tempfile.TemporaryDirectory() as scratch:
         model = edgeseg.create_model(name, weights="shapes")
-        folder = edgeseg.export_bundle(model, Path(scratch) / name, num_images=1)
+        folder = edgeseg.export_bundle(model, Path(scratch) / name, num_images=1, stages=False)
         calls, num_bytes = contenders(folder)
     for call in calls.values():
         warm_up(call, QUICK)

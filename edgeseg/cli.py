@@ -591,7 +591,7 @@ def _finish_export(terminal: Terminal, folder: Path, seconds: float) -> None:
         "folder": str(folder),
         "name": manifest.name,
         "precision": manifest.precision,
-        "size_bytes": manifest.artifact("onnx").size_bytes,
+        "size_bytes": sum(file.size_bytes for file in manifest.artifacts.values()),
         "seconds": round(seconds, 2),
         "parity": dict(manifest.parity),
     }

@@ -225,7 +225,7 @@ def test_inspect_describes_a_bundle(command, tiny):
     assert document["inputs"][0] == {"name": "image", "dtype": "uint8", "shape": [1, 48, 64, 3]}
     assert document["artifacts"][0]["status"] == "ok"
     assert document["operators"]["Conv"] == 1
-    assert document["graph"]["opsets"] == {"ai.onnx": 17}
+    assert document["graphs"]["main"]["opsets"] == {"ai.onnx": 17}
     assert document["engines"] == []
     assert document["onnxruntime"]["provider"] == "CPUExecutionProvider"
     assert set(document["onnxruntime"]["num_nodes"]) <= {"CPUExecutionProvider"}

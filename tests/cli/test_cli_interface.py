@@ -18,7 +18,7 @@ COMMANDS = {
         "NAME", "--weights", "--image-size", "--out", "--precision", "--backends", "--target",
         "--dynamic-batch", "--num-classes", "--set", "--images", "--num-images", "--tolerance",
         "--allow-mismatch", "--overwrite", "--calibrate", "--num-calibration", "--calibration-method",
-        "--max-drop", "--opset",
+        "--max-drop", "--opset", "--stages", "--variants", "--no-variants",
     },
     "build": {
         "BUNDLE", "--target", "--engine", "--out", "--force", "--batch", "--workspace", "--level",

@@ -60,8 +60,10 @@ class RegionMaps:
     def __init__(self, manifest):
         self.preprocess = PictureInput(manifest)
 
-    def postprocess(self, outputs, geometry):
-        return Regions(np.full(geometry.source, int(outputs["ids"][0, 0])))
+    def open_reader(self):
+        return lambda outputs, geometry: Regions(
+            np.full(geometry.source, int(outputs["ids"][0, 0]))
+        )
 
 
 def predictor():
