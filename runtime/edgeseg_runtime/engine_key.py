@@ -78,6 +78,7 @@ class EngineKey:
         device: the GPU's name; empty for TensorRT-RTX, whose engines fit any GPU of the targets.
         driver: CUDA version that the driver serves; empty for TensorRT-RTX.
         options: what the caller chose.
+        buckets: numbers of rows that it has a profile for each; none for a graph without rows.
     """
 
     onnx_sha256: str
@@ -88,6 +89,7 @@ class EngineKey:
     device: str = ""
     driver: str = ""
     options: EngineOptions = EngineOptions()
+    buckets: tuple[int, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -122,7 +124,11 @@ def group_targets(targets: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def key_for_targets(
-    onnx: bytes, trt: Any, targets: Sequence[str], options: EngineOptions
+    onnx: bytes,
+    trt: Any,
+    targets: Sequence[str],
+    options: EngineOptions,
+    buckets: tuple[int, ...] = (),
 ) -> EngineKey:
     """Return the key of an engine compiled ahead of time.
 
@@ -141,11 +147,16 @@ def key_for_targets(
         targets=tuple(targets),
         platform="any-" + platform.machine().lower().replace("amd64", "x86_64"),
         options=options,
+        buckets=buckets,
     )
 
 
 def key_for_device(
-    onnx: bytes, trt: Any, device: cuda.DeviceInfo, options: EngineOptions
+    onnx: bytes,
+    trt: Any,
+    device: cuda.DeviceInfo,
+    options: EngineOptions,
+    buckets: tuple[int, ...] = (),
 ) -> EngineKey:
     """Return the key of an engine for one GPU.
 
@@ -158,7 +169,7 @@ def key_for_device(
                 f"found {device.name} ({device.sm}), but TensorRT-RTX runs on "
                 f"{', '.join(RTX_TARGETS)}; use backend='tensorrt'"
             )
-        return key_for_targets(onnx, trt, (device.sm,), options)
+        return key_for_targets(onnx, trt, (device.sm,), options, buckets)
     return EngineKey(
         onnx_sha256=hashlib.sha256(onnx).hexdigest(),
         flavour="tensorrt",
@@ -168,6 +179,7 @@ def key_for_device(
         device=device.name,
         driver=device.driver_version,
         options=options,
+        buckets=buckets,
     )
 
 

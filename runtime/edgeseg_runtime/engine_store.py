@@ -62,6 +62,7 @@ class EngineFile:
         size_bytes: size of the plan.
         build_s: seconds that the build took; 0 if it was found in the cache.
         is_new: whether it was built just now.
+        graphs: of the bundle it was built for; set by `engines.build_bundle`.
     """
 
     key: EngineKey
@@ -70,6 +71,7 @@ class EngineFile:
     size_bytes: int
     build_s: float = 0.0
     is_new: bool = False
+    graphs: tuple[str, ...] = ()
 
 
 def find_engine(folder: Path, wanted: EngineKey) -> tuple[bytes, EngineFile] | None:
@@ -249,6 +251,7 @@ def _read_record(folder: Path, name: str) -> tuple[EngineKey, Artifact]:
     key = dict(document["key"])
     key["targets"] = tuple(key["targets"])
     key["options"] = EngineOptions(**key["options"])
+    key["buckets"] = tuple(key.get("buckets", ()))
     artifact = Artifact(
         file=document["file"], sha256=document["sha256"], size_bytes=document["size_bytes"]
     )

@@ -1,4 +1,4 @@
-"""Compiles TensorRT engines from a bundle's ONNX file."""
+"""Compiles TensorRT engines from a bundle's ONNX files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,9 @@ from edgeseg_runtime.errors import (
     OutOfMemory,
 )
 from edgeseg_runtime.files import read_limited, write_atomic
-from edgeseg_runtime.manifest import Manifest, read_artifact
-from edgeseg_runtime.onnx_check import check_encoding, check_graph
+from edgeseg_runtime.graph_files import GraphOrigin, all_graphs, read_graph
+from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.onnx_check import check_encoding
 from edgeseg_runtime.onnx_fields import opset_of
 from edgeseg_runtime.onnx_inline import inline_functions
 from edgeseg_runtime.trt_compat import Progress
@@ -48,11 +49,13 @@ __all__ = [
     "attach_timing_cache",
     "build_bundle",
     "build_engine",
+    "check_batch",
     "check_precisions",
     "configure",
     "is_out_of_memory",
     "layers_of_new_engine",
     "load_or_build",
+    "naming",
     "parse",
     "save_timing_cache",
     "with_workspace",
@@ -80,7 +83,7 @@ def build_bundle(
     allow_operators: Collection[str] = (),
     progress: Progress | None = None,
 ) -> list[EngineFile]:
-    """Compile a bundle's model: `edgeseg build`.
+    """Compile every graph of a bundle, of every variant: `edgeseg build`.
 
     Without targets, for the GPU of this machine, into the cache where loading the bundle finds
     it. With targets, ahead of time for other machines (TensorRT-RTX only, no GPU needed), into
@@ -98,40 +101,75 @@ def build_bundle(
         progress: called during the build; what it raises cancels the build.
 
     Returns:
-        One engine file per group of targets that can share one.
+        For each graph one engine file per group of targets that can share one.
 
     Raises:
         BundleError: if the bundle is damaged, or its model holds what no bundle may hold.
         EngineBuildError: if the model does not compile.
         BackendUnavailable: if the library is missing, or a GPU is needed and missing.
         OSError: if `out` cannot be written.
+        ValueError: for a target that is none, or a batch of a model with rows.
     """
-    artifact = Manifest.load(folder).artifact("onnx")
-    onnx = read_artifact(folder, artifact)
-    check_graph(onnx, file=artifact.file, allow_operators=allow_operators)
-    trt = trt_compat.import_tensorrt(flavour or _default_flavour(targets))
+    manifest = Manifest.load(folder)
     options = options or EngineOptions()
+    check_batch(manifest, options)
+    # Every file is checked before a build begins, and read again for it: together they may be large.
+    models: dict[tuple[str, tuple[int, ...]], list[GraphOrigin]] = {}
+    for origin in all_graphs(manifest):
+        onnx = read_graph(folder, origin.view, origin.name, allow_operators=allow_operators)
+        buckets = origin.view.graphs[origin.name].buckets
+        models.setdefault((hashlib.sha256(onnx).hexdigest(), buckets), []).append(origin)
+    trt = trt_compat.import_tensorrt(flavour or _default_flavour(targets))
     if targets is None:
-        keys = [key_for_device(onnx, trt, cuda.probe(), options)]
+        machines = [key_for_device(b"", trt, cuda.probe(), options)]
         destination = Path(out) if out is not None else cache_folder()
     else:
-        keys = [key_for_targets(onnx, trt, group, options) for group in group_targets(targets)]
+        machines = [key_for_targets(b"", trt, group, options) for group in group_targets(targets)]
         destination = Path(out) if out is not None else Path(folder) / "engines"
     is_for_others = out is not None or targets is not None
     if is_for_others:
         destination.mkdir(mode=0o755, parents=True, exist_ok=True)
         check_writable(destination)
-    return [
-        load_or_build(
-            onnx,
-            key,
-            store=destination,
-            needs_privacy=not is_for_others,
-            force=force,
-            progress=progress,
-        )[1]
-        for key in keys
-    ]
+    files = []
+    for (digest, buckets), origins in models.items():
+        onnx = read_graph(folder, origins[0].view, origins[0].name, allow_operators=allow_operators)
+        for machine in machines:
+            with naming(origins[0].label, manifest):
+                _, file = load_or_build(
+                    onnx,
+                    dataclasses.replace(machine, onnx_sha256=digest, buckets=buckets),
+                    store=destination,
+                    needs_privacy=not is_for_others,
+                    force=force,
+                    progress=progress,
+                )
+            labels = tuple(origin.label for origin in origins)
+            files.append(dataclasses.replace(file, graphs=labels))
+    return files
+
+
+def check_batch(manifest: Manifest, options: EngineOptions) -> None:
+    """Refuse a batch for a model with rows: the first rows of a batch do not lie side by side.
+
+    Raises:
+        ValueError: if there is a stage with rows and the batch is not 1.
+    """
+    if options.batch > 1 and any(item.view.graphs[item.name].rows for item in all_graphs(manifest)):
+        raise ValueError(
+            f"batch is {options.batch}; expected 1, because {manifest.name} has a stage that runs "
+            "once for each detection. Export it with --stages off for a batch"
+        )
+
+
+@contextlib.contextmanager
+def naming(graph: str, manifest: Manifest) -> Iterator[None]:
+    """Let errors say of which graph an engine is, where a model has several."""
+    try:
+        yield
+    except (EngineBuildError, OutOfMemory) as error:
+        if len(manifest.graphs) == 1 and not manifest.variants:
+            raise
+        raise type(error)(f"graph {graph!r}: {error}") from error
 
 
 def build_engine(
@@ -140,6 +178,7 @@ def build_engine(
     flavour: str,
     targets: Sequence[str] = (),
     options: EngineOptions | None = None,
+    buckets: Sequence[int] = (),
     timing_cache: Path | None = None,
     device: int = 0,
     progress: Progress | None = None,
@@ -153,6 +192,7 @@ def build_engine(
         targets: for TensorRT-RTX: compute capabilities that the engine must run on; none, or
             `PORTABLE`, means every supported GPU from Ampere on.
         options: see `EngineOptions`.
+        buckets: sizes of a free second axis; the engine has an optimisation profile for each.
         timing_cache: file of measured kernel times that speeds up later builds; TensorRT only.
         device: CUDA ordinal of the GPU to build on; TensorRT only.
         progress: called during the build; what it raises cancels the build.
@@ -170,7 +210,7 @@ def build_engine(
     if trt_compat.is_rtx(trt):
         # Checked before anything is built; TensorRT-RTX has no effect from a timing cache.
         capabilities = _compute_capabilities(trt, targets)
-        return _compile(trt, onnx, options, capabilities=capabilities, progress=progress)
+        return _compile(trt, onnx, options, buckets, capabilities=capabilities, progress=progress)
     if targets:
         raise ValueError(
             f"targets are {', '.join(targets)}, but TensorRT compiles only for the GPU it runs on; "
@@ -180,13 +220,14 @@ def build_engine(
     with contextlib.closing(cuda.CudaDevice(device)) as gpu:
         options = with_workspace(options, gpu)
         gpu.activate()  # TensorRT builds for, and measures on, the current one
-        return _compile(trt, onnx, options, timing_cache=timing_cache, progress=progress)
+        return _compile(trt, onnx, options, buckets, timing_cache=timing_cache, progress=progress)
 
 
 def _compile(
     trt: Any,
     onnx: bytes,
     options: EngineOptions,
+    buckets: Sequence[int],
     *,
     capabilities: Sequence[Any] = (),
     timing_cache: Path | None = None,
@@ -199,7 +240,7 @@ def _compile(
     parse(trt, network, onnx)
     asked = trt_compat.precisions_in_network(trt, network)
     config = builder.create_builder_config()
-    configure(trt, builder, network, config, options)
+    configure(trt, builder, network, config, options, buckets)
     if capabilities:
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):
@@ -272,6 +313,7 @@ def load_or_build(
             flavour=key.flavour,
             targets=key.targets if key.flavour == "tensorrt_rtx" else (),
             options=key.options,
+            buckets=key.buckets,
             timing_cache=store / _timing_file(key) if is_usable else None,
             device=device,
             progress=progress,
@@ -352,11 +394,26 @@ def _text_of_parser_error(error: Any) -> str:
     return f"{where if error.node() >= 0 else ''}{error.desc()}"
 
 
-def configure(trt: Any, builder: Any, network: Any, config: Any, options: EngineOptions) -> None:
+def configure(
+    trt: Any,
+    builder: Any,
+    network: Any,
+    config: Any,
+    options: EngineOptions,
+    buckets: Sequence[int] = (),
+) -> None:
     """Set everything that a build's result depends on.
 
+    Args:
+        trt: the module.
+        builder: makes the optimisation profiles.
+        network: the parsed model.
+        config: is changed.
+        options: see `EngineOptions`.
+        buckets: sizes of a free second axis, with an optimisation profile for each.
+
     Raises:
-        EngineBuildError: if an axis other than the batch is free.
+        EngineBuildError: if another axis than the batch is free, and is not that of the rows.
     """
     flags = trt_compat.permit_precisions(trt, network, config)
     if flags:
@@ -369,18 +426,27 @@ def configure(trt: Any, builder: Any, network: Any, config: Any, options: Engine
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if hasattr(config, "builder_optimization_level"):  # from 8.6 on
         config.builder_optimization_level = options.optimization_level
+    for bucket in buckets or (None,):
+        _add_profile(builder, network, config, options.batch, bucket)
+
+
+def _add_profile(builder: Any, network: Any, config: Any, batch: int, rows: int | None) -> None:
+    """Fix the sizes of free axes; without any there is nothing to do."""
     profile = None
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         shape = tuple(tensor.shape)
-        if any(size < 0 for size in shape[1:]):
+        sizes = {0: batch} if rows is None else {0: batch, 1: rows}
+        fixed = tuple(
+            sizes.get(axis, size) if size < 0 else size for axis, size in enumerate(shape)
+        )
+        if any(size < 0 for size in fixed):
             raise EngineBuildError(
                 f"the input {tensor.name!r} has the shape {shape}; only the first axis may be "
                 "free. Export the model with a fixed image size."
             )
-        if shape and shape[0] < 0:
+        if fixed != shape:
             profile = profile or builder.create_optimization_profile()
-            fixed = (options.batch, *shape[1:])
             profile.set_shape(tensor.name, fixed, fixed, fixed)
     if profile is not None:
         config.add_optimization_profile(profile)

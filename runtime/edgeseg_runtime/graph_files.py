@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
 
 from edgeseg_runtime.manifest import Manifest, read_artifact
 from edgeseg_runtime.onnx_check import check_graph
 from edgeseg_runtime.shared_weights import with_weights
 
-__all__ = ["read_graph"]
+__all__ = ["GraphOrigin", "all_graphs", "read_graph"]
+
+
+class GraphOrigin(NamedTuple):
+    """Where a graph of a bundle stands.
+
+    Attributes:
+        label: what to call it, such as "detect" or, of a variant, "portrait.detect".
+        view: the manifest of the variant that has it.
+        name: its name there.
+    """
+
+    label: str
+    view: Manifest
+    name: str
+
+
+def all_graphs(manifest: Manifest) -> Iterator[GraphOrigin]:
+    """Yield every graph of every variant."""
+    for variant, view in zip(("", *manifest.variants), manifest.views, strict=True):
+        for name in view.graphs:
+            yield GraphOrigin(f"{variant}.{name}" if variant else name, view, name)
 
 
 def read_graph(

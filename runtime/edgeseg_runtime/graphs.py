@@ -208,6 +208,11 @@ class Graph:
         return tuple(spec for spec in self.outputs if spec.name not in self.kept)
 
     @property
+    def buckets(self) -> tuple[int, ...]:
+        """The numbers of rows that engines of fixed shapes are built for; none without rows."""
+        return () if self.rows is None else self.rows.buckets
+
+    @property
     def needs_state(self) -> bool:
         """Whether something must be kept between this graph and another, or between frames."""
         return bool(self.takes or self.reads or self.writes)

@@ -21,6 +21,8 @@ nothing (pull request 1060 there, NVIDIA/TensorRT issue 4646). So the exporter w
 |---|---|---|
 | `IProgressMonitor`, names of nodes in parser errors | 10.0 | a build shows no progress; errors give the node's number |
 | contexts that share an optimisation profile | 10.0 | one context for an engine with a free batch axis |
+| `device_memory_size_v2`, `set_device_memory` with a size | 10.0 | the same without `_v2` and size |
+| contexts without memory by a strategy | 11, TensorRT-RTX | a method of its own, gone in 11 |
 | `builder_optimization_level` | 8.6 | the release's own level |
 | `nptype` that works with NumPy 1.24 to 1.26 | 8.6.1 | `numpy_dtype` replaces it everywhere |
 | `ILayer.precision` | gone in 11 | only touched below 10.12 |
@@ -49,7 +51,9 @@ __all__ = [
     "FLAVOURS",
     "Layer",
     "Progress",
+    "context_without_memory",
     "count_precisions",
+    "give_memory",
     "import_tensorrt",
     "is_rtx",
     "is_strongly_typed",
@@ -63,6 +67,7 @@ __all__ = [
     "precisions_in_network",
     "progress_monitor",
     "reads_functions",
+    "scratch_bytes",
     "shares_profiles",
     "vendor_errors",
     "vendor_logger",
@@ -297,6 +302,28 @@ def numpy_dtype(dtype: Any) -> npt.DTypeLike:
 def shares_profiles(trt: Any) -> bool:
     """Tell whether several contexts may use the same optimisation profile."""
     return is_rtx(trt) or version_of(trt) >= (10,)
+
+
+def scratch_bytes(engine: Any) -> int:
+    """Return the device memory that a context needs for activations, with any of its profiles."""
+    if hasattr(engine, "device_memory_size_v2"):
+        return int(engine.device_memory_size_v2)
+    return int(engine.device_memory_size)
+
+
+def context_without_memory(trt: Any, engine: Any) -> Any:
+    """Return an execution context that is given its memory for activations; None if it cannot be made."""
+    if hasattr(engine, "create_execution_context_without_device_memory"):
+        return engine.create_execution_context_without_device_memory()
+    return engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+
+
+def give_memory(context: Any, address: int, size_bytes: int) -> None:
+    """Give a context its memory for activations, at an address that is a multiple of 256."""
+    if hasattr(context, "set_device_memory"):
+        context.set_device_memory(address, size_bytes)
+    else:
+        context.device_memory = address
 
 
 def _layers(network: Any) -> Iterator[Any]:

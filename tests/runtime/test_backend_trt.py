@@ -19,13 +19,9 @@ from tiny_bundle import feed, write_bundle
 
 from edgeseg_runtime import cuda, engine_key, engine_store, engines, trt_compat
 from edgeseg_runtime.backends import open_backend
-from edgeseg_runtime.backends.trt import (
-    EngineSession,
-    SessionPool,
-    TrtBackend,
-    TrtRtxBackend,
-    load_engine,
-)
+from edgeseg_runtime.backends.trt import TrtBackend, TrtRtxBackend, load_engine
+from edgeseg_runtime.backends.trt_session import EngineSession
+from edgeseg_runtime.backends.trt_streams import SessionPool
 from edgeseg_runtime.cuda import CudaDevice
 from edgeseg_runtime.errors import (
     BackendError,
@@ -312,7 +308,7 @@ class SlowSession:
     def __init__(self, barrier):
         self.barrier, self.is_closed = barrier, False
 
-    def run(self, inputs):
+    def run(self, inputs, graph="main", state=None, rows=None):
         self.barrier.wait(timeout=30)
         return {"session": self}
 

@@ -420,7 +420,7 @@ def address(value):
 
 def test_a_frame_copies_nothing_of_the_state(predictor, monkeypatch):
     copies = []
-    for name in ("_to_host", "_from_host", "_fill"):
+    for name in ("_to_host", "_from_host", "_fill"):  # what they do is set and got by this
         counted = property(lambda _, name=name: lambda *_: copies.append(name), lambda *_: None)
         monkeypatch.setattr(KeptTensors, name, counted, raising=False)
     state = predictor.backend.open_state()

@@ -15,10 +15,11 @@ from record_tensorrt_api import CLASSES, ENUMS, record
 
 from edgeseg_runtime import engines, trt_compat
 from edgeseg_runtime.backends import trt as trt_backend
+from edgeseg_runtime.backends import trt_session, trt_streams
 
 FOLDER = Path(__file__).with_name("tensorrt_api")
 RELEASES = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))}
-MODULES = (trt_compat, engines, trt_backend)
+MODULES = (trt_compat, engines, trt_backend, trt_session, trt_streams)
 
 # In our sources a vendor's object is always held by a variable of this name.
 VARIABLES = {
@@ -44,7 +45,13 @@ ONLY_IN = {
     ("ParserError", "node_operator"): "10.0 on; guarded by hasattr",
     ("IBuilderConfig", "progress_monitor"): "10.0 on; guarded by IProgressMonitor",
     ("ILayer", "precision"): "before 11; only below 10.12",
+    ("ICudaEngine", "create_execution_context_without_device_memory"): "before 11; guarded",
+    ("ICudaEngine", "device_memory_size"): "before 11; guarded by that of device_memory_size_v2",
+    ("ICudaEngine", "device_memory_size_v2"): "10.0 on; guarded by hasattr",
+    ("IExecutionContext", "set_device_memory"): "10.0 on; guarded by hasattr",
 }
+BY_STRATEGY = ("ICudaEngine", "create_execution_context", 1)  # where there is no method of its own
+WITHOUT_MEMORY = "create_execution_context_without_device_memory"
 RTX_ONLY = {"num_compute_capabilities", "set_compute_capability"}
 
 
@@ -117,6 +124,8 @@ def test_every_call_fits_the_bindings(release):
         if attribute not in classes[name]:
             assert (name, attribute) in ONLY_IN, f"{release} has no {name}.{attribute}"
             continue
+        if (name, attribute, num_arguments) == BY_STRATEGY and WITHOUT_MEMORY in classes[name]:
+            continue
         signatures = classes[name][attribute]
         if signatures and num_arguments is not None:
             assert any(takes(signature, num_arguments) for signature in signatures), (
@@ -177,6 +186,16 @@ def test_the_flags_that_permit_a_precision_exist_where_they_are_set(release):
     assert has_monitor is not release.startswith("tensorrt-8")
 
 
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_release_has_a_way_to_contexts_that_share_memory(release):
+    classes = RELEASES[release]["classes"]
+    engine, context = classes["ICudaEngine"], classes["IExecutionContext"]
+    by_strategy = "strategy: ExecutionContextAllocationStrategy"
+    assert WITHOUT_MEMORY in engine or by_strategy in engine["create_execution_context"][0]
+    assert "device_memory_size_v2" in engine or "device_memory_size" in engine
+    assert "set_device_memory" in context or "device_memory" in context
+
+
 def test_every_numpy_type_is_one_of_tensorrt():
     for name in ("FLOAT", "HALF", "INT8", "INT32", "UINT8", "BOOL"):
         for data in RELEASES.values():
@@ -190,7 +209,9 @@ def test_every_numpy_type_is_one_of_tensorrt():
 
 
 def test_tensorrt_rtx_offers_the_same():
-    data = record(pytest.importorskip("tensorrt_rtx"))
+    trt = pytest.importorskip("tensorrt_rtx")
+    data = record(trt)
+    assert "USER_MANAGED" in trt.ExecutionContextAllocationStrategy.__members__
     assert set(data["classes"]) == set(CLASSES)
     for name, attribute, _ in ACCESSES:
         assert attribute in data["classes"][name] or (name, attribute) in ONLY_IN

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import State, Tensors, missing_graph
-from edgeseg_runtime.backends.state import ExchangedTensors
+from edgeseg_runtime.backends.state import ExchangedTensors, first_rows
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -142,7 +142,12 @@ class OpenVinoBackend:
         """Run a graph in its state's own request, on the state's own tensors."""
         graph, staying = self._graphs[name], staying_outputs(self._graphs, name)
         fixed = {output for output in staying if not graph.output(output).has_free_axis}
-        sources, targets = state.feed(name, rows), state.targets(name, fixed)
+        sources = first_rows(
+            graph,
+            state.sources(name),
+            lambda tensor: self._make_tensor(np.ascontiguousarray(tensor.data[:, :rows])),
+        )
+        targets = state.targets(name, fixed)
         try:
             with _translated("failed in the middle of the model", BackendError):
                 request = state.request(name, model)
@@ -202,10 +207,10 @@ class _State(ExchangedTensors[Any]):
         super().__init__(
             graphs,
             to_host=lambda tensor: tensor.data.copy(),
-            from_host=make_tensor,
             fill=lambda tensor, array: np.copyto(tensor.data, array),
             allocate=allocate,
         )
+        self._make_tensor = make_tensor
         self._requests: dict[str, Any] = {}
 
     def request(self, name: str, model: Any) -> Any:
@@ -214,11 +219,9 @@ class _State(ExchangedTensors[Any]):
             self._requests[name] = model.create_infer_request()
         return self._requests[name]
 
-    def _put(self, key: str, name: str, output: str, array: npt.NDArray[Any]) -> None:
-        if self._graphs[name].output(output).has_free_axis:
-            self.values[key] = self._from_host(array)
-        else:
-            super()._put(key, name, output, array)
+    def _filled(self, key: str, array: npt.NDArray[Any]) -> Any:
+        _, spec = self._origin(key)
+        return self._make_tensor(array) if spec.has_free_axis else super()._filled(key, array)
 
     def close(self) -> None:
         """Free tensors and requests; calling it twice is allowed."""

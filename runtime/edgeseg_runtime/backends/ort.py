@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 from edgeseg_runtime.backends import State, Tensors, missing_graph
-from edgeseg_runtime.backends.state import KeptTensors
+from edgeseg_runtime.backends.state import KeptTensors, first_rows
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -148,8 +150,11 @@ class OrtBackend:
             with _translated_run():
                 return dict(zip(names, session.run(names, inputs), strict=True))
         assert isinstance(state, KeptTensors)
-        sources, binding = state.feed(graph, rows), session.io_binding()
+        sources, binding = state.sources(graph), session.io_binding()
         with _translated_run():
+            sources = first_rows(
+                self._graphs[graph], sources, lambda value: self._value(value.numpy()[:, :rows])
+            )
             for name, array in inputs.items():
                 binding.bind_cpu_input(name, array)
             for name, value in sources.items():
@@ -173,9 +178,12 @@ class OrtBackend:
         return KeptTensors(
             self._graphs,
             to_host=lambda value: value.numpy().copy(),
-            # Memory of its own: ONNX Runtime would read the array in place.
-            from_host=lambda array: self._make_value(array.copy(), self._device, 0),
+            from_host=lambda _, array: self._value(array),
         )
+
+    def _value(self, array: npt.NDArray[Any]) -> Any:
+        """Return an array's copy on the device; ONNX Runtime would read the array itself in place."""
+        return self._make_value(array.copy(), self._device, 0)
 
     def describe(self) -> dict[str, Any]:
         """Return what ran where, for reports: versions, provider, nodes per provider, threads.

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Generic, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.graphs import Graph, Schedule, TensorSpec, staying_outputs, taken_outputs
 
-__all__ = ["ExchangedTensors", "KeptTensors", "typical_order"]
+__all__ = ["ExchangedTensors", "KeptTensors", "first_rows", "typical_order"]
 
 Value = TypeVar("Value")
 Array = npt.NDArray[Any]
@@ -23,7 +22,7 @@ class KeptTensors(Generic[Value]):
     Args:
         graphs: of the model.
         to_host: copies a tensor into an array.
-        from_host: copies an array into a tensor.
+        from_host: copies an array into the tensor that is to be kept under a name.
 
     Attributes:
         values: the tensors by name. They are exchanged, never copied, when a graph writes new ones.
@@ -34,7 +33,7 @@ class KeptTensors(Generic[Value]):
         graphs: Mapping[str, Graph],
         *,
         to_host: Callable[[Value], Array],
-        from_host: Callable[[Array], Value],
+        from_host: Callable[[str, Array], Value],
     ) -> None:
         self._graphs = graphs
         self._to_host = to_host
@@ -52,7 +51,7 @@ class KeptTensors(Generic[Value]):
             ValueError: if the model keeps no tensor of a name, or one of another dtype or shape.
         """
         for key, array in values.items():
-            name, spec = self._origin(key)
+            _, spec = self._origin(key)
             fits = array.ndim == len(spec.shape) and all(
                 wanted in (-1, found) for wanted, found in zip(spec.shape, array.shape, strict=True)
             )
@@ -61,27 +60,14 @@ class KeptTensors(Generic[Value]):
                     f"{key!r} is {array.dtype} of shape {list(array.shape)}; the model keeps "
                     f"{spec.dtype} of shape {list(spec.shape)}"
                 )
-            self._put(key, name, spec.name, array)
+            self.values[key] = self._from_host(key, array)
 
     def close(self) -> None:
         """Free the tensors; calling it twice is allowed."""
         self.values = {}
 
-    def feed(self, name: str, rows: int | None = None) -> dict[str, Value]:
-        """Return what a graph takes and reads, by its inputs' names; of free rows the first so many.
-
-        Raises:
-            ValueError: if a tensor is not there yet.
-        """
-        found = self.sources(name)
-        for spec in self._graphs[name].inputs:
-            if spec.has_rows and spec.name in found:
-                whole = self._to_host(found[spec.name])
-                found[spec.name] = self._from_host(np.ascontiguousarray(whole[:, :rows]))
-        return found
-
     def sources(self, name: str) -> dict[str, Value]:
-        """Return what a graph takes and reads as it stands, by its inputs' names.
+        """Return what a graph takes and reads, with all rows, by its inputs' names.
 
         Raises:
             ValueError: if a tensor is not there yet.
@@ -99,10 +85,6 @@ class KeptTensors(Generic[Value]):
         """Take over those of a graph's outputs that later graphs or frames use."""
         for output in staying_outputs(self._graphs, name) & outputs.keys():
             self.values |= dict.fromkeys(self._names(name, output), outputs[output])
-
-    def _put(self, key: str, name: str, output: str, array: Array) -> None:
-        """Replace a tensor that is an output of a graph."""
-        self.values[key] = self._from_host(array)
 
     def _origin(self, key: str) -> tuple[str, TensorSpec]:
         """Return a graph that gives what is kept under a name, and the output's spec."""
@@ -132,8 +114,7 @@ class ExchangedTensors(KeptTensors[Value]):
     Args:
         graphs: of the model.
         to_host: copies a tensor into an array.
-        from_host: copies an array into a tensor.
-        fill: copies an array into a tensor that is there.
+        fill: copies an array into a tensor.
         allocate: makes the tensor for an output, by the graph's name and its own.
     """
 
@@ -142,11 +123,10 @@ class ExchangedTensors(KeptTensors[Value]):
         graphs: Mapping[str, Graph],
         *,
         to_host: Callable[[Value], Array],
-        from_host: Callable[[Array], Value],
         fill: Callable[[Value, Array], None],
         allocate: Callable[[str, str], Value],
     ) -> None:
-        super().__init__(graphs, to_host=to_host, from_host=from_host)
+        super().__init__(graphs, to_host=to_host, from_host=self._filled)
         self._fill = fill
         self._allocate = allocate
         self._tensors: dict[str, list[Value]] = {}
@@ -176,10 +156,12 @@ class ExchangedTensors(KeptTensors[Value]):
         written = {id(tensor) for tensor in targets.values()}
         self.values = {key: value for key, value in self.values.items() if id(value) not in written}
 
-    def _put(self, key: str, name: str, output: str, array: Array) -> None:
-        target = self._free(name, output, replaced={key})
+    def _filled(self, key: str, array: Array) -> Value:
+        """Return the tensor that is to be kept under a name, with the content of an array."""
+        name, spec = self._origin(key)
+        target = self._free(name, spec.name, replaced={key})
         self._fill(target, array)
-        self.values[key] = target
+        return target
 
     def _free(self, name: str, output: str, *, replaced: Collection[str]) -> Value:
         """Return a tensor for an output that is in use under no other name; a new one if need be."""
@@ -191,6 +173,22 @@ class ExchangedTensors(KeptTensors[Value]):
                 return tensor
         same.append(self._allocate(name, output))
         return same[-1]
+
+
+def first_rows(
+    graph: Graph, sources: Mapping[str, Value], cut: Callable[[Value], Value]
+) -> dict[str, Value]:
+    """Return what a graph takes and reads, with as many rows as it runs for.
+
+    Args:
+        graph: the graph.
+        sources: by its inputs' names, with all rows.
+        cut: copies the first rows of a tensor.
+    """
+    return {
+        name: cut(tensor) if graph.input(name).has_rows else tensor
+        for name, tensor in sources.items()
+    }
 
 
 def typical_order(schedule: Schedule) -> tuple[str, ...]:
