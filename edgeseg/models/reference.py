@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -41,12 +41,14 @@ class ReferenceModel(nn.Module):
         config: the family's frozen configuration dataclass.
         outputs: names of the stages that are results.
         score_threshold: what the score of every detection exceeds; empty rows have the score 0.
+        threshold_option: the option of the configuration that says so; None without one.
     """
 
     name: str
     config: Any
     outputs: tuple[str, ...]
     score_threshold: float = 0.0
+    threshold_option: ClassVar[str | None] = None
 
     def graph_stages(self, graph: str, **inputs: Tensor) -> dict[str, Tensor]:
         """Return outputs and intermediate stages of one of the manifest's graphs, in the order of computation.

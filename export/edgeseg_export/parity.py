@@ -45,6 +45,7 @@ class Parity:
         data: where the pictures came from.
         num_images: how many there were.
         num_detections: detections of the PyTorch model on them; 0 for dense outputs.
+        score_threshold: what their scores exceed, which is lower than the model's if that finds nothing.
         num_unmatched: detections that one side has and the other should have; see `matching.py`.
         max_abs: per output, the largest difference over matched rows.
         stages: per stage and output, in the order of computation, the difference that 99 % of the
@@ -57,6 +58,7 @@ class Parity:
     data: str
     num_images: int
     num_detections: int
+    score_threshold: float
     num_unmatched: int
     max_abs: Mapping[str, float]
     stages: Mapping[str, float]
@@ -67,6 +69,11 @@ class Parity:
         """The earliest stage whose difference is not within the tolerance."""
         outside = (name for name, error in self.stages.items() if not error <= self.tolerance)
         return next(outside, None)
+
+    @property
+    def finds_nothing(self) -> bool:
+        """Whether there was no detection to compare, although the model gives detections."""
+        return self.num_detections == 0 and "boxes" in self.max_abs
 
     @property
     def is_within_tolerance(self) -> bool:
@@ -102,6 +109,7 @@ class Parity:
             "data": self.data,
             "num_images": self.num_images,
             "num_detections": self.num_detections,
+            "score_threshold": self.score_threshold,
             "num_unmatched": self.num_unmatched,
             "tolerance": self.tolerance,
             "is_within_tolerance": self.is_within_tolerance,
@@ -183,6 +191,7 @@ def measure_parity(
         data=data,
         num_images=totals.num_images,
         num_detections=totals.num_detections,
+        score_threshold=totals.score_threshold,
         num_unmatched=totals.num_unmatched,
         max_abs=totals.max_abs,
         stages=totals.stages,

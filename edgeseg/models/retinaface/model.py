@@ -172,6 +172,7 @@ class RetinaFace(ReferenceModel):
     when it is exported.
     """
 
+    threshold_option = "confidence_threshold"
     anchors: Tensor
 
     def __init__(self, name: str, config: RetinaFaceConfig) -> None:
