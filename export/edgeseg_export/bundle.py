@@ -39,6 +39,7 @@ from edgeseg_export.graph import (
 from edgeseg_export.lower import AUTO, CALIBRATED, Progress, find_lowering
 from edgeseg_export.parity import Image, Parity, measure_parity
 from edgeseg_export.precision import PRECISIONS
+from edgeseg_export.prove import prove_bundle
 from edgeseg_export.search import DEFAULT_MAX_DROP
 from edgeseg_export.sessions import Graphs
 from edgeseg_export.thresholds import without_threshold
@@ -152,7 +153,7 @@ def export_bundle(
     Raises:
         ValueError: an option that does not exist.
         FileExistsError: ``folder`` holds something and ``overwrite`` is not set.
-        ExportError: the model cannot be turned into a graph.
+        ExportError: the model cannot be turned into a graph, or the bundle is not one that a device can use.
         ParityError: the graph differs from the model, or in lower precision finds other things than
             in float32; nothing is written.
     """
@@ -210,6 +211,7 @@ def export_bundle(
             parity=_parity_document(views) | loss,
             provenance=_provenance(model, opset, command, weights_source),
         ).save(partial_folder)
+        prove_bundle(partial_folder, [picture for seen, _ in shown.values() for picture in seen])
         _compile(partial_folder, backends, targets, progress)
         progress("finish", 0, 1)  # what is cancelled by now leaves nothing
     return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,67 +15,64 @@ from edgeseg.models.layers.limits import MAX_TOP_K
 from edgeseg_export.trace import ExportError
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest, TensorSpec, read_artifact
+from edgeseg_runtime.manifest import Graph, Manifest, TensorSpec, read_artifact
 from edgeseg_runtime.predictor import load
-
-DATA_DEPENDENT = ("Compress", "NonMaxSuppression", "NonZero", "Unique")
-"""Operators whose result has as many elements as the values say; TensorRT plans memory beforehand."""
 
 Constants = Mapping[str, int]
 
 
 def prove_bundle(folder: str | os.PathLike[str], pictures: Iterable[Image]) -> None:
-    """Do nothing if a bundle's graph keeps what its manifest promises and every engine can plan it.
+    """Do nothing if a bundle's graphs keep what its manifest promises, on every engine.
 
     The bundle is opened with the runtime, and every picture goes through it: what a device would refuse is
     refused here.
 
     Args:
         folder: the bundle.
-        pictures: (H, W, 3) uint8 BGR, at least one.
+        pictures: (H, W, 3) uint8 BGR, at least one for each of the bundle's shapes.
 
     Raises:
-        ExportError: what does not fit, and how it was found.
+        ExportError: what does not fit.
     """
     try:
         manifest = Manifest.load(folder)
-        check_graph(
-            onnx.load_model_from_string(read_artifact(folder, manifest.artifact("onnx"))),
-            inputs=manifest.inputs,
-            outputs=manifest.outputs,
-        )
+        for view in manifest.views:
+            for graph in view.graphs.values():
+                content = read_artifact(folder, manifest.artifact(graph.artifact))
+                check_graph(onnx.load_model_from_string(content), graph)
         with load(folder, backend="onnxruntime") as predictor:
             for picture in pictures:
                 _check_labels(predictor(picture), manifest)
     except EdgesegError as error:
         raise ExportError(
-            f"the bundle cannot be used: {error}. Nothing was written; mend the model's manifest or its graph"
+            f"the bundle cannot be used: {str(error).rstrip('.')}. Nothing was written; mend the model's "
+            "manifest or its graph"
         ) from error
 
 
-def check_graph(
-    graph: onnx.ModelProto, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
-) -> None:
-    """Do nothing if a graph's border is that of its specs and every engine can plan its memory.
+def check_graph(model: onnx.ModelProto, graph: Graph) -> None:
+    """Do nothing if a model's border is that of its graph and engines sort as much as it asks for.
 
     Args:
-        graph: with the bodies of its functions.
-        inputs: what it takes.
-        outputs: what it gives; -1 is an axis of any length.
+        model: with the bodies of its functions.
+        graph: what the manifest says of it.
 
     Raises:
         ExportError: names the first tensor or node that is not.
     """
-    for values, specs in ((graph.graph.input, inputs), (graph.graph.output, outputs)):
+    for values, specs in (
+        (model.graph.input, graph.inputs),
+        (model.graph.output, graph.outputs),
+    ):
         _check_border({value.name: value for value in values}, specs)
-    for node, constants in _nodes(graph):
-        if node.op_type in DATA_DEPENDENT and node.domain in ("", "ai.onnx"):
-            raise ExportError(
-                f"the node {node.name!r} ({node.op_type}) gives as many elements as its values say; expected "
-                "operators whose shapes are known beforehand: TopK with a fixed number, a mask"
-            )
-        if node.op_type == "TopK":
-            _check_top_k(node, constants)
+    for nodes, initializers in (
+        (model.graph.node, model.graph.initializer),
+        *((function.node, ()) for function in model.functions),
+    ):
+        constants = {**_initial(initializers), **_constants(nodes)}
+        for node in nodes:
+            if node.op_type == "TopK":
+                _check_top_k(node, constants)
 
 
 def _check_border(values: Mapping[str, onnx.ValueInfoProto], specs: Sequence[TensorSpec]) -> None:
@@ -110,26 +107,8 @@ def _check_top_k(node: onnx.NodeProto, constants: Constants) -> None:
         )
 
 
-def _nodes(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, Constants]]:
-    """Yield every node, those of functions and of bodies too, and the single numbers it can see."""
-    yield from _nodes_of(model.graph.node, _initial(model.graph))
-    for function in model.functions:
-        yield from _nodes_of(function.node, {})
-
-
-def _nodes_of(
-    nodes: Sequence[onnx.NodeProto], outer: Constants
-) -> Iterator[tuple[onnx.NodeProto, Constants]]:
-    constants = {**outer, **_constants(nodes)}
-    for node in nodes:
-        yield node, constants
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from _nodes_of(body.node, {**constants, **_initial(body)})
-
-
-def _initial(graph: onnx.GraphProto) -> Constants:
-    return _numbers({tensor.name: tensor for tensor in graph.initializer})
+def _initial(initializers: Iterable[onnx.TensorProto]) -> Constants:
+    return _numbers({tensor.name: tensor for tensor in initializers})
 
 
 def _constants(nodes: Sequence[onnx.NodeProto]) -> Constants:
