@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from edgeseg_runtime.graphs import MAIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What a model chooses one picture's detections from, greedily, and by which rule.
+
+    Attributes:
+        boxes: (N, 4) x1 y1 x2 y2 in network pixels.
+        scores: (N,), each above ``score_threshold``.
+        labels: (N,); boxes of different labels do not suppress each other.
+        score_threshold: what the score of a candidate exceeds, the cut of a top-k included.
+        iou_threshold: a box that overlaps a better kept one more than this is suppressed.
+        pixel: what is added to every width and height before overlaps are taken.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    score_threshold: float
+    iou_threshold: float
+    pixel: float = 0.0
 
 
 class ReferenceModel(nn.Module):
@@ -18,12 +41,14 @@ class ReferenceModel(nn.Module):
         config: the family's frozen configuration dataclass.
         outputs: names of the stages that are results.
         score_threshold: what the score of every detection exceeds; empty rows have the score 0.
+        threshold_option: the option of the configuration that says so; None without one.
     """
 
     name: str
     config: Any
     outputs: tuple[str, ...]
     score_threshold: float = 0.0
+    threshold_option: ClassVar[str | None] = None
 
     def graph_stages(self, graph: str, **inputs: Tensor) -> dict[str, Tensor]:
         """Return outputs and intermediate stages of one of the manifest's graphs, in the order of computation.
@@ -43,6 +68,16 @@ class ReferenceModel(nn.Module):
 
         The inputs are those of the model's manifest, in its order.
         """
+
+    def candidates(self, _stages: Mapping[str, Tensor]) -> Candidates | None:
+        """Return what the first picture's detections were chosen from, or None if that is not known.
+
+        With it, a comparison allows for ties that fall differently, see ``edgeseg_export.matching``.
+
+        Args:
+            _stages: what :meth:`stages` returned.
+        """
+        return None
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> dict[str, Tensor]:
         """Return the results by name; see the manifest for their shapes."""

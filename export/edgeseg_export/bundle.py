@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import glob
 import hashlib
+import logging
 import os
 import platform
 import secrets
@@ -38,8 +39,10 @@ from edgeseg_export.graph import (
 from edgeseg_export.lower import AUTO, CALIBRATED, Progress, find_lowering
 from edgeseg_export.parity import Image, Parity, measure_parity
 from edgeseg_export.precision import PRECISIONS
+from edgeseg_export.prove import prove_bundle
 from edgeseg_export.search import DEFAULT_MAX_DROP
 from edgeseg_export.sessions import Graphs
+from edgeseg_export.thresholds import without_threshold
 from edgeseg_export.trace import OPSET, ExportError
 from edgeseg_export.weights import share_weights
 from edgeseg_runtime import __version__
@@ -48,6 +51,8 @@ from edgeseg_runtime.engines import build_bundle
 from edgeseg_runtime.files import sync_folder, write_atomic
 from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, with_variants
+
+_log = logging.getLogger(__name__)
 
 ONNX = "onnx"
 """Artifact of the graph of a model that has one."""
@@ -148,7 +153,7 @@ def export_bundle(
     Raises:
         ValueError: an option that does not exist.
         FileExistsError: ``folder`` holds something and ``overwrite`` is not set.
-        ExportError: the model cannot be turned into a graph.
+        ExportError: the model cannot be turned into a graph, or the bundle is not one that a device can use.
         ParityError: the graph differs from the model, or in lower precision finds other things than
             in float32; nothing is written.
     """
@@ -158,20 +163,21 @@ def export_bundle(
     was_training = model.training
     model.eval()
     try:
-        manifest = model_manifest(model)
-        pictures, data = _pictures(images, num_images, manifest)
         models = {"": model, **(get_spec(model.name).variants(model) if variants else {})}
+        shown = {
+            name: _pictures(images, num_images, model_manifest(shaped))
+            for name, shaped in models.items()
+        }
         measure = functools.partial(
             _traced_view,
             stages=stages,
             dynamic_batch=dynamic_batch,
             opset=opset,
-            pictures=pictures,
-            data=data,
             tolerance=tolerance,
             progress=progress,
         )
-        views = [measure(name, shaped) for name, shaped in models.items()]
+        views = [measure(name, shaped, *shown[name]) for name, shaped in models.items()]
+        pictures, _ = shown[""]
         if not allow_mismatch:
             for view in views:
                 view.parity.check()
@@ -205,6 +211,7 @@ def export_bundle(
             parity=_parity_document(views) | loss,
             provenance=_provenance(model, opset, command, weights_source),
         ).save(partial_folder)
+        prove_bundle(partial_folder, [picture for seen, _ in shown.values() for picture in seen])
         _compile(partial_folder, backends, targets, progress)
         progress("finish", 0, 1)  # what is cancelled by now leaves nothing
     return folder
@@ -213,16 +220,20 @@ def export_bundle(
 def _traced_view(
     name: str,
     model: ReferenceModel,
+    pictures: Sequence[Image],
+    data: str,
     *,
     stages: bool,
     dynamic_batch: bool,
     opset: int,
-    pictures: Sequence[Image],
-    data: str,
     tolerance: float,
     progress: Progress,
 ) -> _View:
-    """Trace a model and compare its graphs with it."""
+    """Trace a model and compare its graphs with it.
+
+    Where the model finds nothing, its graphs could place and select as they like. Then the parity is that of the
+    same model without a threshold.
+    """
     suffix = f" ({name})" if name else ""
     progress(f"trace{suffix}", 0, 1)
     manifest = model_manifest(model)
@@ -244,6 +255,21 @@ def _traced_view(
         tolerance=tolerance,
         on_image=lambda: progress(stage, next(done), len(pictures)),
     )
+    if parity.finds_nothing:
+        unlimited = without_threshold(model)
+        _tell_of_nothing(parity, is_unlimited=unlimited is not None)
+        if unlimited is not None:
+            parity = _traced_view(
+                name,
+                unlimited,
+                pictures,
+                data,
+                stages=stages,
+                dynamic_batch=dynamic_batch,
+                opset=opset,
+                tolerance=tolerance,
+                progress=progress,
+            ).parity
     return _View(
         name=name,
         model=model,
@@ -251,6 +277,17 @@ def _traced_view(
         plain=plain,
         graphs=graphs,
         parity=parity,
+    )
+
+
+def _tell_of_nothing(parity: Parity, *, is_unlimited: bool) -> None:
+    _log.warning(
+        "the model finds nothing on the %d pictures of %s: %s",
+        parity.num_images,
+        parity.data,
+        "its best detections are compared whatever their score. Pictures of what it looks for prove more"
+        if is_unlimited
+        else "how its graph places and selects detections was not compared. Give pictures of what it looks for",
     )
 
 
@@ -382,12 +419,9 @@ def _pictures(
         if not len(images):
             raise ValueError("images is empty, expected at least one picture")
         return images, "given pictures"
-    from edgeseg_bench.datasets import open_dataset
-    from edgeseg_bench.evaluation import dataset_kind, pictures_seen
+    from edgeseg_bench.checks import check_pictures
 
-    dataset = open_dataset("shapes", kind=dataset_kind(manifest), limit=num_images)
-    seen = pictures_seen(manifest, dataset, limit=num_images)
-    return [picture.image for picture in seen], dataset.name
+    return check_pictures(manifest, num_images)
 
 
 def _parity_document(views: Sequence[_View]) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgeseg.models.reference import ReferenceModel
+from edgeseg.models.reference import Candidates, ReferenceModel
 from edgeseg.models.torch_backend import TorchBackend
 from edgeseg_export.agreement import ParityError
+from edgeseg_export.matching import match_boxes, match_detections, num_unmatched
 from edgeseg_export.sessions import GraphBackend, Graphs
 from edgeseg_runtime.backends import CheckedBackend, Tensors
 from edgeseg_runtime.backends.state import KeptTensors
@@ -34,10 +35,6 @@ ROW_STAGES = ("proposals", "boxes")
 """Stages that select rows: what follows with as many rows belongs to these, in their order."""
 OUTLIER_SHARE = 0.01
 """Share of a stage's elements that a different rounding may turn over (ties, thresholds)."""
-MAX_BOX_DISTANCE = 1.0
-"""Network pixels (sum over the four sides) within which two rows are the same one."""
-SCORE_MARGIN = 1e-3
-"""A detection this close to the threshold, or to the worst of a full list, may be missing there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,8 @@ class Parity:
         data: where the pictures came from.
         num_images: how many there were.
         num_detections: detections of the PyTorch model on them; 0 for dense outputs.
-        num_unmatched: detections that one side has and the other has not.
+        score_threshold: what their scores exceed, which is lower than the model's if that finds nothing.
+        num_unmatched: detections that one side has and the other should have; see `matching.py`.
         max_abs: per output, the largest difference over matched rows.
         stages: per stage and output, in the order of computation, the difference that 99 % of the
             elements stay below, relative to the stage's largest value; the worst picture counts.
@@ -60,6 +58,7 @@ class Parity:
     data: str
     num_images: int
     num_detections: int
+    score_threshold: float
     num_unmatched: int
     max_abs: Mapping[str, float]
     stages: Mapping[str, float]
@@ -70,6 +69,11 @@ class Parity:
         """The earliest stage whose difference is not within the tolerance."""
         outside = (name for name, error in self.stages.items() if not error <= self.tolerance)
         return next(outside, None)
+
+    @property
+    def finds_nothing(self) -> bool:
+        """Whether there was no detection to compare, although the model gives detections."""
+        return self.num_detections == 0 and "boxes" in self.max_abs
 
     @property
     def is_within_tolerance(self) -> bool:
@@ -105,6 +109,7 @@ class Parity:
             "data": self.data,
             "num_images": self.num_images,
             "num_detections": self.num_detections,
+            "score_threshold": self.score_threshold,
             "num_unmatched": self.num_unmatched,
             "tolerance": self.tolerance,
             "is_within_tolerance": self.is_within_tolerance,
@@ -173,17 +178,20 @@ def measure_parity(
     frame = 0
     for image in images:
         inputs, _ = task.preprocess(image)
-        reference, found = _compare_graphs(totals, sides, states[0], manifest, inputs, frame)
+        reference, found, candidates = _compare_graphs(
+            totals, sides, states[0], manifest, inputs, frame
+        )
         if len(manifest.graphs) > 1:
             found = run_frame(manifest, alone, inputs, states[1], frame=frame)
             _compare_results(totals, reference, found)
-        _count_detections(totals, reference, found)
+        _count_detections(totals, reference, found, candidates)
         frame = manifest.schedule.following(frame)
         on_image()
     return Parity(
         data=data,
         num_images=totals.num_images,
         num_detections=totals.num_detections,
+        score_threshold=totals.score_threshold,
         num_unmatched=totals.num_unmatched,
         max_abs=totals.max_abs,
         stages=totals.stages,
@@ -205,14 +213,15 @@ def _compare_graphs(
     manifest: Manifest,
     inputs: Tensors,
     frame: int,
-) -> tuple[dict[str, Array], dict[str, Array]]:
+) -> tuple[dict[str, Array], dict[str, Array], Candidates | None]:
     """Run every graph of a frame on what the model gives it, and add its stages.
 
     Returns:
-        The results of the model and of the graphs.
+        The results of the model and of the graphs, and what the model chose its detections from.
     """
     expected: dict[str, Array] = {}
     found: dict[str, Array] = {}
+    candidates = None
     threshold = float(manifest.postprocess.get("score_threshold", 0.0))
     for name in manifest.schedule.graphs(frame):
         graph = manifest.graphs[name]
@@ -221,17 +230,16 @@ def _compare_graphs(
             continue
         fed = {spec.name: inputs[spec.name] for spec in graph.fed}
         taken = {key: tensor.cpu().numpy() for key, tensor in state.feed(name, rows).items()}
-        stages = {
-            stage: tensor.cpu().numpy()
-            for stage, tensor in sides.reference.stages(fed, name, state, rows).items()
-        }
+        tensors = sides.reference.stages(fed, name, state, rows)
+        candidates = candidates or sides.reference.model.candidates(tensors)
+        stages = {stage: tensor.cpu().numpy() for stage, tensor in tensors.items()}
         outputs = sides.exported.run_whole(fed | taken, name)
         prefix = f"{name}." if len(manifest.graphs) > 1 else ""
         tapped = sides.tapped.run_whole(fed | taken, name)
         _add_stages(totals, prefix, stages, tapped, outputs, kept=graph.kept)
         for spec in graph.given:
             expected[spec.name], found[spec.name] = stages[spec.name], outputs[spec.name]
-    return expected, found
+    return expected, found, candidates
 
 
 def _add_stages(
@@ -269,12 +277,26 @@ def _compare_results(totals: _Totals, reference: Tensors, found: Tensors) -> Non
         totals.add(FREE, name, expected, actual, is_result=True)
 
 
-def _count_detections(totals: _Totals, reference: Tensors, found: Tensors) -> None:
+def _count_detections(
+    totals: _Totals, reference: Tensors, found: Tensors, candidates: Candidates | None
+) -> None:
     totals.num_images += 1
     if "boxes" in reference:
-        rows_N = _matching_rows("boxes", reference, found)
         totals.num_detections += int((reference["scores"] > 0).sum())
-        totals.num_unmatched += _num_unmatched(rows_N, reference, found, totals.score_threshold)
+        totals.num_unmatched += num_unmatched(
+            match_detections(reference, found),
+            reference,
+            found,
+            score_threshold=totals.score_threshold,
+            candidates=candidates,
+        )
+
+
+def _matching_rows(name: str, reference: Tensors, found: Tensors) -> Array:
+    """Return for each row (N,) of a stage the other side's row that is the same one, or -1."""
+    if name == "boxes":
+        return match_detections(reference, found)
+    return match_boxes(reference[name], found[name])
 
 
 def _same_rows(expected: Array, found: Array, rows_N: Array | None) -> tuple[Array, Array]:
@@ -282,11 +304,6 @@ def _same_rows(expected: Array, found: Array, rows_N: Array | None) -> tuple[Arr
     if rows_N is None or expected.shape[1:2] != rows_N.shape:
         return expected, found
     return expected[0, rows_N >= 0], found[0, rows_N[rows_N >= 0]]
-
-
-def _is_used(values: Array) -> Array:
-    """Return (N,) bool: rows that hold something, of (1, N, ...)."""
-    return values[0].reshape(values.shape[1], -1).any(axis=1)
 
 
 def _relative(difference: Array, expected: Array) -> float:
@@ -297,66 +314,6 @@ def _relative(difference: Array, expected: Array) -> float:
         return math.inf
     typical = float(np.quantile(difference, 1 - OUTLIER_SHARE, method="lower"))
     return typical / max(float(np.abs(expected).max()), 1e-12)
-
-
-def _matching_rows(name: str, reference: Tensors, candidate: Tensors) -> Array:
-    """Return for each reference row (N,) the candidate row that is the same one, or -1.
-
-    No row is taken twice: the closest pairs come first. Empty rows are nobody's counterpart.
-    """
-    sides = (reference, candidate)
-    expected_NF, found_NF = (_row_features(name, side) for side in sides)
-    is_used_NN = np.logical_and.outer(*(_is_used(side[_marker(name)]) for side in sides))
-    distances_NN = np.abs(expected_NF[:, None, :] - found_NF[None, :, :]).sum(axis=-1)
-    row_P, match_P = np.nonzero(is_used_NN & (distances_NN <= MAX_BOX_DISTANCE))  # P pairs, no NaN
-    rows_N = np.full(len(expected_NF), -1)
-    is_free_N = np.ones(len(found_NF), bool)
-    for pair in np.argsort(distances_NN[row_P, match_P], kind="stable"):
-        row, match = row_P[pair], match_P[pair]
-        if rows_N[row] < 0 and is_free_N[match]:
-            rows_N[row] = match
-            is_free_N[match] = False
-    return rows_N
-
-
-def _marker(name: str) -> str:
-    """Return the stage that is 0 in the empty rows of a stage."""
-    return "scores" if name == "boxes" else name
-
-
-def _row_features(name: str, tensors: Tensors) -> Array:
-    """Return what tells a row from another, (N, F): the box, and for detections class and score."""
-    boxes_N4 = tensors[name][0].astype(np.float64)
-    if name != "boxes":
-        return boxes_N4
-    labels_N1 = tensors["labels"][0][:, None] * 1e3
-    return np.concatenate([boxes_N4, labels_N1, tensors["scores"][0][:, None]], axis=1)
-
-
-def _num_unmatched(
-    rows_N: Array, reference: Tensors, candidate: Tensors, score_threshold: float
-) -> int:
-    """Return how many detections of either side are missing on the other, borderline ones aside.
-
-    Args:
-        rows_N: for each reference row the candidate row that is the same one, or -1.
-        reference: one side.
-        candidate: the other.
-        score_threshold: what a detection's score exceeds on both sides.
-    """
-    lost_N = rows_N < 0
-    added_N = ~np.isin(np.arange(len(lost_N)), rows_N)
-    lost = reference["scores"][0, lost_N] > _bar(candidate, score_threshold)
-    added = candidate["scores"][0, added_N] > _bar(reference, score_threshold)
-    return int(lost.sum() + added.sum())
-
-
-def _bar(side: Tensors, score_threshold: float) -> float:
-    """Return the score above which a detection of the other side must be on this one, too."""
-    scores_N = side["scores"][0]
-    is_full = bool((scores_N > 0).all())
-    lowest = max(score_threshold, float(scores_N.min())) if is_full else score_threshold
-    return lowest + SCORE_MARGIN
 
 
 def _json_number(value: float) -> float | None:

@@ -15,6 +15,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg_runtime.crops import (
+    PixelSquare,
+    hrnet_crop,
+    hrnet_square,
+    pfld_camera_square,
+    pfld_crop,
+    pfld_square,
+)
 from edgeseg_runtime.image import Image, resize_image, resize_linear_fixed_point
 from edgeseg_runtime.manifest import SAMPLED_RESIZES, Preprocess
 from edgeseg_runtime.sampling import image_from_fine, levels_from_fine, sample_fine, taps_at
@@ -168,6 +176,8 @@ def fit_image(image: Image, geometry: Geometry, preprocess: Preprocess) -> Image
     """Return the network's input (1, H, W, 3) uint8: the picture in its place, padding around."""
     if preprocess.resize == "affine" or (preprocess.resize == "center" and not _fits(geometry)):
         return _warp(image, geometry, preprocess.pad_value)[None]
+    if preprocess.rounding in _CROPS:
+        return _CROPS[preprocess.rounding](image, geometry, preprocess)[None]
     if preprocess.resize in SAMPLED_RESIZES:
         return image_from_fine(_sample(image, geometry, preprocess))[None]
     resized = resize_image(
@@ -183,6 +193,9 @@ def fit_image_with_fraction(
 
     Both are (1, H, W, 3) uint8; see `resize_linear_fixed_point`.
     """
+    if preprocess.rounding in _CROPS:
+        cropped = fit_image(image, geometry, preprocess)
+        return cropped, np.zeros_like(cropped)
     if preprocess.resize in SAMPLED_RESIZES:
         whole, fraction = levels_from_fine(_sample(image, geometry, preprocess))
         return whole[None], fraction[None]
@@ -307,7 +320,18 @@ def _square_crop(
     The order of the operations gives, bit for bit, the inverted matrix of Stacked Hourglass
     (utils/img.py, `get_transform`), whose truncated corners depend on it.
     """
-    if box is None:
+    if preprocess.rounding in _PIXEL_SQUARES:
+        left, top, length = _pixel_square(source, box, preprocess)
+        return Geometry(
+            source=source,
+            network=network,
+            step=(length / network[1], length / network[0]),
+            origin=(float(left), float(top)),
+            box=box,
+        )
+    if preprocess.rounding == "hrnet":
+        centre, side = hrnet_square(source, box, preprocess.crop_margin)
+    elif box is None:
         centre, side = (source[1] / 2, source[0] / 2), float(max(source))
     else:
         x1, y1, x2, y2 = box
@@ -326,6 +350,25 @@ def _square_crop(
         origin=(origin[0], origin[1]),
         box=box,
     )
+
+
+def _hrnet_crop(image: Image, geometry: Geometry, preprocess: Preprocess) -> Image:
+    centre, side = hrnet_square(geometry.source, geometry.box, preprocess.crop_margin)
+    return hrnet_crop(image, centre, side, preprocess.height)
+
+
+def _pfld_crop(image: Image, geometry: Geometry, preprocess: Preprocess) -> Image:
+    square = _pixel_square(geometry.source, geometry.box, preprocess)
+    return pfld_crop(image, square, geometry.network)
+
+
+def _pixel_square(source: tuple[int, int], box: Box | None, preprocess: Preprocess) -> PixelSquare:
+    return _PIXEL_SQUARES[preprocess.rounding](source, box, preprocess.crop_margin)
+
+
+_PIXEL_SQUARES = {"pfld": pfld_square, "pfld_camera": pfld_camera_square}
+_CROPS = {"hrnet": _hrnet_crop, **dict.fromkeys(_PIXEL_SQUARES, _pfld_crop)}
+"""Originals whose cropping is followed in full."""
 
 
 def _as_annotated(centre: tuple[float, float], side: float) -> tuple[tuple[float, float], float]:

@@ -80,7 +80,7 @@ RESIZES = (
 SAMPLED_RESIZES = ("affine", "center", "square_crop")  # positions, not sizes, are computed
 INTERPOLATIONS = ("linear", "pillow_bilinear")
 SIZE_ROUNDINGS = ("floor", "half_up")
-CROP_ROUNDINGS = ("truncate", "none")
+CROP_ROUNDINGS = ("truncate", "none", "hrnet", "pfld", "pfld_camera")
 CROP_MARGIN = 1.25
 
 MAX_VARIANTS = 8
@@ -119,7 +119,8 @@ class Preprocess:
         interpolation: "linear" (half-pixel centres, no antialiasing) or "pillow_bilinear"
             (antialiased, bit for bit as Pillow resizes uint8).
         rounding: of the resized size: "floor" or "half_up" (int(x + 0.5)); for "square_crop" of
-            the square's corners: "truncate" to whole pixels, toward zero, or "none".
+            the square's corners: "truncate" to whole pixels, toward zero, "none", or "hrnet",
+            "pfld" and "pfld_camera" for all of these originals' cropping, see `crops.py`.
         pad_value: B, G, R in 0..255 of what the picture does not cover.
         crop_margin: side of the square over the longer side of the box; only for "square_crop".
             Without a box the square has the picture's longer side.
@@ -147,6 +148,8 @@ class Preprocess:
             refuse("interpolation", self.interpolation, f"linear with resize {self.resize}")
         is_crop = self.resize == "square_crop"
         check_choice("rounding", self.rounding, CROP_ROUNDINGS if is_crop else SIZE_ROUNDINGS)
+        if self.rounding == "hrnet" and self.height != self.width:
+            refuse("width", self.width, f"the height, {self.height}, with rounding hrnet")
         check_number("crop_margin", self.crop_margin, 0.01, 100.0)
         if not is_crop and self.crop_margin != CROP_MARGIN:
             refuse("crop_margin", self.crop_margin, "only square_crop to have one")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import edgeseg
 import edgeseg_runtime
@@ -16,6 +17,7 @@ from edgeseg.models import model_manifest
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs, without_stages
 from edgeseg_export.parity import ParityError, measure_parity
+from edgeseg_export.thresholds import without_threshold
 from edgeseg_runtime.manifest import Manifest, Rows
 from edgeseg_runtime.session import run_frame
 
@@ -185,6 +187,29 @@ def test_a_single_detection(tmp_path):
     bundle = edgeseg.export_bundle(model, tmp_path / "bundle", num_images=1)
     with edgeseg_runtime.load(bundle, backend="onnxruntime") as predictor:
         assert [len(predictor(image)) for image in PICTURES[:2]] == [1, 1]
+
+
+def test_a_model_that_finds_nothing_is_compared_below_its_threshold(tmp_path, caplog):
+    model = edgeseg.create_model("retinaface_tiny", weights="shapes", confidence_threshold=0.9)
+    blank = np.full((60, 80, 3), 90, np.uint8)
+    bundle = edgeseg.export_bundle(model, tmp_path / "bundle", images=[blank])
+    parity = Manifest.load(bundle).parity
+    assert parity["is_within_tolerance"]
+    assert (parity["num_detections"], parity["score_threshold"]) == (20, 0.0)
+    assert "the model finds nothing on the 1 pictures of given pictures" in caplog.text
+    with edgeseg_runtime.load(bundle, backend="onnxruntime") as predictor:
+        assert len(predictor(blank)) == 0
+    assert model.config.confidence_threshold == 0.9
+
+
+def test_without_threshold_a_model_is_the_same_but_for_it(tiny_model):
+    unlimited = without_threshold(tiny_model)
+    assert unlimited.config.box_score_thresh == unlimited.score_threshold == 0
+    weights = tiny_model.state_dict()
+    assert unlimited.state_dict().keys() == weights.keys()
+    assert all(torch.equal(t, weights[key]) for key, t in unlimited.state_dict().items())
+    assert without_threshold(unlimited) is None
+    assert without_threshold(edgeseg.create_model("landmarks_regression_tiny")) is None
 
 
 def test_a_graph_that_differs_is_not_written(tiny_model, tmp_path):

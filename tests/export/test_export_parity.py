@@ -6,7 +6,7 @@ import torch
 from constant_bundle import constant_graph
 from fake_model import task_manifest
 
-from edgeseg.models.reference import ReferenceModel
+from edgeseg.models.reference import Candidates, ReferenceModel
 from edgeseg_export.parity import measure_parity
 
 ROWS = {
@@ -26,10 +26,14 @@ PICTURES = [np.zeros((30, 40, 3), np.uint8)]
 class ReferenceOfArrays(ReferenceModel):
     """A model whose only stages are its outputs, which are given."""
 
-    def __init__(self, arrays, score_threshold):
+    def __init__(self, arrays, score_threshold, candidates):
         super().__init__()
         self.arrays = arrays
         self.score_threshold = score_threshold
+        self.chosen_from = candidates
+
+    def candidates(self, stages):
+        return self.chosen_from
 
     def stages(self, image):
         return {name: torch.from_numpy(array) for name, array in self.arrays.items()}
@@ -52,11 +56,11 @@ def points(task):
     return {k: rng.uniform(1, 60, (1, *s)).astype(np.float32) for k, s in shapes.items()}
 
 
-def compare(task, reference, candidate, *, score_threshold=0.0):
+def compare(task, reference, candidate, *, score_threshold=0.0, candidates=None):
     shapes = {name: array.shape[1:] for name, array in reference.items()}
     rounding = {"resize": "stretch", "rounding": "floor"}
     return measure_parity(
-        ReferenceOfArrays(reference, score_threshold),
+        ReferenceOfArrays(reference, score_threshold, candidates),
         {"main": constant_graph(candidate)},
         {"main": constant_graph(candidate)},
         task_manifest(task, shapes, preprocess=rounding),
@@ -130,6 +134,24 @@ def test_the_worst_of_a_full_list_may_be_another_one():
     assert compare("instances", reference, candidate).num_unmatched == 0
     candidate["boxes"][0, 3] += 200.0
     assert compare("instances", reference, candidate).num_unmatched == 2
+
+
+def test_the_other_box_of_a_tie_is_no_difference():
+    reference, candidate = rows(), rows()
+    box = reference["boxes"][0, 3]
+    box[2:] = box[:2] + 20
+    other = candidate["boxes"][0, 3] = box + np.float32([2, 0, 2, 0])
+    tied = Candidates(
+        boxes=torch.from_numpy(np.stack([box, other])),
+        scores=torch.full((2,), 0.6),
+        labels=torch.ones(2),
+        score_threshold=0.0,
+        iou_threshold=0.5,
+    )
+    assert compare("instances", reference, candidate).num_unmatched == 2
+    parity = compare("instances", reference, candidate, candidates=tied)
+    assert parity.is_within_tolerance
+    assert (parity.num_detections, parity.num_unmatched) == (5, 0)
 
 
 @pytest.mark.parametrize("task", ["keypoints", "landmarks"])

@@ -105,7 +105,7 @@ REFUSALS = {
     "no min_size": (lambda d: d["preprocess"].update(min_size=None), "min_size is None"),
     "crop with rounding of a size": (
         lambda d: d["preprocess"].update(resize="square_crop", min_size=None),
-        "preprocess.rounding is 'floor'; expected one of truncate, none",
+        "preprocess.rounding is 'floor'; expected one of truncate, none, hrnet, pfld, pfld_camera",
     ),
     "size with rounding of a crop": (
         lambda d: d["preprocess"].update(rounding="truncate"),

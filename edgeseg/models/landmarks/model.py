@@ -21,6 +21,7 @@ from edgeseg.models.layers.hrnet import HRNet, fuse_sizes
 from edgeseg.models.layers.image import ImageNormalization
 from edgeseg.models.layers.mobilenet import InvertedResidual
 from edgeseg.models.reference import ReferenceModel, check_image_size
+from edgeseg_runtime.manifest import CROP_ROUNDINGS
 
 STRIDE = 4
 """Network pixels a pixel of the heat maps."""
@@ -35,8 +36,10 @@ class LandmarksConfig:
     """Everything that tells one landmark model from another.
 
     Input: the square of ``crop_margin`` times the longer side of a box, resized to ``image_size``;
-    ``crop_rounding`` "truncate" cuts its corners to whole pixels, "none" takes the exact square.
-    ``stretch_contrast`` spreads the grey levels of each crop over 0..255. ``mean`` and ``std`` are
+    ``crop_rounding`` "truncate" cuts its corners to whole pixels, "none" takes the exact square, "hrnet",
+    "pfld" (its data) and "pfld_camera" (its camera script) follow the originals in all of their
+    cropping, HRNet's contrast included.
+    ``stretch_contrast`` spreads the grey levels of each crop, already resized, over 0..255. ``mean`` and ``std`` are
     in grey levels, in the order ``channel_order``.
 
     ``trunk`` decides the way: "pfld" regresses coordinates, "hrnet" and "hourglass" make heat maps.
@@ -82,7 +85,7 @@ class LandmarksConfig:
         for name, choices in (
             ("trunk", TRUNKS),
             ("decoding", DECODINGS),
-            ("crop_rounding", ("truncate", "none")),
+            ("crop_rounding", CROP_ROUNDINGS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(
@@ -96,6 +99,10 @@ class LandmarksConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)} found, expected a positive number")
         height, width = self.image_size
+        if self.crop_rounding == "hrnet" and height != width:
+            raise ValueError(
+                f"image_size {height}x{width} found, expected a square with crop_rounding 'hrnet'"
+            )
         divisor = self.size_divisor
         if height % divisor or width % divisor or min(height, width) < 2 * divisor:
             raise ValueError(

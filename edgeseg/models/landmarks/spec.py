@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PFLD = {
     "image_size": (112, 112),
     "crop_margin": 1.2,
+    "crop_rounding": "pfld",
     "channel_order": "bgr",
     "mean": (0.0, 0.0, 0.0),
     "std": (255.0, 255.0, 255.0),
@@ -30,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "std": (255.0, 255.0, 255.0),
         "trunk": "hourglass",
     },
-    "landmarks_heatmap_hrnet_w18": {"stretch_contrast": True},
+    "landmarks_heatmap_hrnet_w18": {"crop_rounding": "hrnet"},
     "landmarks_heatmap_tiny": {
         **TINY,
         "decoding": "soft_argmax",

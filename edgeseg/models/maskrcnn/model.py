@@ -197,6 +197,8 @@ class MaskRCNN(ReferenceModel):
     when it is exported.
     """
 
+    threshold_option = "box_score_thresh"
+
     def __init__(self, name: str, config: MaskRCNNConfig) -> None:
         super().__init__()
         self.name = name

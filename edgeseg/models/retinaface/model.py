@@ -6,7 +6,7 @@ Shape suffixes: B pictures, N anchors, T candidates, K results, C channels, M me
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from edgeseg.models.layers.image import ImageNormalization
 from edgeseg.models.layers.limits import MAX_TOP_K
 from edgeseg.models.layers.mobilenet import MobileNetV1
 from edgeseg.models.layers.resnet import ResNet, SmallResNet
-from edgeseg.models.reference import ReferenceModel, check_image_size
+from edgeseg.models.reference import Candidates, ReferenceModel, check_image_size
 from edgeseg.ops import nms
 
 STRIDES = (8, 16, 32)
@@ -172,6 +172,7 @@ class RetinaFace(ReferenceModel):
     when it is exported.
     """
 
+    threshold_option = "confidence_threshold"
     anchors: Tensor
 
     def __init__(self, name: str, config: RetinaFaceConfig) -> None:
@@ -292,20 +293,42 @@ class RetinaFace(ReferenceModel):
             maps.append(values_BHWC.reshape(-1, num_rows, channels // len(sizes)))
         return torch.cat(maps, dim=1)
 
+    def candidates(self, stages: Mapping[str, Tensor]) -> Candidates:
+        """Return the anchors' boxes of the first picture that suppression chooses from."""
+        config = self.config
+        scores_N = self._scores(stages["class_logits"])[0]
+        rows = (scores_N > 0).nonzero()[:, 0]
+        lowest = config.confidence_threshold
+        if len(rows) > config.top_k:
+            lowest = float(scores_N.topk(config.top_k).values[-1])
+        return Candidates(
+            boxes=self._boxes(stages["box_deltas"][0, rows], self.anchors[rows]),
+            scores=scores_N[rows],
+            labels=torch.ones_like(rows, dtype=torch.int32),
+            score_threshold=lowest,
+            iou_threshold=config.nms_threshold,
+            pixel=1.0,
+        )
+
+    def _scores(self, logits_BN2: Tensor) -> Tensor:
+        """Return the scores (B, N) of a face, 0 where they are not above the threshold."""
+        # The softmax over two classes; not a number is no candidate, and TopK would put it first.
+        scores_BN = (logits_BN2[..., 1] - logits_BN2[..., 0]).sigmoid()
+        return torch.where(scores_BN > self.config.confidence_threshold, scores_BN, 0.0)
+
+    def _boxes(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Return the boxes (..., 4) x1 y1 x2 y2 that deltas (..., 4) make of anchors (..., 4)."""
+        shift, scale = self.config.variance
+        weights = (1 / shift, 1 / shift, 1 / scale, 1 / scale)
+        return decode_boxes(deltas, anchors, weights=weights)
+
     def _select(self, heads: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the results: the best faces of each picture, and the branches decoded for them."""
         config = self.config
-        logits_BN2 = heads["class_logits"]
-        # The softmax over two classes; not a number is no candidate, and TopK would put it first.
-        scores_BN = (logits_BN2[..., 1] - logits_BN2[..., 0]).sigmoid()
-        scores_BN = torch.where(scores_BN > config.confidence_threshold, scores_BN, 0.0)
+        shift = config.variance[0]
+        scores_BN = self._scores(heads["class_logits"])
         scores_BT, order_BT = scores_BN.topk(min(config.top_k, scores_BN.shape[1]), dim=1)
-        shift, scale = config.variance
-        boxes_BT4 = decode_boxes(
-            take_rows(heads["box_deltas"], order_BT),
-            self.anchors[order_BT],
-            weights=(1 / shift, 1 / shift, 1 / scale, 1 / scale),
-        )
+        boxes_BT4 = self._boxes(take_rows(heads["box_deltas"], order_BT), self.anchors[order_BT])
         kept_BK, is_kept_BK = nms_plus_one(
             boxes_BT4,
             scores_BT,

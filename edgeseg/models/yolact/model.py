@@ -209,6 +209,7 @@ class Yolact(ReferenceModel):
     when it is exported.
     """
 
+    threshold_option = "nms_conf_thresh"
     priors: Tensor
 
     def __init__(self, name: str, config: YolactConfig) -> None:
