@@ -10,7 +10,7 @@ from torch import Tensor
 from edgeseg.models import get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_runtime.backends import State, Tensors
-from edgeseg_runtime.backends.state import KeptTensors
+from edgeseg_runtime.backends.state import KeptTensors, first_rows
 from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.manifest import Manifest, with_variants
 from edgeseg_runtime.predictor import Predictor
@@ -52,12 +52,19 @@ class TorchBackend:
         tensors = {name: torch.from_numpy(array).to(self._device) for name, array in inputs.items()}
         if state is not None:
             assert isinstance(state, KeptTensors)
-            tensors |= state.feed(graph, rows)
+            tensors |= self.taken(graph, state, rows)
         with torch.inference_mode():
             stages = self.model.graph_stages(graph, **tensors)
         if state is not None:
             state.keep(graph, stages)
         return stages
+
+    def taken(
+        self, graph: str, state: KeptTensors[Tensor], rows: int | None = None
+    ) -> dict[str, Tensor]:
+        """Return what a graph takes and reads, by its inputs' names; of free rows the first so many."""
+        sources = state.sources(graph)
+        return first_rows(self._graphs[graph], sources, lambda tensor: tensor[:, :rows])
 
     def open_state(self) -> KeptTensors[Tensor]:
         """Return the state of a new stream."""
@@ -65,7 +72,7 @@ class TorchBackend:
         return KeptTensors(
             self._graphs,
             to_host=_to_host,
-            from_host=lambda array: torch.from_numpy(array.copy()).to(device),
+            from_host=lambda _name, array: torch.from_numpy(array.copy()).to(device),
         )
 
     @property

@@ -229,7 +229,10 @@ def _compare_graphs(
         if rows == 0:
             continue
         fed = {spec.name: inputs[spec.name] for spec in graph.fed}
-        taken = {key: tensor.cpu().numpy() for key, tensor in state.feed(name, rows).items()}
+        taken = {
+            key: tensor.cpu().numpy()
+            for key, tensor in sides.reference.taken(name, state, rows).items()
+        }
         tensors = sides.reference.stages(fed, name, state, rows)
         candidates = candidates or sides.reference.model.candidates(tensors)
         stages = {stage: tensor.cpu().numpy() for stage, tensor in tensors.items()}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from edgeseg_runtime.backends import State, Tensors
-from edgeseg_runtime.backends.state import KeptTensors
+from edgeseg_runtime.backends.state import KeptTensors, first_rows
 from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
@@ -64,7 +64,9 @@ class GraphBackend:
         if state is None:
             return self.run_whole(inputs, graph)
         assert isinstance(state, KeptTensors)
-        outputs = self.run_whole(inputs | state.feed(graph, rows), graph)
+        sources = state.sources(graph)
+        taken = first_rows(self._graphs[graph], sources, lambda array: array[:, :rows])
+        outputs = self.run_whole(inputs | taken, graph)
         state.keep(graph, outputs)
         return outputs
 
@@ -76,10 +78,14 @@ class GraphBackend:
 
     def open_state(self) -> KeptTensors[npt.NDArray[Any]]:
         """Return the state of a new stream."""
-        return KeptTensors(self._graphs, to_host=np.copy, from_host=np.copy)
+        return KeptTensors(self._graphs, to_host=np.copy, from_host=_copied)
 
     def close(self) -> None:
         """Do nothing: the sessions go with the object."""
+
+
+def _copied(_name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array.copy()
 
 
 def graphs_predictor(graphs: Graphs, manifest: Manifest) -> Predictor[Any]:
