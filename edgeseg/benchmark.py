@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def benchmark(
     data: str,
     backends: Sequence[str],
     weights: str | None,
+    weights_key: str | None = None,
     limit: int | None,
     is_quick: bool,
     score: float,
@@ -40,6 +41,7 @@ def benchmark(
         data: see `edgeseg_bench.datasets.open_dataset`.
         backends: "torch" for the original model, and engines of the runtime.
         weights: the exported checkpoint, if it is no longer in its place.
+        weights_key: the part of it, if it is not the one that was exported.
         limit: use only the first pictures; None = all.
         is_quick: measure for seconds rather than a minute.
         score: from which score the reference's detections count for agreement.
@@ -63,7 +65,9 @@ def benchmark(
         for done, name in enumerate(backends):
             progress("load", done, len(backends))
             if name == TORCH:
-                predictor = open_torch(folder, weights=weights, threads=threads)
+                predictor = open_torch(
+                    folder, weights=weights, weights_key=weights_key, threads=threads
+                )
             else:
                 predictor = load(
                     folder, backend=name, threads=threads, **_options(name, engines_folder)
@@ -73,7 +77,10 @@ def benchmark(
         for done, name in enumerate(backends):
             progress("memory", done, len(backends))
             if engines_folder is None or not name.startswith(TENSORRT):
-                memory[name] = _peak_bytes(folder, name, weights=weights, threads=threads)
+                options: dict[str, Any] = {"threads": threads}
+                if name == TORCH:
+                    options |= {"weights": weights, "weights_key": weights_key}
+                memory[name] = _peak_bytes(folder, name, options)
         return run_bench(
             predictors,
             dataset,
@@ -87,7 +94,12 @@ def benchmark(
 
 
 def open_torch(
-    folder: Path, *, backend: str = TORCH, weights: str | None, threads: int | None
+    folder: Path,
+    *,
+    backend: str = TORCH,
+    weights: str | None,
+    weights_key: str | None = None,
+    threads: int | None,
 ) -> Predictor[Any]:
     """Return the PyTorch model of a bundle as a predictor.
 
@@ -95,6 +107,7 @@ def open_torch(
         folder: the bundle.
         backend: always "torch".
         weights: see `benchmark`.
+        weights_key: see `benchmark`.
         threads: of torch in the whole process; None = its own choice.
 
     Raises:
@@ -108,14 +121,13 @@ def open_torch(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return torch_predictor(rebuild_model(Manifest.load(folder), weights=weights))
+    manifest = Manifest.load(folder)
+    return torch_predictor(rebuild_model(manifest, weights=weights, weights_key=weights_key))
 
 
-def _peak_bytes(folder: Path, name: str, *, weights: str | None, threads: int | None) -> int:
-    options: dict[str, Any] = {"threads": threads}
+def _peak_bytes(folder: Path, name: str, options: Mapping[str, Any]) -> int:
     if name != TORCH:
         return peak_memory(folder, backend=name, options=options).peak_bytes
-    options["weights"] = weights
     return peak_memory(folder, backend=name, opener=TORCH_OPENER, options=options).peak_bytes
 
 

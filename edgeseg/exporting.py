@@ -78,6 +78,14 @@ def renderables(manifest: Manifest, seconds: float) -> Iterator[RenderableType]:
 
 def remarks(manifest: Manifest) -> Iterator[str]:
     """Yield what a user should know before a fresh bundle is used."""
+    key, others = (manifest.provenance.get(name) for name in ("weights_key", "weights_others"))
+    if key:
+        yield f"the weights are those of {key!r} in {manifest.provenance['weights']}"
+    if others:
+        yield (
+            f"these are averaged weights; {' and '.join(map(repr, others))} would have fitted as well: "
+            f"choose with --weights-key {others[0]}"
+        )
     if manifest.precision == "fp16":
         yield "float16 is for GPUs: x86 processors compute it in float32, no faster"
     checked = [manifest.parity, *manifest.parity.get("variants", {}).values()]

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Weights, shapes_weights_path
+from edgeseg.models import Weights, get_spec, shapes_weights_path
 
 if TYPE_CHECKING:
-    from edgeseg.models.checkpoint import KeyTable
     from edgeseg.models.reference import ReferenceModel
-
-    Model = TypeVar("Model", bound=ReferenceModel)
 
 
 def settings_of(
@@ -50,21 +47,30 @@ def settings_of(
     return settings
 
 
-def with_weights(model: Model, weights: Weights, table: KeyTable) -> Model:
-    """Return ``model`` in evaluation mode, with weights if there are any.
-
-    Args:
-        model: just built.
-        weights: an official checkpoint (path or state dict), "shapes" or None (random).
-        table: the parameter names of the official checkpoint.
-
-    Raises:
-        ValueError: "shapes" for a model that ships without such weights.
-        CheckpointError: weights that do not fit.
-    """
+def create(
+    name: str,
+    *,
+    weights: Weights = None,
+    weights_key: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    config: Mapping[str, Any],
+) -> ReferenceModel:
+    """Return a model in evaluation mode; see :func:`edgeseg.create_model`."""
     from edgeseg.models.checkpoint import load_weights
 
+    if weights_key and (weights is None or _is_shapes(weights)):
+        raise ValueError(
+            f"weights key {weights_key!r} found, but no checkpoint to take it from: give both"
+        )
+    spec = get_spec(name)
+    model = spec.build(name, image_size, config)
     if weights is not None:
-        is_shapes = isinstance(weights, str) and weights == "shapes"
-        load_weights(model, shapes_weights_path(model.name) if is_shapes else weights, table)
+        source = shapes_weights_path(name) if _is_shapes(weights) else weights
+        model.loaded_weights = load_weights(
+            model, source, spec.key_table(name, config), key=weights_key
+        )
     return model.eval()
+
+
+def _is_shapes(weights: Weights) -> bool:
+    return isinstance(weights, str) and weights == "shapes"

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgeseg.models.checkpoint import LoadedWeights
 from edgeseg_runtime.graphs import MAIN
 
 
@@ -17,12 +18,14 @@ class ReferenceModel(nn.Module):
         name: key of ``edgeseg.models.MODELS``.
         config: the family's frozen configuration dataclass.
         outputs: names of the stages that are results.
+        loaded_weights: which part of which checkpoint it was made with; None if its weights are random.
         score_threshold: what the score of every detection exceeds; empty rows have the score 0.
     """
 
     name: str
     config: Any
     outputs: tuple[str, ...]
+    loaded_weights: LoadedWeights | None = None
     score_threshold: float = 0.0
 
     def graph_stages(self, graph: str, **inputs: Tensor) -> dict[str, Tensor]:

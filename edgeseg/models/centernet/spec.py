@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
 from edgeseg.models.labels import (
     COCO_80,
     COCO_KEYPOINTS,
@@ -79,9 +80,9 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`.
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`.
 
     ``task="pose"`` implies the one class person.
     """
@@ -89,16 +90,11 @@ def build(
 
     implied = {**POSE, "labels": (), "category_ids": ()} if config.get("task") == "pose" else {}
     settings = settings_of(name, CenterNetConfig, {**PRESETS[name], **implied}, image_size, config)
-    model = CenterNet(name, CenterNetConfig(**settings))
-    return with_weights(model, weights, _key_table(model.config.backbone))
+    return CenterNet(name, CenterNetConfig(**settings))
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
-    return _key_table(PRESETS[name]["backbone"])
-
-
-def _key_table(backbone: str) -> KeyTable:
     from edgeseg.models.centernet import checkpoint
 
     tables = {
@@ -109,7 +105,7 @@ def _key_table(backbone: str) -> KeyTable:
         "resnet101": checkpoint.RESNET,
         "small": checkpoint.OWN,
     }
-    return tables[backbone]
+    return tables[{**PRESETS[name], **config}["backbone"]]
 
 
 def manifest(model: ReferenceModel) -> Manifest:
@@ -178,6 +174,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
 )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
 from edgeseg.models.labels import BACKGROUND, MPII_KEYPOINTS, MPII_SKELETON
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
@@ -44,17 +45,16 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`."""
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.hourglass.model import HourglassConfig, StackedHourglass
 
     settings = settings_of(name, HourglassConfig, PRESETS[name], image_size, config)
-    model = StackedHourglass(name, HourglassConfig(**settings))
-    return with_weights(model, weights, key_table(name))
+    return StackedHourglass(name, HourglassConfig(**settings))
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, _config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
     from edgeseg.models.hourglass import checkpoint
 
@@ -122,6 +122,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
 )
 

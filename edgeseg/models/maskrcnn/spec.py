@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
 from edgeseg.models.labels import (
     BACKGROUND,
     COCO_80,
@@ -99,9 +100,9 @@ OFFICIAL_SIZES = {(800, 1344): (800, 1333)}
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`."""
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.maskrcnn.model import MaskRCNN, MaskRCNNConfig
 
     settings = settings_of(name, MaskRCNNConfig, PRESETS[name], image_size, config)
@@ -109,11 +110,10 @@ def build(
     sizes = OFFICIAL_SIZES.get((height, width), (min(height, width), max(height, width)))
     settings.setdefault("min_size", sizes[0])
     settings.setdefault("max_size", max(sizes[1], settings["min_size"]))
-    model = MaskRCNN(name, MaskRCNNConfig(**settings))
-    return with_weights(model, weights, key_table(name))
+    return MaskRCNN(name, MaskRCNNConfig(**settings))
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, _config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
     from edgeseg.models.maskrcnn import checkpoint
 
@@ -262,6 +262,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
     variants=variants,
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
 from edgeseg.models.labels import BACKGROUND
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
@@ -48,25 +49,21 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`."""
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.retinaface.model import RetinaFace, RetinaFaceConfig
 
     settings = settings_of(name, RetinaFaceConfig, PRESETS[name], image_size, config)
-    model = RetinaFace(name, RetinaFaceConfig(**settings))
-    return with_weights(model, weights, _key_table(model.config.backbone))
+    return RetinaFace(name, RetinaFaceConfig(**settings))
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
-    return _key_table(PRESETS[name].get("backbone", "mobilenet025"))
-
-
-def _key_table(backbone: str) -> KeyTable:
     from edgeseg.models.retinaface import checkpoint
 
     tables = {"mobilenet025": checkpoint.MOBILENET, "resnet50": checkpoint.RESNET}
+    backbone = {**PRESETS[name], **config}.get("backbone", "mobilenet025")
     return tables.get(backbone, checkpoint.OWN)
 
 
@@ -133,6 +130,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
 )
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
 from edgeseg.models.labels import COCO_80, PASCAL_20, SHAPES, labels_and_categories
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
@@ -59,9 +60,9 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`.
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`.
 
     The sizes of the priors follow ``image_size``, as in the original's im400 and im700, unless
     ``config`` gives them.
@@ -75,8 +76,7 @@ def build(
             from_size=PRESETS[name].get("image_size", YolactConfig.image_size),
             to_size=settings.get("image_size", YolactConfig.image_size),
         )
-    model = Yolact(name, YolactConfig(**settings))
-    return with_weights(model, weights, _key_table(model.config.backbone))
+    return Yolact(name, YolactConfig(**settings))
 
 
 def _scaled_scales(
@@ -86,15 +86,12 @@ def _scaled_scales(
     return tuple(max(scale * max(to_size) // max(from_size), 1) for scale in scales)
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
-    return _key_table(PRESETS[name].get("backbone", "resnet101"))
-
-
-def _key_table(backbone: str) -> KeyTable:
     from edgeseg.models.yolact import checkpoint
 
     tables = {"darknet53": checkpoint.DARKNET, "small": checkpoint.OWN}
+    backbone = {**PRESETS[name], **config}.get("backbone", "resnet101")
     return tables.get(backbone, checkpoint.RESNET)
 
 
@@ -165,6 +162,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
 )
 
