@@ -327,6 +327,8 @@ _STORAGES = {
     "BoolStorage": torch.bool,
     "UntypedStorage": torch.uint8,
 }
+_BYTES = ("_codecs.encode", "__builtin__.bytes", "builtins.bytes")
+"""How bytes are written in the pickles that Python 2 can read: as text, and what to do with it."""
 _NUMPY_DTYPE = re.compile(r"[<>=|]?([fiu])([1248])|[|]?b1")
 
 
@@ -354,8 +356,8 @@ def _array(raw: Any, dtype: Any, shape: Any, *, is_fortran: bool) -> StoredTenso
         return Opaque(f"an array of {name[:20] if isinstance(name, str) else 'objects'}")
     order: Any = dtype.state[1] if dtype.state else "="
     kind = np.dtype(name).newbyteorder(order)
-    if isinstance(raw, Inert) and raw.name == "_codecs.encode" and raw.args:
-        raw = raw.args[0]
+    if isinstance(raw, Inert) and raw.name in _BYTES and raw.args is not None:
+        raw = raw.args[0] if raw.args else b""
     if not isinstance(raw, str | bytes | bytearray):
         return Opaque("an array of objects")
     shape = _numbers(shape)

@@ -480,6 +480,7 @@ def _report_stage(
 def _provenance(
     model: ReferenceModel, opset: int, command: Sequence[str] | None, weights_source: str | None
 ) -> dict[str, Any]:
+    loaded = model.loaded_weights
     return {
         "edgeseg": __version__,
         "opset": opset,
@@ -492,7 +493,7 @@ def _provenance(
             command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]]
         ),
         "weights": weights_source,
-        "weights_key": loaded.key if (loaded := model.loaded_weights) else None,
+        "weights_key": loaded.key if loaded else None,
         "weights_others": list(loaded.others) if loaded else [],
         "weights_sha256": weights_sha256(model),
         "config": {
