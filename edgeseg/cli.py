@@ -183,6 +183,13 @@ def export(
     num_classes: Annotated[
         int | None, typer.Option(min=1, help="Classes of the checkpoint, as its original counts.")
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES|FILE|coco:DIR",
+            help="Names of the classes: cat,dog, a file with a name in each line, or a data set.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -210,7 +217,12 @@ def export(
     """Export a model as a bundle, and prove that it computes what PyTorch computes."""
     from edgeseg.exporting import calibration_pictures, first_pictures
     from edgeseg.models import get_spec
-    from edgeseg.options import image_size_from_text, names_from_text, settings_from_text
+    from edgeseg.options import (
+        image_size_from_text,
+        labels_from_text,
+        names_from_text,
+        settings_from_text,
+    )
 
     terminal = _terminal(ctx, json, verbose, quiet)
     spec = get_spec(name)
@@ -225,6 +237,8 @@ def export(
         config = settings_from_text(spec.family, settings or ())
         if num_classes is not None:
             config["num_classes"] = num_classes
+        if labels is not None:
+            config |= labels_from_text(labels)
         from edgeseg.provenance import build_model, weights_source
         from edgeseg_export.bundle import export_bundle
 

@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Weights, get_spec, shapes_weights_path
+from edgeseg.models.labels import ClassRules, class_settings
 
 if TYPE_CHECKING:
     from edgeseg.models.reference import ReferenceModel
@@ -21,8 +22,11 @@ def settings_of(
     preset: Mapping[str, Any],
     image_size: tuple[int, int] | None,
     config: Mapping[str, Any],
+    classes: ClassRules | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a configuration: the preset's, replaced by what the caller gives.
+
+    Names and ids of the classes follow their number.
 
     Args:
         name: of the model, for the message.
@@ -30,11 +34,22 @@ def settings_of(
         preset: of the variant.
         image_size: height and width of the network input; the preset's if None.
         config: fields of ``config_type``.
+        classes: how the family counts them; None if its results have none.
 
     Raises:
         ValueError: a field that the configuration does not have.
     """
     known = {field.name for field in fields(config_type)}
+    fixed = classes.num_classes if classes else None
+    if "num_classes" in config and "num_classes" not in known:
+        if config["num_classes"] != fixed:
+            expected = (
+                f"{fixed}, as it always has" if fixed else "none: its results have no classes"
+            )
+            raise ValueError(
+                f"num_classes {config['num_classes']} found for {name}, expected {expected}"
+            )
+        config = {key: value for key, value in config.items() if key != "num_classes"}
     unknown = sorted(set(config) - known)
     if unknown:
         raise ValueError(
@@ -42,6 +57,10 @@ def settings_of(
             f"{', '.join(sorted(known))}"
         )
     settings = {**preset, **config}
+    if classes is not None:
+        official = {"num_classes": fixed or getattr(config_type, "num_classes", None), **preset}
+        named = class_settings(official, config, classes)
+        settings |= {key: value for key, value in named.items() if key in known}
     if image_size is not None:
         settings["image_size"] = image_size
     return settings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import settings_of
-from edgeseg.models.labels import BACKGROUND
+from edgeseg.models.labels import BACKGROUND, ClassRules
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
@@ -30,14 +30,15 @@ TINY = {
     "keep_top_k": 20,
     "top_k": 400,
 }
+FACE: dict[str, Any] = {"labels": (BACKGROUND, "face")}
 PRESETS: dict[str, dict[str, Any]] = {
-    "retinaface_mobilenet025": {},
-    "retinaface_resnet50": RESNET50,
-    "retinaface_tiny": TINY,
+    "retinaface_mobilenet025": FACE,
+    "retinaface_resnet50": {**FACE, **RESNET50},
+    "retinaface_tiny": {**FACE, **TINY},
 }
 """Model name -> what differs from the defaults of ``RetinaFaceConfig``."""
 
-LABELS = (BACKGROUND, "face")
+CLASSES = ClassRules(counts_background=True, names_background=True, num_classes=2)
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """Left and right as seen in the picture."""
 
@@ -54,7 +55,7 @@ def build(
     """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.retinaface.model import RetinaFace, RetinaFaceConfig
 
-    settings = settings_of(name, RetinaFaceConfig, PRESETS[name], image_size, config)
+    settings = settings_of(name, RetinaFaceConfig, PRESETS[name], image_size, config, CLASSES)
     return RetinaFace(name, RetinaFaceConfig(**settings))
 
 
@@ -104,8 +105,8 @@ def manifest(model: ReferenceModel) -> Manifest:
             pad_value=config.mean,  # the original pads the normalised picture with zeros
         ),
         postprocess={"score_threshold": 0.0},
-        labels=LABELS,
-        category_ids=tuple(range(len(LABELS))),
+        labels=config.labels,
+        category_ids=config.category_ids,
         keypoint_names=LANDMARKS if model.has("landmarks") else (),
     )
 

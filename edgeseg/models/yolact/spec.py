@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import settings_of
-from edgeseg.models.labels import COCO_80, PASCAL_20, SHAPES, labels_and_categories
+from edgeseg.models.labels import COCO_80, COCO_80_IDS, SHAPES, ClassRules
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
     from edgeseg.models.reference import ReferenceModel
 
-DARKNET53 = {"backbone": "darknet53", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
-PLUS = {"use_maskiou": True, "use_square_anchors": False, "scales_per_level": 3}
+COCO: dict[str, Any] = {"labels": COCO_80, "category_ids": COCO_80_IDS}
+DARKNET53 = {**COCO, "backbone": "darknet53", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
+PLUS = {**COCO, "use_maskiou": True, "use_square_anchors": False, "scales_per_level": 3}
 TINY = {
     "takes_fraction": False,
     "image_size": (192, 192),
@@ -38,8 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "yolact_darknet53": DARKNET53,
     "yolact_plus_resnet101": {**PLUS, "dcn_layers": (0, 4, 23, 3), "dcn_interval": 3},
     "yolact_plus_resnet50": {**PLUS, "backbone": "resnet50", "dcn_layers": (0, 4, 6, 3)},
-    "yolact_resnet101": {},
-    "yolact_resnet50": {"backbone": "resnet50"},
+    "yolact_resnet101": COCO,
+    "yolact_resnet50": {**COCO, "backbone": "resnet50"},
     "yolact_tiny": TINY,
 }
 """Model name -> what differs from the defaults of ``YolactConfig``."""
@@ -69,7 +70,8 @@ def build(
     """
     from edgeseg.models.yolact.model import Yolact, YolactConfig
 
-    settings = settings_of(name, YolactConfig, PRESETS[name], image_size, config)
+    classes = ClassRules(counts_background=True)
+    settings = settings_of(name, YolactConfig, PRESETS[name], image_size, config, classes)
     if "pred_scales" not in config:
         settings["pred_scales"] = _scaled_scales(
             settings.get("pred_scales", YolactConfig.pred_scales),
@@ -109,11 +111,6 @@ def manifest(model: ReferenceModel) -> Manifest:
         "masks": config.mask_size,
         "mask_scores": (),
     }
-    labels, category_ids = labels_and_categories(
-        config.num_classes - 1,  # none is the background's
-        (config.labels, COCO_80, PASCAL_20),
-        category_ids=config.category_ids,
-    )
     image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
     fraction = dataclasses.replace(image, name="image_fraction")
     return Manifest(
@@ -140,8 +137,8 @@ def manifest(model: ReferenceModel) -> Manifest:
             "keypoints": "none",
             "box_rounding": "truncate",
         },
-        labels=labels,
-        category_ids=category_ids,
+        labels=config.labels,
+        category_ids=config.category_ids,
     )
 
 
