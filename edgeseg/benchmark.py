@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeseg_bench.categories import categories_of_classes
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.memory import peak_memory
@@ -30,6 +31,7 @@ def benchmark(
     limit: int | None,
     is_quick: bool,
     score: float,
+    match: str | None = None,
     threads: int | None,
     engines_folder: Path | None,
     progress: Progress,
@@ -45,6 +47,7 @@ def benchmark(
         limit: use only the first pictures; None = all.
         is_quick: measure for seconds rather than a minute.
         score: from which score the reference's detections count for agreement.
+        match: how the model's classes are those of the data set: by "name" or "id".
         threads: of every engine on the CPU; None = their own choice.
         engines_folder: of TensorRT engines that the user built.
         progress: called as progress(stage, done, total).
@@ -60,6 +63,7 @@ def benchmark(
         )
     manifest = Manifest.load(folder)
     dataset = open_dataset(data, limit=limit, kind=dataset_kind(manifest))
+    categories_of_classes(manifest, dataset.categories, match=match)  # before anything is opened
     with contextlib.ExitStack() as stack:
         predictors: dict[str, Predictor[Any]] = {}
         for done, name in enumerate(backends):
@@ -87,6 +91,7 @@ def benchmark(
             limit=limit,
             quick=is_quick,
             score_threshold=score,
+            match=match,
             peak_memory_bytes=memory,
             settings={"threads": threads, "backends": list(backends), "data": data},
             on_progress=progress,

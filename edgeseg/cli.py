@@ -372,6 +372,13 @@ def bench(
     score: Annotated[
         float, typer.Option(min=0, max=1, help="Reference detections that count for agreement.")
     ] = 0.3,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="name|id",
+            help="How the model's classes are those of the data set; by name where they have some.",
+        ),
+    ] = None,
     threads: Threads = None,
     engines: Engines = None,
     out: Annotated[
@@ -400,6 +407,7 @@ def bench(
             limit=limit,
             is_quick=quick,
             score=score,
+            match=match,
             threads=threads,
             engines_folder=engines,
             progress=progress,

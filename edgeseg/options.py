@@ -75,7 +75,8 @@ def labels_from_text(text: str) -> dict[str, tuple[Any, ...]]:
 def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
     try:
         content = path.read_text(encoding="utf-8")
-        found = json.loads(content) if path.suffix == ".json" else content.splitlines()
+        lines = [line.strip() for line in content.splitlines() if line.strip()]
+        found = json.loads(content) if path.suffix == ".json" else lines
     except ValueError as error:
         raise ValueError(f"--labels {path} cannot be read: {error}") from error
     if isinstance(found, dict) and isinstance(found.get("categories"), list):
@@ -83,7 +84,7 @@ def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
     names = tuple(found) if isinstance(found, list) else ()
     if not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"--labels {path} holds no list of names and no COCO annotations")
-    return {"labels": tuple(name.strip() for name in names if name.strip())}
+    return {"labels": names}
 
 
 def _labels_of_categories(text: str, categories: Sequence[Any]) -> dict[str, tuple[Any, ...]]:

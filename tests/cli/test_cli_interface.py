@@ -16,7 +16,7 @@ COMMANDS = {
     "models": {"NAME", "--task"},
     "export": {
         "NAME", "--weights", "--weights-key", "--image-size", "--out", "--precision", "--backends", "--target",
-        "--dynamic-batch", "--num-classes", "--set", "--images", "--num-images", "--tolerance",
+        "--dynamic-batch", "--num-classes", "--labels", "--set", "--images", "--num-images", "--tolerance",
         "--allow-mismatch", "--overwrite", "--calibrate", "--num-calibration", "--calibration-method",
         "--max-drop", "--opset",
     },
@@ -24,7 +24,7 @@ COMMANDS = {
         "BUNDLE", "--target", "--engine", "--out", "--force", "--batch", "--workspace", "--level",
     },
     "bench": {
-        "BUNDLE", "--data", "--backends", "--weights", "--weights-key", "--limit", "--quick", "--score",
+        "BUNDLE", "--data", "--backends", "--weights", "--weights-key", "--limit", "--quick", "--score", "--match",
         "--threads", "--engines", "--out",
     },
     "compare": {
