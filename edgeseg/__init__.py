@@ -20,6 +20,7 @@ def create_model(
     name: str,
     *,
     weights: str | Path | Mapping[str, Any] | None = None,
+    weights_key: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     **config: Any,
 ) -> ReferenceModel:
@@ -28,7 +29,9 @@ def create_model(
     Args:
         name: one of :func:`list_models`.
         weights: path or state dict of an official checkpoint, "shapes" for the small weights that
-            ship with the package, or None for random weights.
+            ship with the package, or None for random weights. A training checkpoint serves too: the
+            part of it that fits is taken, averaged weights (a model_ema) before plain ones.
+        weights_key: the part to take, such as "model", where several fit.
         image_size: height and width of the network input, or one number for a square; the model's
             default if None.
         **config: fields of the family's configuration, such as ``num_classes``,
@@ -38,10 +41,10 @@ def create_model(
         ValueError: an unknown name or option, or an invalid size.
         CheckpointError: a damaged weight file, or one of another model.
     """
-    from edgeseg.models import get_spec
+    from edgeseg.models.building import create
 
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return get_spec(name).build(name, weights, size, config)
+    return create(name, weights=weights, weights_key=weights_key, image_size=size, config=config)
 
 
 def torch_predictor(model: ReferenceModel) -> Predictor[Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeseg_bench.categories import categories_of_classes
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.memory import peak_memory
@@ -26,9 +27,11 @@ def benchmark(
     data: str,
     backends: Sequence[str],
     weights: str | None,
+    weights_key: str | None = None,
     limit: int | None,
     is_quick: bool,
     score: float,
+    match: str | None = None,
     threads: int | None,
     engines_folder: Path | None,
     progress: Progress,
@@ -40,9 +43,11 @@ def benchmark(
         data: see `edgeseg_bench.datasets.open_dataset`.
         backends: "torch" for the original model, and engines of the runtime.
         weights: the exported checkpoint, if it is no longer in its place.
+        weights_key: the part of it, if it is not the one that was exported.
         limit: use only the first pictures; None = all.
         is_quick: measure for seconds rather than a minute.
         score: from which score the reference's detections count for agreement.
+        match: how the model's classes are those of the data set: by "name" or "id".
         threads: of every engine on the CPU; None = their own choice.
         engines_folder: of TensorRT engines that the user built.
         progress: called as progress(stage, done, total).
@@ -58,12 +63,15 @@ def benchmark(
         )
     manifest = Manifest.load(folder)
     dataset = open_dataset(data, limit=limit, kind=dataset_kind(manifest))
+    categories_of_classes(manifest, dataset.categories, match=match)  # before anything is opened
     with contextlib.ExitStack() as stack:
         predictors: dict[str, Predictor[Any]] = {}
         for done, name in enumerate(backends):
             progress("load", done, len(backends))
             if name == TORCH:
-                predictor = open_torch(folder, weights=weights, threads=threads)
+                predictor = open_torch(
+                    folder, weights=weights, weights_key=weights_key, threads=threads
+                )
             else:
                 predictor = load(
                     folder, backend=name, threads=threads, **_options(name, engines_folder)
@@ -73,13 +81,17 @@ def benchmark(
         for done, name in enumerate(backends):
             progress("memory", done, len(backends))
             if engines_folder is None or not name.startswith(TENSORRT):
-                memory[name] = _peak_bytes(folder, name, weights=weights, threads=threads)
+                options: dict[str, Any] = {"threads": threads}
+                if name == TORCH:
+                    options |= {"weights": weights, "weights_key": weights_key}
+                memory[name] = _peak_bytes(folder, name, options)
         return run_bench(
             predictors,
             dataset,
             limit=limit,
             quick=is_quick,
             score_threshold=score,
+            match=match,
             peak_memory_bytes=memory,
             settings={"threads": threads, "backends": list(backends), "data": data},
             on_progress=progress,
@@ -87,7 +99,12 @@ def benchmark(
 
 
 def open_torch(
-    folder: Path, *, backend: str = TORCH, weights: str | None, threads: int | None
+    folder: Path,
+    *,
+    backend: str = TORCH,
+    weights: str | None,
+    weights_key: str | None = None,
+    threads: int | None,
 ) -> Predictor[Any]:
     """Return the PyTorch model of a bundle as a predictor.
 
@@ -95,6 +112,7 @@ def open_torch(
         folder: the bundle.
         backend: always "torch".
         weights: see `benchmark`.
+        weights_key: see `benchmark`.
         threads: of torch in the whole process; None = its own choice.
 
     Raises:
@@ -108,14 +126,13 @@ def open_torch(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    return torch_predictor(rebuild_model(Manifest.load(folder), weights=weights))
+    manifest = Manifest.load(folder)
+    return torch_predictor(rebuild_model(manifest, weights=weights, weights_key=weights_key))
 
 
-def _peak_bytes(folder: Path, name: str, *, weights: str | None, threads: int | None) -> int:
-    options: dict[str, Any] = {"threads": threads}
+def _peak_bytes(folder: Path, name: str, options: Mapping[str, Any]) -> int:
     if name != TORCH:
         return peak_memory(folder, backend=name, options=options).peak_bytes
-    options["weights"] = weights
     return peak_memory(folder, backend=name, opener=TORCH_OPENER, options=options).peak_bytes
 
 

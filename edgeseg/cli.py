@@ -37,6 +37,12 @@ Verbose = Annotated[
     int, typer.Option("--verbose", "-v", count=True, help="More details, tracebacks; -vv for all.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors and the last line only.")]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        help="Part of a training checkpoint to take where several fit, such as model_ema."
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of the engine; its own choice if left out.")
 ]
@@ -128,6 +134,7 @@ def export(
         str | None,
         typer.Option(help='Checkpoint, or "shapes" for the built-in ones; random if left out.'),
     ] = None,
+    weights_key: WeightsKey = None,
     image_size: Annotated[str | None, typer.Option(help=IMAGE_SIZE_HELP)] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the bundle; NAME-HxW if left out.")
@@ -176,6 +183,13 @@ def export(
     num_classes: Annotated[
         int | None, typer.Option(min=1, help="Classes of the checkpoint, as its original counts.")
     ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES|FILE|coco:DIR",
+            help="Names of the classes: cat,dog, a file with a name in each line, or a data set.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -203,7 +217,12 @@ def export(
     """Export a model as a bundle, and prove that it computes what PyTorch computes."""
     from edgeseg.exporting import calibration_pictures, first_pictures
     from edgeseg.models import get_spec
-    from edgeseg.options import image_size_from_text, names_from_text, settings_from_text
+    from edgeseg.options import (
+        image_size_from_text,
+        labels_from_text,
+        names_from_text,
+        settings_from_text,
+    )
 
     terminal = _terminal(ctx, json, verbose, quiet)
     spec = get_spec(name)
@@ -218,10 +237,14 @@ def export(
         config = settings_from_text(spec.family, settings or ())
         if num_classes is not None:
             config["num_classes"] = num_classes
+        if labels is not None:
+            config |= labels_from_text(labels)
         from edgeseg.provenance import build_model, weights_source
         from edgeseg_export.bundle import export_bundle
 
-        model = build_model(name, weights=weights, image_size=size, config=config)
+        model = build_model(
+            name, weights=weights, weights_key=weights_key, image_size=size, config=config
+        )
         height, width = model.config.image_size
         if weights is None:
             terminal.note(f"the weights of {name} are random: give --weights CHECKPOINT")
@@ -343,11 +366,19 @@ def bench(
     weights: Annotated[
         str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
     ] = None,
+    weights_key: WeightsKey = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of a minute.")] = False,
     score: Annotated[
         float, typer.Option(min=0, max=1, help="Reference detections that count for agreement.")
     ] = 0.3,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="name|id",
+            help="How the model's classes are those of the data set; by name where they have some.",
+        ),
+    ] = None,
     threads: Threads = None,
     engines: Engines = None,
     out: Annotated[
@@ -372,9 +403,11 @@ def bench(
             data=data,
             backends=names,
             weights=weights,
+            weights_key=weights_key,
             limit=limit,
             is_quick=quick,
             score=score,
+            match=match,
             threads=threads,
             engines_folder=engines,
             progress=progress,
@@ -402,6 +435,7 @@ def compare(
     weights: Annotated[
         str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
     ] = None,
+    weights_key: WeightsKey = None,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(metavar="CONDITION", help='Exit with 1 if it holds: "agreement_ap<0.98".'),
@@ -425,7 +459,7 @@ def compare(
     files: list[Path] = []
     with terminal.progress() as progress:
         progress("load", 0, 1)
-        sides = open_sides(reference, candidate, weights=weights)
+        sides = open_sides(reference, candidate, weights=weights, weights_key=weights_key)
         pictures, count, name = open_pictures(data, sides[0].manifest, limit)
         report = compare_sides(
             *sides, pictures, count, data=name, score_threshold=score, progress=progress

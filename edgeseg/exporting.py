@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeseg.models.labels import is_placeholder
 from edgeseg.options import is_data_set
 from edgeseg.tables import table_of_rows, text_from_agreement, text_from_bytes
 from edgeseg_runtime import Manifest, Source
@@ -78,6 +79,19 @@ def renderables(manifest: Manifest, seconds: float) -> Iterator[RenderableType]:
 
 def remarks(manifest: Manifest) -> Iterator[str]:
     """Yield what a user should know before a fresh bundle is used."""
+    unnamed = [label for label in manifest.labels if is_placeholder(label)]
+    if unnamed:
+        first, last = unnamed[0], unnamed[-1]
+        what = f"{first} to {last} have no names" if len(unnamed) > 1 else f"{first} has no name"
+        yield f"the class{'es' * (len(unnamed) > 1)} {what}: give --labels a,b,c, a file or coco:DIR"
+    key, others = (manifest.provenance.get(name) for name in ("weights_key", "weights_others"))
+    if key:
+        yield f"the weights are those of {key!r} in {manifest.provenance['weights']}"
+    if others:
+        yield (
+            f"these are averaged weights; {' and '.join(map(repr, others))} would have fitted as well: "
+            f"choose with --weights-key {others[0]}"
+        )
     if manifest.precision == "fp16":
         yield "float16 is for GPUs: x86 processors compute it in float32, no faster"
     checked = [manifest.parity, *manifest.parity.get("variants", {}).values()]

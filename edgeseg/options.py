@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import re
 import types
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 _SIZE = re.compile(r"(\d{1,5})(?:[xX](\d{1,5}))?")
+LABEL_SUFFIXES = (".json", ".names", ".txt")
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -45,6 +47,56 @@ def names_from_text(option: str, text: str) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{option} {text!r} found, expected names separated by commas")
     return names
+
+
+def labels_from_text(text: str) -> dict[str, tuple[Any, ...]]:
+    """Return the fields `labels` and, of COCO categories, `category_ids` of a configuration.
+
+    Args:
+        text: "cat,dog"; a file with a name in each line, with a JSON list of names, or with COCO
+            annotations; or a data set "coco:DIR".
+
+    Raises:
+        ValueError: there are no names in it.
+        DatasetError: the folder is no COCO data set.
+    """
+    path = Path(text)
+    if text.startswith("coco:"):
+        from edgeseg_bench.datasets import open_dataset
+
+        return _labels_of_categories(text, open_dataset(text).categories)
+    if path.is_file():
+        return _labels_of_file(path)
+    if path.suffix in LABEL_SUFFIXES or len(path.parts) > 1:
+        raise ValueError(f"--labels {text} found, but there is no such file")
+    return {"labels": names_from_text("--labels", text)}
+
+
+def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
+    try:
+        content = path.read_text(encoding="utf-8")
+        lines = [line.strip() for line in content.splitlines() if line.strip()]
+        found = json.loads(content) if path.suffix == ".json" else lines
+    except ValueError as error:
+        raise ValueError(f"--labels {path} cannot be read: {error}") from error
+    if isinstance(found, dict) and isinstance(found.get("categories"), list):
+        return _labels_of_categories(str(path), found["categories"])
+    names = tuple(found) if isinstance(found, list) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"--labels {path} holds no list of names and no COCO annotations")
+    return {"labels": names}
+
+
+def _labels_of_categories(text: str, categories: Sequence[Any]) -> dict[str, tuple[Any, ...]]:
+    """Return the names of COCO categories in the order of their ids, as trainers number them."""
+    try:
+        found = sorted((int(category["id"]), str(category["name"])) for category in categories)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"--labels {text}: a category without id or name ({error})") from error
+    if not found:
+        raise ValueError(f"--labels {text} has no categories")
+    ids, names = zip(*found, strict=True)
+    return {"labels": names, "category_ids": ids}
 
 
 def check_engines(folder: Path | None, backends: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ def build_model(
     name: str,
     *,
     weights: str | None,
+    weights_key: str | None = None,
     image_size: tuple[int, int] | None,
     config: Mapping[str, Any],
 ) -> ReferenceModel:
@@ -35,7 +36,9 @@ def build_model(
 
     if weights is None:
         torch.manual_seed(RANDOM_SEED)
-    return edgeseg.create_model(name, weights=weights, image_size=image_size, **config)
+    return edgeseg.create_model(
+        name, weights=weights, weights_key=weights_key, image_size=image_size, **config
+    )
 
 
 def weights_source(weights: str | None) -> str:
@@ -45,12 +48,15 @@ def weights_source(weights: str | None) -> str:
     return weights if weights == "shapes" else str(Path(weights).absolute())
 
 
-def rebuild_model(manifest: Manifest, *, weights: str | None = None) -> ReferenceModel:
+def rebuild_model(
+    manifest: Manifest, *, weights: str | None = None, weights_key: str | None = None
+) -> ReferenceModel:
     """Return the PyTorch model of a bundle.
 
     Args:
         manifest: of the bundle; its provenance names configuration and weights.
         weights: the checkpoint, where it is no longer where it was at the export.
+        weights_key: the part of it; the one that was exported if None, "" for all of it.
 
     Raises:
         ValueError: the provenance does not say how the model was made, or its checkpoint is gone.
@@ -73,6 +79,7 @@ def rebuild_model(manifest: Manifest, *, weights: str | None = None) -> Referenc
     model = build_model(
         manifest.name,
         weights=None if source == RANDOM else source,
+        weights_key=provenance.get("weights_key") if weights_key is None else weights_key,
         image_size=options.pop("image_size", None),
         config=options,
     )

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg_bench.categories import categories_of_classes, in_categories, warn_of_unknown
 from edgeseg_bench.datasets.base import Annotation, Dataset, coco_from_parts, coco_image
 from edgeseg_bench.environment import read_environment
 from edgeseg_bench.evaluation import compare_results, comparisons, detect, measure_accuracy
@@ -46,6 +47,7 @@ def run_bench(
     quick: bool = False,
     plan: Plan | None = None,
     score_threshold: float = 0.3,
+    match: str | None = None,
     peak_memory_bytes: Mapping[str, int] | None = None,
     settings: Mapping[str, Any] | None = None,
     clock: Clock = time.perf_counter_ns,
@@ -58,11 +60,12 @@ def run_bench(
 
     Args:
         predictors: by name; "torch", or else the first, is the reference.
-        dataset: pictures and labels; results carry the category ids of each predictor's manifest.
+        dataset: pictures and labels.
         limit: use only the first pictures; None = all.
         quick: measure for seconds rather than a minute. The number of samples stays at least 64.
         plan: how long to measure; overrides `quick`.
         score_threshold: from which score the reference's detections count for agreement.
+        match: how a model's classes are those of the data set, by "name" or "id"; see `edgeseg_bench.categories`.
         peak_memory_bytes: by name, where known, such as from `edgeseg_bench.memory.peak_memory`.
         settings: what else should stand in the report, such as threads.
         clock: nanoseconds, monotonic.
@@ -80,12 +83,17 @@ def run_bench(
         raise ValueError(f"Data set {dataset.name} has no pictures: check its annotation file.")
     num_pictures = min(len(dataset), limit or len(dataset))
     progress = on_progress or _no_progress
+    category_of = {
+        name: categories_of_classes(predictor.manifest, dataset.categories, match=match)
+        for name, predictor in predictors.items()
+    }
+    reference = REFERENCE if REFERENCE in predictors else next(iter(predictors))
+    warn_of_unknown(category_of[reference], dataset.categories)
     environment = read_environment()  # before measuring: the load average is of the others
     results, truth = _detect(predictors, dataset, num_pictures, progress)
     images = [dataset[i].image for i in range(min(num_pictures, NUM_LATENCY_PICTURES))]
     chosen_plan = plan or (QUICK if quick else THOROUGH)
     warm_ups, latencies = _time(predictors, images, chosen_plan, clock, progress)
-    reference = REFERENCE if REFERENCE in predictors else next(iter(predictors))
     backends: list[BackendReport] = []
     for name, predictor in predictors.items():
         progress("scoring", len(backends), len(predictors))
@@ -97,7 +105,9 @@ def run_bench(
                 model=predictor.manifest.name,
                 precision=predictor.manifest.precision,
                 manifest_sha256=hashlib.sha256(predictor.manifest.to_json().encode()).hexdigest(),
-                accuracy=measure_accuracy(predictor.manifest, truth, results[name]),
+                accuracy=measure_accuracy(
+                    predictor.manifest, truth, in_categories(results[name], category_of[name])
+                ),
                 agreement=None
                 if is_reference or not ways
                 else compare_results(

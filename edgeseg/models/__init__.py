@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from edgeseg_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
+    from edgeseg.models.key_table import KeyTable
     from edgeseg.models.reference import ReferenceModel
 
 Weights: TypeAlias = str | Path | Mapping[str, Any] | None
@@ -107,11 +108,10 @@ class ModelSpec:
     of the default size with all its results, as counted here; ``accuracy`` holds published metrics,
     from ``source``. ``precision`` is used by exports below float32.
 
-    ``build(name, weights, image_size, config)`` returns the module in evaluation mode. ``weights``
-    are an official checkpoint (path or state dict), "shapes" or None (random); ``image_size`` is
+    ``build(name, image_size, config)`` returns the module with random weights. ``image_size`` is
     height and width of the network input, the variant's own if None; ``config`` holds fields of the
     family's configuration that replace the variant's. It raises ``ValueError`` for an unknown or
-    invalid field, and ``CheckpointError`` for weights that do not fit.
+    invalid field. ``key_table(name, config)`` gives the parameter names of the official checkpoint.
     """
 
     name: str
@@ -125,7 +125,8 @@ class ModelSpec:
     accuracy: Mapping[str, float] = field(default_factory=dict)
     has_shapes_weights: bool = False
     precision: PrecisionRecipe = PrecisionRecipe()
-    build: Callable[[str, Weights, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
+    build: Callable[[str, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
+    key_table: Callable[[str, Mapping[str, Any]], KeyTable]
     manifest: Callable[[ReferenceModel], Manifest]
     variants: Callable[[ReferenceModel], Mapping[str, ReferenceModel]] = no_variants
 
@@ -148,7 +149,8 @@ class Family:
     presets: Mapping[str, Mapping[str, Any]]
     origins: Mapping[str, tuple[str, str]]
     precision: PrecisionRecipe
-    build: Callable[[str, Weights, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
+    build: Callable[[str, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
+    key_table: Callable[[str, Mapping[str, Any]], KeyTable]
     manifest: Callable[[ReferenceModel], Manifest]
     variants: Callable[[ReferenceModel], Mapping[str, ReferenceModel]] = no_variants
 
@@ -177,6 +179,7 @@ class Family:
             has_shapes_weights=origin == "edgeseg",
             precision=self.precision,
             build=self.build,
+            key_table=self.key_table,
             manifest=self.manifest,
             variants=self.variants,
         )

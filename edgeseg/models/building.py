@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Weights, shapes_weights_path
+from edgeseg.models import Weights, get_spec, shapes_weights_path
+from edgeseg.models.labels import ClassRules, class_settings
 
 if TYPE_CHECKING:
-    from edgeseg.models.checkpoint import KeyTable
     from edgeseg.models.reference import ReferenceModel
-
-    Model = TypeVar("Model", bound=ReferenceModel)
 
 
 def settings_of(
@@ -24,8 +22,11 @@ def settings_of(
     preset: Mapping[str, Any],
     image_size: tuple[int, int] | None,
     config: Mapping[str, Any],
+    classes: ClassRules | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a configuration: the preset's, replaced by what the caller gives.
+
+    Names and ids of the classes follow their number.
 
     Args:
         name: of the model, for the message.
@@ -33,11 +34,22 @@ def settings_of(
         preset: of the variant.
         image_size: height and width of the network input; the preset's if None.
         config: fields of ``config_type``.
+        classes: how the family counts them; None if its results have none.
 
     Raises:
         ValueError: a field that the configuration does not have.
     """
     known = {field.name for field in fields(config_type)}
+    fixed = classes.num_classes if classes else None
+    if "num_classes" in config and "num_classes" not in known:
+        if config["num_classes"] != fixed:
+            expected = (
+                f"{fixed}, as it always has" if fixed else "none: its results have no classes"
+            )
+            raise ValueError(
+                f"num_classes {config['num_classes']} found for {name}, expected {expected}"
+            )
+        config = {key: value for key, value in config.items() if key != "num_classes"}
     unknown = sorted(set(config) - known)
     if unknown:
         raise ValueError(
@@ -45,26 +57,39 @@ def settings_of(
             f"{', '.join(sorted(known))}"
         )
     settings = {**preset, **config}
+    if classes is not None:
+        official = {"num_classes": fixed or getattr(config_type, "num_classes", None), **preset}
+        named = class_settings(official, config, classes)
+        settings |= {key: value for key, value in named.items() if key in known}
     if image_size is not None:
         settings["image_size"] = image_size
     return settings
 
 
-def with_weights(model: Model, weights: Weights, table: KeyTable) -> Model:
-    """Return ``model`` in evaluation mode, with weights if there are any.
-
-    Args:
-        model: just built.
-        weights: an official checkpoint (path or state dict), "shapes" or None (random).
-        table: the parameter names of the official checkpoint.
-
-    Raises:
-        ValueError: "shapes" for a model that ships without such weights.
-        CheckpointError: weights that do not fit.
-    """
+def create(
+    name: str,
+    *,
+    weights: Weights = None,
+    weights_key: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    config: Mapping[str, Any],
+) -> ReferenceModel:
+    """Return a model in evaluation mode; see :func:`edgeseg.create_model`."""
     from edgeseg.models.checkpoint import load_weights
 
+    if weights_key and (weights is None or _is_shapes(weights)):
+        raise ValueError(
+            f"weights key {weights_key!r} found, but no checkpoint to take it from: give both"
+        )
+    spec = get_spec(name)
+    model = spec.build(name, image_size, config)
     if weights is not None:
-        is_shapes = isinstance(weights, str) and weights == "shapes"
-        load_weights(model, shapes_weights_path(model.name) if is_shapes else weights, table)
+        source = shapes_weights_path(name) if _is_shapes(weights) else weights
+        model.loaded_weights = load_weights(
+            model, source, spec.key_table(name, config), key=weights_key
+        )
     return model.eval()
+
+
+def _is_shapes(weights: Weights) -> bool:
+    return isinstance(weights, str) and weights == "shapes"

@@ -1,296 +1,231 @@
-"""Reads weight files of any kind and loads them into a model under its own parameter names."""
+"""Loads the weights of a checkpoint into a model: the part that fits, completely or not at all."""
 
 from __future__ import annotations
 
-import io
-import pickle
-import re
-import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from edgeseg_runtime.errors import EdgesegError
+from edgeseg.models.key_table import KeyTable, Rule
+from edgeseg.models.state_dicts import (
+    Entry,
+    Fit,
+    entries_of,
+    fits_of,
+    is_averaged,
+    is_tensor,
+    same_tensors,
+)
+from edgeseg.models.stored_tensors import DamagedError, Opaque, StoredTensor
+from edgeseg.models.weight_files import CheckpointError, read_checkpoint
 
-StateDict = Mapping[str, Any]
-Rule = tuple[str, str]
+__all__ = [
+    "CheckpointError",
+    "KeyTable",
+    "LoadedWeights",
+    "MisfitError",
+    "Rule",
+    "check_finite",
+    "load_weights",
+    "read_checkpoint",
+]
 
-_NESTING_KEYS = ("model", "state_dict", "model_state_dict", "pfld_backbone")
-_PREFIXES = ("module.", "model.module.")
-"""What DataParallel, and a trainer around it, put before every name."""
-_PLACEHOLDER = re.compile(r"\{(\w+)(?:([+*])(\d+))?\}")
-
-
-class CheckpointError(EdgesegError):
-    """A weight file that cannot be read or does not fit the model."""
-
-    exit_code = 3
+_NUM_LISTED = 5
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class KeyTable:
-    """Translates parameter names between an original's checkpoint and our modules, both ways.
+class LoadedWeights:
+    """Which part of a checkpoint was loaded.
 
-    A rule pairs two templates. ``{p}`` stands for the rest of a name, any other placeholder for a
-    number; ``{i+1}`` and ``{i*2}`` say how the original numbers what we number from 0. The first
-    rule that matches counts. ``aliases`` are further spellings that are accepted but never written;
-    names that match a pattern of ``ignored`` carry nothing that the model needs.
+    Attributes:
+        key: the names that lead to it, joined by dots; "" for all of the checkpoint.
+        others: the keys of the parts that would have fitted as well.
     """
 
-    rules: Sequence[Rule]
-    aliases: Sequence[Rule] = ()
-    ignored: Sequence[str] = ()
-    _forward: list[tuple[re.Pattern[str], str, str]] = field(init=False, repr=False)
-    _backward: list[tuple[re.Pattern[str], str, str]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        forward = [(_pattern(a), a, b) for a, b in (*self.rules, *self.aliases)]
-        backward = [(_pattern(b), b, a) for a, b in self.rules]
-        object.__setattr__(self, "_forward", forward)
-        object.__setattr__(self, "_backward", backward)
-
-    def ours_from_original(self, key: str) -> str | None:
-        """Return our name of an original parameter, or None if there is none."""
-        return _translate(key, self._forward)
-
-    def original_from_ours(self, key: str) -> str | None:
-        """Return the original's name of one of our parameters, or None if there is none."""
-        return _translate(key, self._backward)
-
-    def is_ignored(self, key: str) -> bool:
-        """Tell whether an original entry carries nothing that the model needs."""
-        return any(re.search(pattern, key) for pattern in self.ignored)
+    key: str
+    others: tuple[str, ...] = ()
 
 
-def load_weights(model: nn.Module, weights: str | Path | StateDict, table: KeyTable) -> None:
-    """Load ``weights`` into ``model``; every parameter must be there with its shape.
+class MisfitError(CheckpointError):
+    """A checkpoint of another model.
+
+    Attributes:
+        entries: what it holds.
+        key: the part that came closest.
+    """
+
+    def __init__(self, message: str, entries: Sequence[Entry], key: str) -> None:
+        super().__init__(message)
+        self.entries = entries
+        self.key = key
+
+
+def load_weights(
+    model: nn.Module,
+    weights: str | Path | Mapping[str, Any],
+    table: KeyTable,
+    *,
+    key: str | None = None,
+) -> LoadedWeights:
+    """Load into ``model`` what fits of ``weights``; every parameter must be there with its shape.
+
+    A state dict may lie in others, or in lists, under any names, and its names may begin with
+    anything: the part that fits is found by trying. Where averaged weights (of a model_ema) fit
+    beside plain ones, they are taken, as they are by those trainers' own evaluation.
 
     Args:
-        model: the model to fill.
-        weights: a state dict of arrays or tensors, or the path of one (.pth, .pt, .pkl,
-            .safetensors), in the original's names or in ours.
+        model: the model to fill. After an error while reading it is filled in part.
+        weights: a state dict, or a training checkpoint, in memory or the path of one (.pth, .pt,
+            .pkl, .safetensors), in the original's names or in ours.
         table: the original's names.
+        key: the part to take, such as "model_ema", where several fit; "" is all of it.
 
     Raises:
-        CheckpointError: the file is damaged, or names or shapes do not fit; all misfits are listed.
+        CheckpointError: the file is damaged, names or shapes do not fit (all misfits are listed),
+            several parts fit and none is chosen, or a file holds NaN. NaN in memory is
+            logged.
     """
-    source = "the given state dict" if isinstance(weights, Mapping) else str(weights)
-    state = weights if isinstance(weights, Mapping) else read_checkpoint(weights)
-    state = _unnest(state)
-    expected = model.state_dict()
-    has_our_names = all(key in expected for key in state)
-    found: dict[str, Tensor] = {}
-    unexpected: list[str] = []
-    for key, value in state.items():
-        name = key if has_our_names else table.ours_from_original(key)
-        if name in expected:
-            found[name] = _as_tensor(value, key)
-        elif not (table.is_ignored(key) or key.endswith(".num_batches_tracked")):
-            unexpected.append(key)
-    missing = [
-        table.original_from_ours(name) or name
-        for name in expected
-        if name not in found and not name.endswith(".num_batches_tracked")
-    ]
-    misshapen = [
-        f"{table.original_from_ours(name) or name}: {tuple(value.shape)} found, "
-        f"{tuple(expected[name].shape)} expected"
-        for name, value in found.items()
-        if value.shape != expected[name].shape
-    ]
-    _raise_misfits(source, missing=missing, unexpected=unexpected, misshapen=misshapen)
-    model.load_state_dict(found, strict=False)
-
-
-def read_checkpoint(path: str | Path) -> StateDict:
-    """Return the contents of a weight file without executing anything that it holds.
-
-    ``.safetensors`` and torch files (``weights_only``) are read by their libraries; ``.pkl`` files
-    of NumPy arrays, as detectron2's model zoo has them, by an unpickler that knows arrays only.
-
-    Raises:
-        CheckpointError: the file is missing, damaged or holds something else than arrays.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such weight file; expected a .pth, .pt, .pkl or .safetensors file"
-        )
+    is_file = not isinstance(weights, Mapping)
+    source = str(weights) if is_file else "the given state dict"
+    tree = read_checkpoint(weights) if isinstance(weights, str | Path) else weights
+    fit, others = _choose(tree, source, model.state_dict(), table, key)
+    _copy(model, fit, source)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix == ".pkl" and not zipfile.is_zipfile(path):
-            return _unpickle_arrays(path.read_bytes())
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError,
-        KeyError, IndexError, AttributeError, UnicodeDecodeError, OSError,
-    ) as error:  # fmt: skip
+        check_finite(model, source)
+    except CheckpointError as error:
+        if is_file:
+            raise
+        _log.warning("%s", error)
+    return LoadedWeights(fit.key, others)
+
+
+def check_finite(model: nn.Module, source: str = "the model") -> None:
+    """Do nothing if all weights are finite.
+
+    Raises:
+        CheckpointError: some are NaN or infinite.
+    """
+    found = []
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not (is_finite := torch.isfinite(value)).all():
+            found.append(f"{name} ({int((~is_finite).sum())} of {value.numel()})")
+    if found:
         raise CheckpointError(
-            f"{path}: cannot be read as a weight file ({error}); expected arrays only: a state dict "
-            "saved by torch.save or safetensors, or a detectron2 model-zoo pickle. "
-            "Download it again, or save its state dict alone"
-        ) from error
+            f"{source} has NaN or infinite numbers in {len(found)} weights: {_listed(found)}. The "
+            "training diverged, or the file is damaged: take an earlier checkpoint"
+        )
 
 
-def _unnest(state: StateDict) -> StateDict:
-    """Return the state dict inside a training checkpoint, without the trainer's prefix."""
-    for key in _NESTING_KEYS:
-        if isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    for prefix in _PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+def _choose(
+    tree: Any, source: str, expected: Mapping[str, Tensor], table: KeyTable, key: str | None
+) -> tuple[Fit, tuple[str, ...]]:
+    """Return the part of a checkpoint to load, and the keys of others that fit as well."""
+    try:
+        entries = entries_of(tree)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: cannot be read as a weight file: {error}") from error
+    if key:
+        wanted = [entry for entry in entries if entry.name.startswith(f"{key}.")]
+        if not any(is_tensor(entry.value) for entry in wanted):
+            raise CheckpointError(
+                f"{source}: no weights under the key {key!r}, expected one of "
+                f"{_listed(sorted(_groups(entries)))}"
+            )
+        entries = wanted
+    if entries and not any(is_tensor(entry.value) for entry in entries):
+        raise CheckpointError(f"{source}: no tensors found, expected names, and a tensor for each")
+    fits = fits_of(entries, expected, table)
+    complete: list[Fit] = []
+    for fit in fits:
+        if fit.is_complete and not any(same_tensors(fit, other) for other in complete):
+            complete.append(fit)
+    if not complete:
+        raise MisfitError(_misfits(source, fits[0], expected, table), entries, fits[0].key)
+    averaged = [fit for fit in complete if is_averaged(fit, tree)]
+    chosen = complete if len(complete) == 1 else averaged
+    if len(chosen) != 1:
+        raise CheckpointError(
+            f"{source}: {len(complete)} parts fit the model: {_listed(fit.key for fit in complete)}. "
+            "Choose one with --weights-key, in Python weights_key"
+        )
+    others = tuple(fit.key for fit in complete if fit is not chosen[0])
+    if chosen[0].key:
+        beside = f", the average, and not {_listed(others)}" if others else ""
+        _log.info("%s: the weights are those of %s%s", source, chosen[0].key, beside)
+    return chosen[0], others
 
 
-def _as_tensor(value: Any, key: str) -> Tensor:
+def _copy(model: nn.Module, fit: Fit, source: str) -> None:
+    """Copy the values into the model one by one, so that a file is never in memory as a whole."""
+    targets = model.state_dict()
+    with torch.no_grad():
+        for name, value in fit.found.items():
+            targets[name].copy_(_as_tensor(value, f"{source}: {name}"))
+
+
+def _as_tensor(value: Any, place: str) -> Tensor:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
     if isinstance(value, Tensor):
         return value
-    raise CheckpointError(f"{key}: {type(value).__name__} found, expected an array or a tensor")
+    assert isinstance(value, StoredTensor)
+    try:
+        return value.read()
+    except (DamagedError, OSError) as error:
+        raise CheckpointError(f"{place} is damaged: {error}. Download or copy it again") from error
 
 
-def _raise_misfits(source: str, **misfits: list[str]) -> None:
-    if not any(misfits.values()):
-        return
-    lines = [f"{source} does not fit the model:"]
-    for kind, names in misfits.items():
-        if names:
-            more = f" ... and {len(names) - 5} more" if len(names) > 5 else ""
-            lines.append(f"  {len(names)} {kind}: {'; '.join(names[:5])}{more}")
-    lines.append("Check the model's name, and num_classes if the model was fine-tuned.")
-    raise CheckpointError("\n".join(lines))
+def _misfits(source: str, fit: Fit, expected: Mapping[str, Tensor], table: KeyTable) -> str:
+    def original(name: str) -> str:
+        return table.original_from_ours(name) or name
 
-
-def _pattern(template: str) -> re.Pattern[str]:
-    parts, end = [], 0
-    for match in _PLACEHOLDER.finditer(template):
-        parts.append(re.escape(template[end : match.start()]))
-        name = match[1]
-        parts.append(rf"(?P<{name}>[a-z_]+)" if name == "p" else rf"(?P<{name}>\d+)")
-        end = match.end()
-    return re.compile("".join(parts) + re.escape(template[end:]))
-
-
-def _translate(key: str, rules: list[tuple[re.Pattern[str], str, str]]) -> str | None:
-    for pattern, source, target in rules:
-        match = pattern.fullmatch(key)
-        values = None if match is None else _read_numbers(source, match.groupdict())
-        if values is not None:
-            return _PLACEHOLDER.sub(partial(_write_number, values), target)
-    return None
-
-
-def _read_numbers(template: str, texts: dict[str, str]) -> dict[str, str | int] | None:
-    """Return each placeholder's value, or None where a number does not fit its arithmetic."""
-    values: dict[str, str | int] = {}
-    for name, operator, operand in _PLACEHOLDER.findall(template):
-        if name == "p":
-            values[name] = texts[name]
-            continue
-        number = int(texts[name])
-        if operator == "+":
-            number -= int(operand)
-        elif operator == "*":
-            number, rest = divmod(number, int(operand))
-            if rest:
-                return None
-        if number < 0:
-            return None
-        values[name] = number
-    return values
-
-
-def _write_number(values: dict[str, str | int], match: re.Match[str]) -> str:
-    value = values[match[1]]
-    if isinstance(value, int):
-        if match[2] == "+":
-            value += int(match[3])
-        elif match[2] == "*":
-            value *= int(match[3])
-    return str(value)
-
-
-class _Array:
-    """What a pickled NumPy array becomes: its state is read as data, never called."""
-
-    def __init__(self, *_: Any) -> None:
-        self.array: np.ndarray[Any, Any] = np.empty(0)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, dtype, is_fortran, raw = state
-        raw = raw.encode("latin1") if isinstance(raw, str) else raw
-        flat = np.frombuffer(raw, dtype.dtype)
-        self.array = flat.reshape(shape, order="F" if is_fortran else "C").copy()
-
-
-class _DType:
-    """What a pickled NumPy dtype becomes; plain numbers only."""
-
-    def __init__(self, name: str, *_: Any) -> None:
-        self.dtype = np.dtype(name)
-        if self.dtype.kind not in "fiub":
-            raise pickle.UnpicklingError(f"arrays of dtype {name!r} are not weights")
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-def _array(*_: Any) -> _Array:
-    return _Array()
-
-
-def _scalar(dtype: _DType, raw: bytes | str) -> Any:
-    raw = raw.encode("latin1") if isinstance(raw, str) else raw
-    return np.frombuffer(raw, dtype.dtype)[0]
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    return text.encode(encoding)
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, strings, numbers and NumPy arrays; anything else is refused by name."""
-
-    _known: dict[tuple[str, str], Any] = {  # noqa: RUF012 (a constant table)
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _DType,
-        ("collections", "OrderedDict"): dict,
-        ("_codecs", "encode"): _encode,
+    lists = {
+        "missing": [original(name) for name in fit.missing],
+        "unexpected": [_shown(name) for name in fit.unexpected],
+        "misshapen": [
+            f"{original(name)}: {tuple(fit.found[name].shape)} found, "
+            f"{tuple(expected[name].shape)} expected"
+            for name in fit.misshapen
+        ],
+        "unsuitable": [
+            f"{original(name)}: {_kind(fit.found[name])} found, expected a tensor of "
+            f"{str(expected[name].dtype).removeprefix('torch.')}"
+            for name in fit.unsuitable
+        ],
     }
-    for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        _known[_module, "_reconstruct"] = _array
-        _known[_module, "scalar"] = _scalar
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return our own stand-in of a NumPy name.
-
-        Raises:
-            pickle.UnpicklingError: for every other name.
-        """
-        if (module, name) not in self._known:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not an array")
-        return self._known[module, name]
+    part = f" ({_shown(fit.key)})" if fit.key else ""
+    lines = [f"{source}{part} does not fit the model:"]
+    lines += [f"  {len(names)} {kind}: {_listed(names)}" for kind, names in lists.items() if names]
+    lines.append("Check the model's name, and num_classes if the model was fine-tuned.")
+    return "\n".join(lines)
 
 
-def _unpickle_arrays(raw: bytes) -> StateDict:
-    return _plain(_ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load())
+def _kind(value: Any) -> str:
+    if isinstance(value, Opaque):
+        return value.kind
+    if isinstance(value, StoredTensor | Tensor | np.ndarray):
+        return f"one of {str(value.dtype).removeprefix('torch.')}"
+    return type(value).__name__
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, _Array):
-        return value.array
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+def _groups(entries: Iterable[Entry]) -> set[str]:
+    return {_shown(entry.group.removesuffix(".")) for entry in entries if is_tensor(entry.value)}
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" ... and {len(names) - _NUM_LISTED} more" if len(names) > _NUM_LISTED else ""
+    return "; ".join(names[:_NUM_LISTED]) + more
+
+
+def _shown(name: str) -> str:
+    """Return a name of a file fit to be printed."""
+    name = name if name.isprintable() else ascii(name)[1:-1]
+    return name if len(name) <= 120 else f"{name[:120]}..."

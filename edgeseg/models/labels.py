@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 BACKGROUND = "__background__"
 
@@ -72,28 +74,101 @@ SHAPES = (BACKGROUND, "disc", "square", "triangle", "star", "ring", "cross")
 """Names of the built-in data set's classes; 0 is the background."""
 
 
-def labels_and_categories(
-    num_labels: int,
-    known: Iterable[tuple[str, ...]],
-    *,
-    category_ids: tuple[int, ...] = (),
-    background_first: bool = False,
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the name and the COCO category id of every label number.
+PLACEHOLDER = "class_"
+"""What the name of a class begins with that nobody has named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRules:
+    """How a family counts its classes, as its original does.
+
+    Attributes:
+        counts_background: ``num_classes`` counts the background.
+        names_background: ``labels`` and ``category_ids`` begin with the background's.
+        num_classes: of a family that has always as many; None if that is an option.
+    """
+
+    counts_background: bool = False
+    names_background: bool = False
+    num_classes: int | None = None
+
+
+def class_settings(
+    preset: Mapping[str, Any], config: Mapping[str, Any], rules: ClassRules
+) -> dict[str, Any]:
+    """Return ``num_classes``, ``labels`` and ``category_ids`` of a configuration; each follows from the others.
+
+    The preset's names are those of the official checkpoint. Where the number of classes is another,
+    and no names are given, they are class_1, class_2 ...
 
     Args:
-        num_labels: how many label numbers there are.
-        known: lists of names; the first with as many entries is taken, else class_1, class_2 ...
-        category_ids: of the label numbers; those of COCO, or counted from 1, if empty.
-        background_first: label number 0 is the background; categories then count from it.
+        preset: the same fields of the official checkpoint.
+        config: those of them that the caller gives. Labels may leave out the background.
+        rules: of the family.
+
+    Raises:
+        ValueError: they contradict one another.
     """
-    first = 0 if background_first else 1
-    numbered = tuple(f"class_{i + first}" for i in range(num_labels))
-    if background_first:
-        numbered = (BACKGROUND, *numbered[1:])
-    names = next((names for names in known if len(names) == num_labels), numbered)
-    if category_ids:
-        return names, category_ids
-    if names == COCO_80:
-        return names, COCO_80_IDS
-    return names, tuple(range(first, first + num_labels))
+    given = config.get("labels") or ()
+    if isinstance(given, str):
+        raise ValueError(
+            f"labels {given!r} found, expected a tuple of names, such as ('cat', 'dog')"
+        )
+    names = _without_background(tuple(given))
+    ids = tuple(config.get("category_ids") or ())
+    background = int(rules.counts_background)
+    if names and ids and (names_by_id := _by_id(names, ids, preset, config, rules)):
+        names, ids = names_by_id, ()
+    count = rules.num_classes or config.get("num_classes")
+    if count is None:
+        count = len(names) + background if names else preset["num_classes"]
+    expected = count - background
+    if names and len(names) != expected:
+        counted = ", which counts the background" if background else ""
+        raise ValueError(
+            f"labels with {len(names)} entries found, expected {expected}: num_classes is "
+            f"{count}{counted}"
+        )
+    if not names and count == preset["num_classes"]:
+        names = _without_background(preset.get("labels", ()))
+        ids = ids or preset.get("category_ids", ())
+    names = names or tuple(f"{PLACEHOLDER}{number + 1}" for number in range(expected))
+    if rules.names_background:
+        names = (BACKGROUND, *names)
+        ids = (0, *ids) if len(ids) == len(names) - 1 else ids
+    first = 0 if rules.names_background else 1
+    ids = ids or tuple(range(first, first + len(names)))
+    if len(ids) != len(names):
+        raise ValueError(
+            f"category_ids with {len(ids)} entries found, expected one for each class: {len(names)}"
+        )
+    return {"num_classes": count, "labels": names, "category_ids": ids}
+
+
+def is_placeholder(label: str) -> bool:
+    """Tell whether a class has no name of its own."""
+    return label.removeprefix(PLACEHOLDER).isdecimal() and label.startswith(PLACEHOLDER)
+
+
+def _without_background(names: tuple[str, ...]) -> tuple[str, ...]:
+    return names[1:] if names and names[0].strip("_").lower() == "background" else names
+
+
+def _by_id(
+    names: tuple[str, ...],
+    ids: tuple[int, ...],
+    preset: Mapping[str, Any],
+    config: Mapping[str, Any],
+    rules: ClassRules,
+) -> tuple[str, ...]:
+    """Return a name for each category id up to the highest, where that is how a model numbers its classes.
+
+    torchvision's models do: 91 are 80 classes, the background, and ten numbers that are not used.
+    """
+    count = config.get("num_classes", preset["num_classes"])
+    if not rules.names_background or len(names) != len(ids) or min(ids) < 1:
+        return ()
+    if count != max(ids) + 1 or count == len(names) + 1:
+        return ()
+    name_of = dict(zip(ids, names, strict=True))
+    return tuple(name_of.get(number, "") for number in range(1, count))

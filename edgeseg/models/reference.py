@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from edgeseg.models.checkpoint import LoadedWeights
 from edgeseg_runtime.graphs import MAIN
 
 
@@ -40,6 +41,7 @@ class ReferenceModel(nn.Module):
         name: key of ``edgeseg.models.MODELS``.
         config: the family's frozen configuration dataclass.
         outputs: names of the stages that are results.
+        loaded_weights: which part of which checkpoint it was made with; None if its weights are random.
         score_threshold: what the score of every detection exceeds; empty rows have the score 0.
         threshold_option: the option of the configuration that says so; None without one.
     """
@@ -47,6 +49,7 @@ class ReferenceModel(nn.Module):
     name: str
     config: Any
     outputs: tuple[str, ...]
+    loaded_weights: LoadedWeights | None = None
     score_threshold: float = 0.0
     threshold_option: ClassVar[str | None] = None
 

@@ -24,6 +24,7 @@ import onnx
 import torch
 
 from edgeseg.models import PrecisionRecipe, get_spec, model_manifest
+from edgeseg.models.checkpoint import check_finite
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.agreement import check_agreement, measure_agreement
 from edgeseg_export.calibration import METHODS
@@ -153,6 +154,7 @@ def export_bundle(
     Raises:
         ValueError: an option that does not exist.
         FileExistsError: ``folder`` holds something and ``overwrite`` is not set.
+        CheckpointError: the model's weights hold NaN.
         ExportError: the model cannot be turned into a graph, or the bundle is not one that a device can use.
         ParityError: the graph differs from the model, or in lower precision finds other things than
             in float32; nothing is written.
@@ -160,6 +162,7 @@ def export_bundle(
     folder = Path(folder)
     _check_options(opset, precision, calibration, calibration_method, max_drop, backends, targets)
     _check_folder(folder, overwrite=overwrite)
+    check_finite(model)
     was_training = model.training
     model.eval()
     try:
@@ -511,6 +514,7 @@ def _report_stage(
 def _provenance(
     model: ReferenceModel, opset: int, command: Sequence[str] | None, weights_source: str | None
 ) -> dict[str, Any]:
+    loaded = model.loaded_weights
     return {
         "edgeseg": __version__,
         "opset": opset,
@@ -523,6 +527,8 @@ def _provenance(
             command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]]
         ),
         "weights": weights_source,
+        "weights_key": loaded.key if loaded else None,
+        "weights_others": list(loaded.others) if loaded else [],
         "weights_sha256": weights_sha256(model),
         "config": {
             key: list(value) if isinstance(value, tuple) else value

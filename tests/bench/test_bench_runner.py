@@ -231,3 +231,55 @@ def test_nothing_to_measure_is_refused(dataset):
 def test_a_limit_below_one_is_refused(dataset, predictor_of, limit):
     with pytest.raises(ValueError, match=f"limit is {limit}: give"):
         run_bench({"a": predictor_of(duration_ms=1)}, dataset, limit=limit)
+
+
+class _Renumbered:
+    """A data set whose categories have other ids, as an annotation tool gives them."""
+
+    def __init__(self, dataset, ids, names=None):
+        self._dataset, self._ids = dataset, ids
+        self.name = dataset.name
+        self.categories = tuple(
+            {
+                **category,
+                "id": ids[category["id"]],
+                "name": (names or {}).get(category["name"], category["name"]),
+            }
+            for category in dataset.categories
+        )
+
+    def __len__(self):
+        return len(self._dataset)
+
+    def __getitem__(self, index):
+        sample = self._dataset[index]
+        annotations = (
+            {**annotation, "category_id": self._ids[annotation["category_id"]]}
+            for annotation in sample.annotations
+        )
+        return replace(sample, annotations=tuple(annotations))
+
+
+def test_classes_are_matched_by_name_where_a_data_set_has_other_ids(dataset, clock, predictor_of):
+    shuffled = _Renumbered(dataset, {1: 6, 2: 1, 3: 2, 4: 3, 5: 4, 6: 5})
+    reports = [
+        run_bench({"torch": predictor_of(duration_ms=1)}, data, plan=PLAN, clock=clock)
+        for data in (dataset, shuffled)
+    ]
+    expected, found = (report.backends[0].accuracy for report in reports)
+    assert expected["bbox"]["AP"] > 0.9
+    assert found["bbox"]["AP"] == pytest.approx(expected["bbox"]["AP"])
+    assert found["segm"]["AP"] == pytest.approx(expected["segm"]["AP"])
+
+
+def test_other_classes_are_refused_before_anything_is_run(dataset, clock, predictor_of):
+    names = {category["name"]: f"Teil {category['id']}" for category in CATEGORIES}
+    other = _Renumbered(dataset, {number: number for number in range(1, 7)}, names)
+    predictor = predictor_of(duration_ms=1)
+    with pytest.raises(
+        ValueError, match=r"No class of the model \(disc, .* in the data set \(Teil 1, "
+    ):
+        run_bench({"torch": predictor}, other, plan=PLAN, clock=clock)
+    assert clock.now == 0
+    report = run_bench({"torch": predictor}, other, plan=PLAN, clock=clock, match="id")
+    assert report.backends[0].accuracy["bbox"]["AP"] > 0.9

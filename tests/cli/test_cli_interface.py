@@ -15,8 +15,8 @@ COMMON = {"--help", "--json", "--quiet", "--verbose"}
 COMMANDS = {
     "models": {"NAME", "--task"},
     "export": {
-        "NAME", "--weights", "--image-size", "--out", "--precision", "--backends", "--target",
-        "--dynamic-batch", "--num-classes", "--set", "--images", "--num-images", "--tolerance",
+        "NAME", "--weights", "--weights-key", "--image-size", "--out", "--precision", "--backends", "--target",
+        "--dynamic-batch", "--num-classes", "--labels", "--set", "--images", "--num-images", "--tolerance",
         "--allow-mismatch", "--overwrite", "--calibrate", "--num-calibration", "--calibration-method",
         "--max-drop", "--opset", "--stages", "--variants", "--no-variants",
     },
@@ -24,11 +24,12 @@ COMMANDS = {
         "BUNDLE", "--target", "--engine", "--out", "--force", "--batch", "--workspace", "--level",
     },
     "bench": {
-        "BUNDLE", "--data", "--backends", "--weights", "--limit", "--quick", "--score", "--threads",
-        "--engines", "--out",
+        "BUNDLE", "--data", "--backends", "--weights", "--weights-key", "--limit", "--quick", "--score", "--match",
+        "--threads", "--engines", "--out",
     },
     "compare": {
-        "REF", "CAND", "--data", "--limit", "--score", "--weights", "--fail-on", "--out",
+        "REF", "CAND", "--data", "--limit", "--score", "--weights", "--weights-key", "--fail-on",
+        "--out",
     },
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",

@@ -10,6 +10,7 @@ from edgeseg.models.labels import COCO_SKELETON
 from edgeseg.options import (
     config_type,
     image_size_from_text,
+    labels_from_text,
     names_from_text,
     settings_from_text,
 )
@@ -112,3 +113,49 @@ def text_of(value):
         return str(value)
     separator = ";" if any(isinstance(part, tuple) for part in value) else ","
     return separator.join(map(text_of, value))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "expected"),
+    [
+        ("names.txt", "cat\n traffic light \n\n", {"labels": ("cat", "traffic light")}),
+        ("names.json", '["cat", "dog"]', {"labels": ("cat", "dog")}),
+        (
+            "coco.json",
+            '{"images": [], "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]}',
+            {"labels": ("cat", "dog"), "category_ids": (3, 7)},
+        ),
+    ],
+)
+def test_labels_are_read_from_a_file(tmp_path, file, content, expected):
+    (tmp_path / file).write_text(content)
+    assert labels_from_text(str(tmp_path / file)) == expected
+
+
+def test_labels_are_a_list_or_those_of_a_data_set(tmp_path):
+    assert labels_from_text("cat, dog") == {"labels": ("cat", "dog")}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text(
+        '{"images": [], "annotations": [], "categories": [{"id": 2, "name": "dog"}]}'
+    )
+    assert labels_from_text(f"coco:{tmp_path}") == {"labels": ("dog",), "category_ids": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("missing.txt", None, "there is no such file"),
+        ("empty.txt", "\n", "holds no list of names"),
+        ("broken.json", "[", "cannot be read"),
+        ("numbers.json", "[1, 2]", "holds no list of names and no COCO annotations"),
+        ("nameless.json", '{"categories": [{"id": 1}]}', "a category without id or name"),
+        ("none.json", '{"categories": []}', "has no categories"),
+        ("latin.txt", b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_file_without_labels_says_why(tmp_path, file, content, message):
+    if content is not None:
+        (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        labels_from_text(str(tmp_path / file))

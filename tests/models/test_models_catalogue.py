@@ -33,7 +33,7 @@ def test_multiplications_are_counted(name, monkeypatch):
     if spec.family in SUPPRESSING:
         look_at_shapes_alone(monkeypatch)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model = spec.build(name, None, None, {}).to("meta")
+        model = spec.build(name, None, {}).eval().to("meta")
         inputs = model_manifest(model).inputs
         model(*(torch.ones(s.shape, dtype=getattr(torch, s.dtype)) for s in inputs))
     assert counter.get_total_flops() / 2e9 == pytest.approx(spec.gflops, rel=0.02, abs=0.05)

@@ -1,14 +1,17 @@
-"""Weight files: every kind that the originals publish, and what is refused."""
+"""Checkpoints as people have them: which part is loaded, and what is refused."""
 
-import pickle
-from collections import OrderedDict
+import argparse
+import logging
+import pathlib
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from edgeseg.models.checkpoint import CheckpointError, KeyTable, load_weights, read_checkpoint
+import edgeseg
+from edgeseg.models.checkpoint import CheckpointError, KeyTable, LoadedWeights, load_weights
 from edgeseg.models.layers.fpn import FPN
 from edgeseg.models.layers.roi_heads import MaskHead
 from edgeseg.models.layers.rpn import RPN, AnchorGrid
@@ -44,15 +47,233 @@ def _assert_loaded(model, before):
     )
 
 
-@pytest.mark.parametrize("nesting", [None, "model", "state_dict"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_torch_file_loads_however_it_is_nested(tmp_path, nesting, prefix):
+def _under(prefix, state):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def _later(state):
+    """The same names with other values."""
+    return {key: value + 1 for key, value in state.items()}
+
+
+def _whole_module(state):
+    """A module, of a class that is not there when it is read, with this state dict."""
+    root = torch.nn.Module()
+    for key, value in state.items():
+        *path, name = key.split(".")
+        module = root
+        for part in path:
+            if part not in module._modules:
+                module.add_module(part, torch.nn.Module())
+            module = module._modules[part]
+        module.register_parameter(name, torch.nn.Parameter(value, value.is_floating_point()))
+    return root
+
+
+_SHAPES = {  # what a trainer writes -> the key of the part that is to be loaded
+    "a state dict": (lambda state: state, ""),
+    "torchvision's script": (
+        lambda state: {
+            "model": state,
+            "optimizer": {
+                "state": {0: {"exp_avg": torch.zeros(3)}},
+                "param_groups": [{"lr": 0.02}],
+            },
+            "lr_scheduler": {"milestones": Counter([16, 22])},
+            "args": argparse.Namespace(lr=0.02, output_dir=pathlib.Path("/runs/1")),
+            "best_map": np.float64(0.31),
+            "epoch": 3,
+        },
+        "model",
+    ),
+    "Lightning": (
+        lambda state: {
+            "state_dict": _under("model.", state) | {"criterion.weight": torch.ones(3)},
+            "hyper_parameters": {"lr": 1e-3},
+            "callbacks": {"ModelCheckpoint": {"best_score": torch.tensor(0.3)}},
+        },
+        "state_dict.model",
+    ),
+    "Lightning, another attribute": (
+        lambda state: {"state_dict": _under("net.", state)},
+        "state_dict.net",
+    ),
+    "averaged weights only": (
+        lambda state: {"model_ema": _under("module.", state) | {"n_averaged": torch.tensor(7)}},
+        "model_ema.module",
+    ),
+    "DataParallel": (lambda state: _under("module.", state), "module"),
+    "torch.compile": (lambda state: _under("_orig_mod.", state), "_orig_mod"),
+    "torch.compile of a part, in DistributedDataParallel": (
+        lambda state: _under(
+            "module.", {k.replace("head.", "head._orig_mod."): v for k, v in state.items()}
+        ),
+        "",
+    ),
+    "mmengine": (
+        lambda state: {
+            "meta": {"epoch": 12},
+            "state_dict": state,
+            "message_hub": {"log_scalars": {"loss": np.arange(3.0)}},
+            "ema_state_dict": _under("module.", _later(state)),
+        },
+        "state_dict",
+    ),
+    "an older spelling": (
+        lambda state: {"plfd_backbone": state, "auxiliarynet": {"fc.weight": torch.ones(3, 1)}},
+        "plfd_backbone",
+    ),
+    "a whole module": (_whole_module, ""),
+    "a whole module, beside others": (
+        lambda state: {"epoch": 1, "model": torch.nn.DataParallel(_whole_module(state))},
+        "model.module",
+    ),
+    "parts": (
+        lambda state: {
+            part: {
+                k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")
+            }
+            for part in ("backbone", "rpn", "roi_heads")
+        },
+        "",
+    ),
+    "a list": (lambda state: [state, {"lr": 0.1}], "0"),
+}
+
+
+@pytest.mark.parametrize("saved", ["zip", "legacy", "memory"])
+@pytest.mark.parametrize(("wrap", "key"), _SHAPES.values(), ids=_SHAPES)
+def test_a_checkpoint_loads_as_its_trainer_wrote_it(tmp_path, wrap, key, saved):
     model, state = _small(checkpoint.TORCHVISION_V1)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    state = {prefix + key: value for key, value in state.items()}
-    torch.save({nesting: state, "epoch": 3} if nesting else state, tmp_path / "weights.pth")
-    load_weights(model, tmp_path / "weights.pth", checkpoint.TORCHVISION_V1)
+    content = wrap(OrderedDict(state))
+    if saved != "memory":
+        path = tmp_path / "checkpoint.pth.tar"
+        torch.save(content, path, _use_new_zipfile_serialization=saved == "zip")
+        content = path
+    elif not isinstance(content, dict):
+        content = {"checkpoint": content}
+        key = f"checkpoint.{key}".removesuffix(".")
+    assert load_weights(model, content, checkpoint.TORCHVISION_V1).key == key
     _assert_loaded(model, before)
+
+
+def test_safetensors_load_under_the_trainer_s_prefix(tmp_path):
+    model, state = _small(checkpoint.TORCHVISION_V1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    save_file(_under("model.", state), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_weights(model, tmp_path / "model.safetensors", checkpoint.TORCHVISION_V1)
+    assert loaded.key == "model"
+    _assert_loaded(model, before)
+
+
+@pytest.mark.parametrize(
+    ("averaged", "plain"),
+    [
+        ("model_ema", "model"),
+        ("ema", "net"),
+        ("state_dict_ema", "state_dict"),
+        ("teacher", "student"),
+    ],
+)
+def test_averaged_weights_are_taken_before_plain_ones_and_both_are_named(averaged, plain, caplog):
+    model, state = _small(checkpoint.TORCHVISION_V1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    content = {plain: _later(state), averaged: _under("module.", state)}
+    with caplog.at_level(logging.INFO):
+        loaded = load_weights(model, content, checkpoint.TORCHVISION_V1)
+    assert loaded == LoadedWeights(f"{averaged}.module", (plain,))
+    assert f"those of {averaged}.module, the average, and not {plain}" in caplog.text
+    _assert_loaded(model, before)
+
+
+def test_a_key_chooses_the_part():
+    model, state = _small(checkpoint.TORCHVISION_V1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    content = {"model": state, "model_ema": _later(state)}
+    assert load_weights(model, content, checkpoint.TORCHVISION_V1, key="model").others == ()
+    _assert_loaded(model, before)
+    with pytest.raises(
+        CheckpointError, match="no weights under the key 'ema', expected one of model; model_ema"
+    ):
+        load_weights(model, content, checkpoint.TORCHVISION_V1, key="ema")
+
+
+def test_several_parts_without_an_average_have_to_be_chosen_from():
+    model, state = _small(checkpoint.TORCHVISION_V1)
+    content = {"first": state, "second": _later(state)}
+    with pytest.raises(
+        CheckpointError,
+        match=r"2 parts fit the model: first; second\. Choose one with --weights-key",
+    ):
+        load_weights(model, content, checkpoint.TORCHVISION_V1)
+
+
+def test_the_same_tensors_under_two_names_are_one_part(tmp_path):
+    model, state = _small(checkpoint.TORCHVISION_V1)
+    torch.save(
+        {"state_dict": {**_under("model.", state), **_under("net.", state)}}, tmp_path / "c.pth"
+    )
+    loaded = load_weights(model, tmp_path / "c.pth", checkpoint.TORCHVISION_V1)
+    assert loaded == LoadedWeights("state_dict.model")
+
+
+def test_an_export_s_reference_is_rebuilt_from_the_part_that_was_exported(tmp_path):
+    from edgeseg.exporting import remarks
+    from edgeseg.provenance import rebuild_model
+    from edgeseg_runtime import Manifest
+
+    model = edgeseg.create_model("landmarks_regression_tiny", weights="shapes")
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    path = tmp_path / "last.pth"
+    torch.save({"model": state, "model_ema": _later(state)}, path)
+    model = edgeseg.create_model("landmarks_regression_tiny", weights=path, weights_key="model")
+    edgeseg.export_bundle(model, tmp_path / "bundle", weights_source=str(path))
+    manifest = Manifest.load(tmp_path / "bundle")
+    assert f"the weights are those of 'model' in {path}" in list(remarks(manifest))
+    rebuilt = rebuild_model(manifest).state_dict()
+    assert all(torch.equal(rebuilt[key], value) for key, value in state.items())
+
+
+def _with_nan(state):
+    first = next(key for key, value in state.items() if value.ndim == 4)
+    broken = {key: value.clone() for key, value in state.items()}
+    broken[first].view(-1)[:3] = torch.tensor([float("nan"), float("inf"), float("-inf")])
+    return first, broken
+
+
+def test_nan_in_a_file_is_refused_with_the_name_of_the_weight(tmp_path):
+    model, state = _small(checkpoint.OWN)
+    name, broken = _with_nan(state)
+    torch.save(broken, tmp_path / "diverged.pth")
+    with pytest.raises(
+        CheckpointError, match=rf"NaN or infinite numbers in 1 weights: {name} \(3 of 64\)"
+    ):
+        load_weights(model, tmp_path / "diverged.pth", checkpoint.OWN)
+
+
+def test_nan_in_memory_is_said_when_it_is_loaded_and_refused_by_an_export(tmp_path, caplog):
+    state = edgeseg.create_model("landmarks_regression_tiny", weights="shapes").state_dict()
+    name, broken = _with_nan(state)
+    model = edgeseg.create_model("landmarks_regression_tiny", weights=broken)
+    assert f"{name} (3 of" in caplog.text
+    with pytest.raises(CheckpointError, match=f"the model has NaN .* {name}.*training diverged"):
+        edgeseg.export_bundle(model, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1.0], r"1 missing: mask_head.deconv.bias"),
+        (None, r"1 unsuitable: mask_head.deconv.bias: NoneType found, expected a tensor of float32"),
+        (torch.zeros(8, dtype=torch.int8), r"mask_head.deconv.bias: one of int8 found, expected .* float32"),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_no_weight_is_told(value, message):
+    model, state = _small(checkpoint.OWN)
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(model, {**state, "mask_head.deconv.bias": value}, checkpoint.OWN)
 
 
 def test_fine_tuned_torchvision_models_have_the_new_names():
@@ -68,82 +289,6 @@ def test_fine_tuned_torchvision_models_have_the_new_names():
     assert renamed.keys() != state.keys()
     load_weights(model, renamed, checkpoint.TORCHVISION_V1)
     _assert_loaded(model, before)
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_a_detectron2_pickle_loads(tmp_path, protocol):
-    model, state = _small(checkpoint.DETECTRON2)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    arrays = OrderedDict((key, value.numpy()) for key, value in state.items())
-    arrays["pixel_mean"] = np.zeros((3, 1, 1), np.float32)
-    arrays["proposal_generator.anchor_generator.cell_anchors.0"] = np.zeros((3, 4), np.float32)
-    content = {"model": arrays, "__author__": "Detectron2 Model Zoo", "epoch": np.float64(1.5)}
-    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps(content, protocol))
-    load_weights(model, tmp_path / "model_final.pkl", checkpoint.DETECTRON2)
-    _assert_loaded(model, before)
-
-
-def test_arrays_of_a_pickle_keep_order_and_type(tmp_path):
-    arrays = {
-        "fortran": np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)),
-        "big_endian": np.arange(3, dtype=">f4"),
-        "scalar": np.array(7, np.int64),
-        "empty": np.empty((0, 4), np.float16),
-    }
-    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": arrays}))
-    found = read_checkpoint(tmp_path / "w.pkl")["model"]
-    for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].shape == array.shape
-
-
-class _Malicious:
-    def __reduce__(self):
-        return exec, ("raise SystemExit('executed')",)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param({"model": _Malicious()}, id="a call"),
-        pytest.param({"model": np.array([{}], dtype=object)}, id="objects in an array"),
-        pytest.param({"model": np.array(["text"])}, id="text in an array"),
-        pytest.param({"model": {1, 2}}, id="a set"),
-    ],
-)
-def test_a_pickle_of_anything_but_arrays_is_refused(tmp_path, content):
-    (tmp_path / "weights.pkl").write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(CheckpointError, match="cannot be read as a weight file"):
-        read_checkpoint(tmp_path / "weights.pkl")
-
-
-def test_a_torch_file_with_code_is_refused(tmp_path):
-    torch.save({"model": _Malicious()}, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="cannot be read as a weight file"):
-        read_checkpoint(tmp_path / "weights.pth")
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
-def test_a_file_cut_anywhere_is_refused(tmp_path, suffix):
-    whole = tmp_path / f"whole{suffix}"
-    arrays = {"weight": np.arange(64, dtype=np.float32)}
-    if suffix == ".pkl":
-        whole.write_bytes(pickle.dumps({"model": arrays}))
-    elif suffix == ".pth":
-        torch.save({"weight": torch.arange(64.0)}, whole)
-    else:
-        save_file({"weight": torch.arange(64.0)}, whole)
-    raw = whole.read_bytes()
-    for length in range(0, len(raw), max(1, len(raw) // 40)):
-        cut = tmp_path / f"cut{suffix}"
-        cut.write_bytes(raw[:length])
-        with pytest.raises(CheckpointError, match="cannot be read as a weight file"):
-            read_checkpoint(cut)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"nothing\.pth: no such weight file"):
-        read_checkpoint(tmp_path / "nothing.pth")
 
 
 def test_all_misfits_are_listed():

@@ -45,8 +45,7 @@ class CenterNetConfig:
     scaled so that its longer side fills the width (the original's ``fix_res``). ``mean`` and ``std``
     are grey levels of blue, green, red.
 
-    Labels: ``labels`` names every class number and ``category_ids`` gives its COCO id; ``()`` means
-    the data set's with that many classes. ``task`` is "detection" or "pose", persons with
+    Labels: ``labels`` names every class number and ``category_ids`` gives its COCO id. ``task`` is "detection" or "pose", persons with
     ``num_joints`` joints (``keypoint_names`` and ``skeleton`` are COCO's where not given).
 
     ``backbone_channels`` are those of the backbone "small", ``head_channels`` the width inside each

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
 from edgeseg.models.labels import (
     COCO_80,
+    COCO_80_IDS,
     COCO_KEYPOINTS,
     COCO_SKELETON,
     PASCAL_20,
     SHAPES,
-    labels_and_categories,
+    ClassRules,
 )
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
@@ -21,15 +23,23 @@ if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
     from edgeseg.models.reference import ReferenceModel
 
-RESNET18: dict[str, Any] = {"backbone": "resnet18"}
-RESNET101: dict[str, Any] = {"backbone": "resnet101"}
-DLA34: dict[str, Any] = {"backbone": "dla34", "head_channels": 256}
-DLA34_V0: dict[str, Any] = {"backbone": "dlav0_34", "head_channels": 256}
-HOURGLASS: dict[str, Any] = {"backbone": "hourglass104", "head_channels": 256}
-POSE: dict[str, Any] = {"task": "pose", "num_classes": 1}
+COCO: dict[str, Any] = {"labels": COCO_80, "category_ids": COCO_80_IDS}
+RESNET18: dict[str, Any] = {**COCO, "backbone": "resnet18"}
+RESNET101: dict[str, Any] = {**COCO, "backbone": "resnet101"}
+DLA34: dict[str, Any] = {**COCO, "backbone": "dla34", "head_channels": 256}
+DLA34_V0: dict[str, Any] = {**COCO, "backbone": "dlav0_34", "head_channels": 256}
+HOURGLASS: dict[str, Any] = {**COCO, "backbone": "hourglass104", "head_channels": 256}
+POSE: dict[str, Any] = {
+    "task": "pose",
+    "num_classes": 1,
+    "labels": ("person",),
+    "category_ids": (1,),
+}
 PASCAL: dict[str, Any] = {
     "image_size": (384, 384),
     "num_classes": 20,
+    "labels": PASCAL_20,
+    "category_ids": tuple(range(1, 21)),
     # ImageNet's numbers for red, green, blue, which the original puts on blue, green, red.
     "mean": (0.485 * 255, 0.456 * 255, 0.406 * 255),
     "std": (0.229 * 255, 0.224 * 255, 0.225 * 255),
@@ -79,26 +89,21 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`.
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`.
 
     ``task="pose"`` implies the one class person.
     """
     from edgeseg.models.centernet.model import CenterNet, CenterNetConfig
 
-    implied = {**POSE, "labels": (), "category_ids": ()} if config.get("task") == "pose" else {}
-    settings = settings_of(name, CenterNetConfig, {**PRESETS[name], **implied}, image_size, config)
-    model = CenterNet(name, CenterNetConfig(**settings))
-    return with_weights(model, weights, _key_table(model.config.backbone))
+    preset = {**PRESETS[name], **(POSE if config.get("task") == "pose" else {})}
+    settings = settings_of(name, CenterNetConfig, preset, image_size, config, ClassRules())
+    return CenterNet(name, CenterNetConfig(**settings))
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
-    return _key_table(PRESETS[name]["backbone"])
-
-
-def _key_table(backbone: str) -> KeyTable:
     from edgeseg.models.centernet import checkpoint
 
     tables = {
@@ -109,7 +114,7 @@ def _key_table(backbone: str) -> KeyTable:
         "resnet101": checkpoint.RESNET,
         "small": checkpoint.OWN,
     }
-    return tables[backbone]
+    return tables[{**PRESETS[name], **config}["backbone"]]
 
 
 def manifest(model: ReferenceModel) -> Manifest:
@@ -123,11 +128,6 @@ def manifest(model: ReferenceModel) -> Manifest:
     is_pose = config.task == "pose"
     keypoints = TensorSpec(name="keypoints", dtype="float32", shape=(1, num_results, num_joints, 3))
     has_coco_joints = is_pose and num_joints == len(COCO_KEYPOINTS) and not config.keypoint_names
-    labels, category_ids = labels_and_categories(
-        config.num_classes,
-        (config.labels, COCO_80, PASCAL_20, ("person",)),
-        category_ids=config.category_ids,
-    )
     return Manifest(
         name=model.name,
         task="instances",
@@ -151,8 +151,8 @@ def manifest(model: ReferenceModel) -> Manifest:
             "score_threshold": 0.0,
             "keypoints": "none",
         },
-        labels=labels,
-        category_ids=category_ids,
+        labels=config.labels,
+        category_ids=config.category_ids,
         keypoint_names=COCO_KEYPOINTS if has_coco_joints else config.keypoint_names,
         skeleton=COCO_SKELETON if has_coco_joints and not config.skeleton else config.skeleton,
     )
@@ -178,6 +178,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
 )
 

@@ -31,6 +31,8 @@ class HourglassConfig:
     "truncate"; "none" takes the exact square) and resizes in floating point: with
     ``takes_fraction`` the network gets what uint8 would lose as a second picture.
 
+    ``labels`` and ``category_ids`` are those of the background and of whose key points are found.
+
     ``num_stacks``, ``channels`` and ``depth`` are the original's nstack, inp_dim and 4;
     ``stem_channels`` are the widths behind the first convolution and the two residuals before the
     last. ``flip_test`` averages the heat maps with those of the mirrored picture, at twice the
@@ -44,6 +46,8 @@ class HourglassConfig:
     takes_fraction: bool = True
     point_rounding: str = "truncate"
 
+    labels: tuple[str, ...] = ("__background__", "person")
+    category_ids: tuple[int, ...] = (0, 1)
     num_keypoints: int = 16
     keypoint_names: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
-from edgeseg.models.labels import BACKGROUND, MPII_KEYPOINTS, MPII_SKELETON
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
+from edgeseg.models.labels import BACKGROUND, MPII_KEYPOINTS, MPII_SKELETON, ClassRules
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
@@ -25,14 +26,15 @@ TINY = {
     "channels": 64,
     "stem_channels": (16, 32, 32),
 }
+PERSON: dict[str, Any] = {"labels": (BACKGROUND, "person")}
 PRESETS: dict[str, dict[str, Any]] = {
-    "hourglass_stack2": {"num_stacks": 2},
-    "hourglass_stack8": {},
-    "hourglass_tiny": TINY,
+    "hourglass_stack2": {**PERSON, "num_stacks": 2},
+    "hourglass_stack8": PERSON,
+    "hourglass_tiny": {**PERSON, **TINY},
 }
 """Model name -> what differs from the defaults of ``HourglassConfig``."""
 
-PERSON = (BACKGROUND, "person")
+CLASSES = ClassRules(names_background=True, num_classes=1)
 
 PRECISION = PrecisionRecipe(
     # Residual blocks normalise a trunk whose channels differ a thousandfold: what int8 takes from it
@@ -44,17 +46,16 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`."""
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.hourglass.model import HourglassConfig, StackedHourglass
 
-    settings = settings_of(name, HourglassConfig, PRESETS[name], image_size, config)
-    model = StackedHourglass(name, HourglassConfig(**settings))
-    return with_weights(model, weights, key_table(name))
+    settings = settings_of(name, HourglassConfig, PRESETS[name], image_size, config, CLASSES)
+    return StackedHourglass(name, HourglassConfig(**settings))
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, _config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
     from edgeseg.models.hourglass import checkpoint
 
@@ -89,8 +90,8 @@ def manifest(model: ReferenceModel) -> Manifest:
             crop_margin=config.crop_margin,
         ),
         postprocess={"point_rounding": config.point_rounding},
-        labels=PERSON,
-        category_ids=(0, 1),
+        labels=config.labels,
+        category_ids=config.category_ids,
         keypoint_names=MPII_KEYPOINTS if is_mpii else _names(config),
         skeleton=config.skeleton or (MPII_SKELETON if is_mpii else ()),
     )
@@ -122,6 +123,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
 )
 

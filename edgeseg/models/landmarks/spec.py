@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
@@ -83,22 +84,19 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`."""
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.landmarks.model import LandmarkHeatmaps, LandmarkRegressor, LandmarksConfig
 
     settings = settings_of(name, LandmarksConfig, PRESETS[name], image_size, config)
     checked = LandmarksConfig(**settings)
-    model = (
-        LandmarkRegressor(name, checked)
-        if checked.is_regression
-        else LandmarkHeatmaps(name, checked)
-    )
-    return with_weights(model, weights, key_table(name))
+    if checked.is_regression:
+        return LandmarkRegressor(name, checked)
+    return LandmarkHeatmaps(name, checked)
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, _config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
     from edgeseg.models.landmarks import checkpoint
 
@@ -185,6 +183,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
 )
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
 from edgeseg.models.labels import (
     BACKGROUND,
     COCO_80,
+    COCO_80_IDS,
     COCO_91,
     SHAPES,
-    labels_and_categories,
+    ClassRules,
 )
 from edgeseg_runtime.graphs import Graph, Rows, Schedule
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from edgeseg.models.maskrcnn.model import MaskRCNN
     from edgeseg.models.reference import ReferenceModel
 
+TORCHVISION: dict[str, Any] = {"labels": COCO_91}
 V2 = {
+    **TORCHVISION,
     "backbone_norm_eps": 1e-5,
     "head_norm_eps": 1e-5,
     "rpn_conv_depth": 2,
@@ -38,6 +42,8 @@ DETECTRON2 = {
     "mean": (103.53, 116.28, 123.675),
     "std": (1.0, 1.0, 1.0),
     "num_classes": 80,
+    "labels": COCO_80,
+    "category_ids": COCO_80_IDS,
     "background_first": False,
     "backbone_norm_eps": 1e-5,
     "stride_in_1x1": True,
@@ -73,9 +79,13 @@ TINY = {
     "mask_channels": 48,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    "keypointrcnn_resnet50_fpn": {"num_classes": 2, "num_keypoints": 17},
+    "keypointrcnn_resnet50_fpn": {
+        "num_classes": 2,
+        "labels": (BACKGROUND, "person"),
+        "num_keypoints": 17,
+    },
     "maskrcnn_resnet101_fpn_3x": {**DETECTRON2, "backbone": "resnet101"},
-    "maskrcnn_resnet50_fpn": {},
+    "maskrcnn_resnet50_fpn": TORCHVISION,
     "maskrcnn_resnet50_fpn_3x": DETECTRON2,
     "maskrcnn_resnet50_fpn_v2": V2,
     "maskrcnn_tiny": TINY,
@@ -90,7 +100,6 @@ PRECISION = PrecisionRecipe(
     float32=("mask_head.predictor", "keypoint_head.predictor"),
 )
 
-PERSON = (BACKGROUND, "person")
 FREE_ROWS = -1
 BUCKETS = (4, 16)
 """Rows, beside the full list, that engines of fixed shapes are built for."""
@@ -99,21 +108,22 @@ OFFICIAL_SIZES = {(800, 1344): (800, 1333)}
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`."""
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.maskrcnn.model import MaskRCNN, MaskRCNNConfig
 
-    settings = settings_of(name, MaskRCNNConfig, PRESETS[name], image_size, config)
+    has_background = {**PRESETS[name], **config}.get("background_first", True)
+    classes = ClassRules(counts_background=has_background, names_background=has_background)
+    settings = settings_of(name, MaskRCNNConfig, PRESETS[name], image_size, config, classes)
     height, width = settings.get("image_size", MaskRCNNConfig.image_size)
     sizes = OFFICIAL_SIZES.get((height, width), (min(height, width), max(height, width)))
     settings.setdefault("min_size", sizes[0])
     settings.setdefault("max_size", max(sizes[1], settings["min_size"]))
-    model = MaskRCNN(name, MaskRCNNConfig(**settings))
-    return with_weights(model, weights, key_table(name))
+    return MaskRCNN(name, MaskRCNNConfig(**settings))
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, _config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
     from edgeseg.models.maskrcnn import checkpoint
 
@@ -132,12 +142,6 @@ def manifest(model: ReferenceModel) -> Manifest:
     config = model.config
     height, width = config.image_size
     num_keypoints = config.num_keypoints
-    labels, category_ids = labels_and_categories(
-        config.num_classes,
-        (config.labels, *((COCO_91, PERSON) if config.background_first else (COCO_80,))),
-        category_ids=config.category_ids,
-        background_first=config.background_first,
-    )
     graphs = _graphs(model)
     return Manifest(
         name=model.name,
@@ -161,8 +165,8 @@ def manifest(model: ReferenceModel) -> Manifest:
             "score_threshold": 0.0,
             "keypoints": "bicubic_argmax" if num_keypoints else "none",
         },
-        labels=labels,
-        category_ids=category_ids,
+        labels=config.labels,
+        category_ids=config.category_ids,
     )
 
 
@@ -262,6 +266,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
     variants=variants,
 )

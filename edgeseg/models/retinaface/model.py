@@ -39,6 +39,7 @@ class RetinaFaceConfig:
     Input: ``image_size`` is height and width of the network input, of any size. With ``resize``
     "original" a picture keeps its scale, as in the original, and is shrunk only if it does not fit;
     with "letterbox" it fills the input. ``mean`` is B, G, R in grey levels and also the padding.
+    ``labels`` and ``category_ids`` are those of the background and of what is found.
 
     Network: the ``backbone``, "small" with ``backbone_channels`` at strides 4, 8, 16, 32, and a neck of
     ``fpn_channels``.
@@ -59,6 +60,8 @@ class RetinaFaceConfig:
     image_size: tuple[int, int] = (640, 640)
     resize: str = "original"
     mean: tuple[int, int, int] = (104, 117, 123)
+    labels: tuple[str, ...] = ("__background__", "face")
+    category_ids: tuple[int, ...] = (0, 1)
 
     backbone: str = "mobilenet025"
     backbone_channels: tuple[int, ...] = ()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
-from edgeseg.models.labels import BACKGROUND
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
+from edgeseg.models.labels import BACKGROUND, ClassRules
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
@@ -29,14 +30,15 @@ TINY = {
     "keep_top_k": 20,
     "top_k": 400,
 }
+FACE: dict[str, Any] = {"labels": (BACKGROUND, "face")}
 PRESETS: dict[str, dict[str, Any]] = {
-    "retinaface_mobilenet025": {},
-    "retinaface_resnet50": RESNET50,
-    "retinaface_tiny": TINY,
+    "retinaface_mobilenet025": FACE,
+    "retinaface_resnet50": {**FACE, **RESNET50},
+    "retinaface_tiny": {**FACE, **TINY},
 }
 """Model name -> what differs from the defaults of ``RetinaFaceConfig``."""
 
-LABELS = (BACKGROUND, "face")
+CLASSES = ClassRules(counts_background=True, names_background=True, num_classes=2)
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """Left and right as seen in the picture."""
 
@@ -48,25 +50,21 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`."""
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
     from edgeseg.models.retinaface.model import RetinaFace, RetinaFaceConfig
 
-    settings = settings_of(name, RetinaFaceConfig, PRESETS[name], image_size, config)
-    model = RetinaFace(name, RetinaFaceConfig(**settings))
-    return with_weights(model, weights, _key_table(model.config.backbone))
+    settings = settings_of(name, RetinaFaceConfig, PRESETS[name], image_size, config, CLASSES)
+    return RetinaFace(name, RetinaFaceConfig(**settings))
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
-    return _key_table(PRESETS[name].get("backbone", "mobilenet025"))
-
-
-def _key_table(backbone: str) -> KeyTable:
     from edgeseg.models.retinaface import checkpoint
 
     tables = {"mobilenet025": checkpoint.MOBILENET, "resnet50": checkpoint.RESNET}
+    backbone = {**PRESETS[name], **config}.get("backbone", "mobilenet025")
     return tables.get(backbone, checkpoint.OWN)
 
 
@@ -107,8 +105,8 @@ def manifest(model: ReferenceModel) -> Manifest:
             pad_value=config.mean,  # the original pads the normalised picture with zeros
         ),
         postprocess={"score_threshold": 0.0},
-        labels=LABELS,
-        category_ids=tuple(range(len(LABELS))),
+        labels=config.labels,
+        category_ids=config.category_ids,
         keypoint_names=LANDMARKS if model.has("landmarks") else (),
     )
 
@@ -133,6 +131,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
 )
 

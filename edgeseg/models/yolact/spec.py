@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Family, ModelSpec, PrecisionRecipe, Weights
-from edgeseg.models.building import settings_of, with_weights
-from edgeseg.models.labels import COCO_80, PASCAL_20, SHAPES, labels_and_categories
+from edgeseg.models import Family, ModelSpec, PrecisionRecipe
+from edgeseg.models.building import settings_of
+from edgeseg.models.labels import COCO_80, COCO_80_IDS, SHAPES, ClassRules
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
     from edgeseg.models.reference import ReferenceModel
 
-DARKNET53 = {"backbone": "darknet53", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
-PLUS = {"use_maskiou": True, "use_square_anchors": False, "scales_per_level": 3}
+COCO: dict[str, Any] = {"labels": COCO_80, "category_ids": COCO_80_IDS}
+DARKNET53 = {**COCO, "backbone": "darknet53", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
+PLUS = {**COCO, "use_maskiou": True, "use_square_anchors": False, "scales_per_level": 3}
 TINY = {
     "takes_fraction": False,
     "image_size": (192, 192),
@@ -37,8 +39,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "yolact_darknet53": DARKNET53,
     "yolact_plus_resnet101": {**PLUS, "dcn_layers": (0, 4, 23, 3), "dcn_interval": 3},
     "yolact_plus_resnet50": {**PLUS, "backbone": "resnet50", "dcn_layers": (0, 4, 6, 3)},
-    "yolact_resnet101": {},
-    "yolact_resnet50": {"backbone": "resnet50"},
+    "yolact_resnet101": COCO,
+    "yolact_resnet50": {**COCO, "backbone": "resnet50"},
     "yolact_tiny": TINY,
 }
 """Model name -> what differs from the defaults of ``YolactConfig``."""
@@ -59,24 +61,24 @@ PRECISION = PrecisionRecipe(
 
 
 def build(
-    name: str, weights: Weights, image_size: tuple[int, int] | None, config: Mapping[str, Any]
+    name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
-    """Return the model in evaluation mode, see :class:`edgeseg.models.ModelSpec`.
+    """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`.
 
     The sizes of the priors follow ``image_size``, as in the original's im400 and im700, unless
     ``config`` gives them.
     """
     from edgeseg.models.yolact.model import Yolact, YolactConfig
 
-    settings = settings_of(name, YolactConfig, PRESETS[name], image_size, config)
+    classes = ClassRules(counts_background=True)
+    settings = settings_of(name, YolactConfig, PRESETS[name], image_size, config, classes)
     if "pred_scales" not in config:
         settings["pred_scales"] = _scaled_scales(
             settings.get("pred_scales", YolactConfig.pred_scales),
             from_size=PRESETS[name].get("image_size", YolactConfig.image_size),
             to_size=settings.get("image_size", YolactConfig.image_size),
         )
-    model = Yolact(name, YolactConfig(**settings))
-    return with_weights(model, weights, _key_table(model.config.backbone))
+    return Yolact(name, YolactConfig(**settings))
 
 
 def _scaled_scales(
@@ -86,15 +88,12 @@ def _scaled_scales(
     return tuple(max(scale * max(to_size) // max(from_size), 1) for scale in scales)
 
 
-def key_table(name: str) -> KeyTable:
+def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
     """Return the parameter names of the official checkpoint of a variant."""
-    return _key_table(PRESETS[name].get("backbone", "resnet101"))
-
-
-def _key_table(backbone: str) -> KeyTable:
     from edgeseg.models.yolact import checkpoint
 
     tables = {"darknet53": checkpoint.DARKNET, "small": checkpoint.OWN}
+    backbone = {**PRESETS[name], **config}.get("backbone", "resnet101")
     return tables.get(backbone, checkpoint.RESNET)
 
 
@@ -112,11 +111,6 @@ def manifest(model: ReferenceModel) -> Manifest:
         "masks": config.mask_size,
         "mask_scores": (),
     }
-    labels, category_ids = labels_and_categories(
-        config.num_classes - 1,  # none is the background's
-        (config.labels, COCO_80, PASCAL_20),
-        category_ids=config.category_ids,
-    )
     image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
     fraction = dataclasses.replace(image, name="image_fraction")
     return Manifest(
@@ -143,8 +137,8 @@ def manifest(model: ReferenceModel) -> Manifest:
             "keypoints": "none",
             "box_rounding": "truncate",
         },
-        labels=labels,
-        category_ids=category_ids,
+        labels=config.labels,
+        category_ids=config.category_ids,
     )
 
 
@@ -165,6 +159,7 @@ FAMILY = Family(
     origins=_ORIGINS,
     precision=PRECISION,
     build=build,
+    key_table=key_table,
     manifest=manifest,
 )
 
