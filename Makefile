@@ -5,6 +5,8 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 DEMO_OUT ?= out/demo
+FUZZ_COUNT ?= 1000
+FUZZ_ARGS ?=
 
 BIN := .venv/bin
 PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -16,7 +18,7 @@ RUNTIME := .venv-runtime/$(notdir $(PYTHON))
 HAS_RTX := $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all test-runtime demo lint format
+.PHONY: help setup test test-all test-runtime fuzz demo lint format
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,6 +38,10 @@ test-all: setup  ## run those too that repeat for further models what another te
 test-runtime: export OMP_NUM_THREADS := 1
 test-runtime: $(RUNTIME)/.installed  ## run the runtime's tests without torch; PYTHON=python3.10 for its ONNX Runtime 1.23
 	$(RUNTIME)/bin/python -m pytest tests/runtime $(PYTEST_ARGS)
+
+fuzz: export OMP_NUM_THREADS := 1
+fuzz: setup  ## run mutated inputs; FUZZ_COUNT=100000 of each kind, FUZZ_ARGS="--kinds onnx --seed 7 --keep out/fuzz"
+	$(BIN)/python tests/fuzz/run_fuzz.py --count $(FUZZ_COUNT) $(FUZZ_ARGS)
 
 demo: setup  ## export, compile, run and benchmark a small model on built-in pictures
 	@$(BIN)/python benchmarks/demo.py --out $(DEMO_OUT)

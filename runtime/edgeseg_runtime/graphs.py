@@ -189,7 +189,8 @@ class Graph:
             refuse("reads", both[0], "an input that is not taken as well")
         if len(set(self.writes.values())) != len(self.writes):
             refuse("writes", sorted(self.writes.values()), "each state tensor once")
-        for name in self.kept:
+        for index, name in enumerate(self.kept):
+            check_name(f"kept[{index}]", name)
             if name not in outputs:
                 refuse("kept", name, f"one of {', '.join(sorted(outputs))}")
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from edgeseg_runtime.errors import CorruptArtifact, EngineBuildError, UnsafeModel
-from edgeseg_runtime.onnx_infer import check_shapes, described
+from edgeseg_runtime.onnx_infer import described, values_of
 from edgeseg_runtime.onnx_model import (
     ExternalData,
     Function,
@@ -70,7 +70,7 @@ def check_graph(
         _check_versions(model)
         _check_operators(model, frozenset(allow_operators))
         _check_size(model)
-        check_shapes(model)
+        values_of(model)
     except ValueError as error:
         raise UnsafeModel(
             f"{file} holds what a bundle may not hold: {error}. Expected a graph of standard "

@@ -11,7 +11,7 @@ from edgeseg_runtime.onnx_model import Function, Graph, Key, Model, Node, ValueI
 from edgeseg_runtime.onnx_operators import OPERATORS
 from edgeseg_runtime.onnx_shapes import BOOL, INT64, MAX_RANK, Value, evaluate, value_of
 
-__all__ = ["check_shapes", "described"]
+__all__ = ["described", "values_of"]
 
 MIN_ELEMENTS, MAX_ELEMENTS, MAX_GROWTH = 2**25, 2**28, 64
 """A value may have `MAX_GROWTH` times as many elements as the graph's inputs and weights together,
@@ -23,10 +23,10 @@ MAX_LOOPS = 256
 """An adaptive RoI-Align has 8, one suppression 4 at most."""
 
 
-def check_shapes(model: Model) -> None:
-    """Check that every value has a shape that is known before the graph runs, and is not too large.
+def values_of(model: Model) -> Mapping[str, Value]:
+    """Return the values of a model's graph, all of known and bounded size.
 
-    Nodes of operators that are not in the table give values of which nothing is known.
+    Of what nodes give whose operators are not in the table nothing is known.
 
     Raises:
         ValueError: naming the node, if it has inputs that do not fit its operator, or gives too much.
@@ -42,6 +42,7 @@ def check_shapes(model: Model) -> None:
     body = _Body(walk, values, {})
     body.run(graph)
     body.check_borders(graph)
+    return body.values
 
 
 def described(node: Node) -> str:

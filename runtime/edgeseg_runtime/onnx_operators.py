@@ -35,108 +35,46 @@ _FLOAT, _INT, _STRING, _TENSOR, _FLOATS, _INTS, _STRINGS = 1, 2, 3, 4, 6, 7, 8
 ANY = 2**15
 """Inputs or outputs of an operator that takes any number; none of them may be left out."""
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 ATTRIBUTES: dict[str, int] = {
     **dict.fromkeys(
-        [
-            "allowzero",
-            "align_corners",
-            "antialias",
-            "axis",
-            "batch_axis",
-            "batch_dims",
-            "block_size",
-            "blocksize",
-            "ceil_mode",
-            "count_include_pad",
-            "detect_negative",
-            "detect_positive",
-            "dtype",
-            "end",
-            "exclude_outside",
-            "exclusive",
-            "fmod",
-            "group",
-            "hidden_size",
-            "input_forget",
-            "is_causal",
-            "k",
-            "keepdims",
-            "largest",
-            "layout",
-            "linear_before_reset",
-            "noop_with_empty_axes",
-            "num_groups",
-            "num_outputs",
-            "offset_group",
-            "output_dtype",
-            "p",
-            "precision",
-            "reverse",
-            "saturate",
-            "select_last_index",
-            "size",
-            "sorted",
-            "start",
-            "stash_type",
-            "storage_order",
-            "time_axis",
-            "to",
-            "training_mode",
-            "transA",
-            "transB",
-            "upper",
-            "value_int",
-        ],
+        _words(
+            """allowzero align_corners antialias axis batch_axis batch_dims block_size blocksize
+            ceil_mode count_include_pad detect_negative detect_positive dtype end
+            exclude_outside exclusive fmod group hidden_size input_forget k keepdims largest
+            layout linear_before_reset noop_with_empty_axes num_groups num_outputs offset_group
+            output_dtype p precision reverse saturate select_last_index size sorted start
+            stash_type storage_order time_axis to training_mode transA transB upper value_int"""
+        ),
         _INT,
     ),
     **dict.fromkeys(
-        [
-            "alpha",
-            "beta",
-            "bias",
-            "clip",
-            "cubic_coeff_a",
-            "epsilon",
-            "extrapolation_value",
-            "gamma",
-            "lambd",
-            "momentum",
-            "value_float",
-        ],
+        _words(
+            """alpha beta bias clip cubic_coeff_a epsilon extrapolation_value gamma lambd momentum
+            value_float"""
+        ),
         _FLOAT,
     ),
     **dict.fromkeys(
-        [
-            "approximate",
-            "auto_pad",
-            "coordinate_transformation_mode",
-            "direction",
-            "equation",
-            "keep_aspect_ratio_policy",
-            "mode",
-            "nearest_mode",
-            "padding_mode",
-            "reduction",
-        ],
+        _words(
+            """approximate auto_pad coordinate_transformation_mode direction equation
+            keep_aspect_ratio_policy mode nearest_mode padding_mode reduction"""
+        ),
         _STRING,
     ),
+    **dict.fromkeys(_words("value"), _TENSOR),
+    **dict.fromkeys(_words("activation_alpha activation_beta value_floats"), _FLOATS),
     **dict.fromkeys(
-        [
-            "axes",
-            "dilations",
-            "kernel_shape",
-            "output_padding",
-            "output_shape",
-            "pads",
-            "perm",
-            "strides",
-            "value_ints",
-        ],
+        _words(
+            "axes dilations kernel_shape output_padding output_shape pads perm strides value_ints"
+        ),
         _INTS,
     ),
-    **dict.fromkeys(["activation_alpha", "activation_beta", "value_floats"], _FLOATS),
-    "activations": _STRINGS,
-    "value": _TENSOR,
+    **dict.fromkeys(_words("activations"), _STRINGS),
 }
 """Attribute -> its type (onnx.proto, AttributeProto.AttributeType), the same in all operators."""
 
@@ -164,7 +102,7 @@ def _operator(inputs: tuple[int, int], outputs: int, attributes: str, infer: Rul
 
 
 _WINDOWS = "auto_pad dilations kernel_shape pads strides"
-_REDUCED = "axes keepdims noop_with_empty_axes"
+_REDUCED = "keepdims noop_with_empty_axes"
 _CELL = "activation_alpha activation_beta activations clip direction hidden_size layout"
 _RESIZED = """antialias axes coordinate_transformation_mode cubic_coeff_a exclude_outside
     extrapolation_value keep_aspect_ratio_policy mode nearest_mode"""
@@ -197,7 +135,7 @@ OPERATORS: dict[str, Operator] = {
     ),
     **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _operator((1, ANY), 1, "", rules.elementwise)),
     **dict.fromkeys(
-        ["And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or", "Xor"],
+        _words("And Equal Greater GreaterOrEqual Less LessOrEqual Or Xor"),
         _operator((2, 2), 1, "", rules.comparison),
     ),
     "BitShift": _operator((2, 2), 1, "direction", rules.elementwise),
@@ -207,20 +145,13 @@ OPERATORS: dict[str, Operator] = {
     "Where": _operator((3, 3), 1, "", rules.where),
     # Along axes.
     **dict.fromkeys(
-        [
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceLogSum",
-            "ReduceLogSumExp",
-            "ReduceMax",
-            "ReduceMean",
-            "ReduceMin",
-            "ReduceProd",
-            "ReduceSum",
-            "ReduceSumSquare",
-        ],
-        _operator((1, 2), 1, _REDUCED, rules.reduction),
+        _words(
+            """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
+            ReduceProd ReduceSumSquare"""
+        ),
+        _operator((1, 2), 1, f"axes {_REDUCED}", rules.reduction),
     ),
+    "ReduceSum": _operator((1, 2), 1, _REDUCED, rules.reduction),
     **dict.fromkeys(
         ("ArgMax", "ArgMin"),
         _operator((1, 1), 1, "axis keepdims select_last_index", rules.arg_reduction),

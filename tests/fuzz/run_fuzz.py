@@ -51,10 +51,10 @@ def main() -> int:
 
 
 def kind_of(name: str) -> Kind:
-    """Return a kind of input."""
-    if name not in KINDS:
+    """Return a kind of input, by its name in the table or as "module:kind"."""
+    module, _, attribute = KINDS.get(name, name).partition(":")
+    if not attribute:
         raise SystemExit(f"kind {name!r} found, expected one of {', '.join(KINDS)}")
-    module, _, attribute = KINDS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 

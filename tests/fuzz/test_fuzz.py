@@ -1,0 +1,68 @@
+"""The fuzzers notice what they look for, and find nothing in a few inputs of each kind."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUNNER = Path(__file__).with_name("run_fuzz.py")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and signals")
+
+
+def fuzz(*arguments):
+    """Return the exit code and what was written."""
+    done = subprocess.run(
+        [sys.executable, str(RUNNER), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert not done.stderr, done.stderr
+    return done.returncode, done.stdout
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("CRASH", r"the process ended with -9"),
+        ("HANG", r"nothing for 2 s"),
+        ("FILL", r"\d+ bytes of memory"),
+        ("FAIL", r"KeyError: '\\'raw\\''|KeyError: \"'raw'\""),
+        ("ESCAPE", r"a message that cannot be printed: '\\x1b\[2J'"),
+    ],
+)
+def test_a_fault_is_noticed_and_the_next_inputs_are_run(tmp_path, fault, what):
+    name = f"fuzz_faults:{fault}"
+    code, text = fuzz("--kinds", name, "--count", 8, "--seed", 1, "--keep", tmp_path)
+    assert code == 1
+    found = re.findall(rf"^  {name} (\d+): {what}$", text, re.MULTILINE)
+    assert found
+    kept = sorted(tmp_path.iterdir())
+    assert len(kept) == len(found)
+    assert all(path.read_bytes() == b"3" for path in kept)
+    assert re.search(r"\d+ ran", text), "the inputs behind a fault are run as well"
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "outcomes"),
+    [
+        ("manifest", 400, ("accepted", "ManifestError")),
+        ("onnx", 200, ("accepted", "UnsafeModel", "CorruptArtifact")),
+        ("onnx_engine", 60, ("ran", "UnsafeModel", "CorruptArtifact")),
+    ],
+)
+def test_mutated_inputs_end_in_an_error_of_ours_or_the_right_result(kind, count, outcomes):
+    code, text = fuzz("--kinds", kind, "--count", count, "--seed", 2024)
+    assert code == 0, text
+    for outcome in outcomes:
+        assert re.search(rf"\d+ {outcome}\b", text), text
+
+
+def test_the_same_seed_gives_the_same_inputs():
+    first = fuzz("--kinds", "manifest", "--count", 20, "--seed", 5)[1]
+    again = fuzz("--kinds", "manifest", "--count", 20, "--seed", 5)[1]
+    outcomes = [text.partition(" s: ")[2] for text in (first, again)]
+    assert outcomes[0] == outcomes[1] != ""
