@@ -154,6 +154,7 @@ OPERATORS = {
     "too few inputs": (([node("Add", ["x"], ["y"])],), r"\(Add\) with 1 inputs"),
     "too many inputs": (([node("Relu", ["x", "x"], ["y"])],), r"\(Relu\) with 2 inputs"),
     "an input left out": (([node("Add", ["x", ""], ["y"])],), r"\(Add\) with 2 inputs"),
+    "an empty name behind the last input": (([node("Clip", ["x", ""], ["y"])],), "with 2 inputs"),
     "one of any number left out": (([node("Max", ["x", "", "x"], ["y"])],), r"with 3 inputs"),
     "a value that nobody makes": (([node("Relu", ["z"], ["y"])],), "'z' is used before it is made"),
     "a value that is made twice": (
