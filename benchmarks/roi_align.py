@@ -1,9 +1,9 @@
-"""Times three forms of pyramid RoI-Align in ONNX Runtime: edgeseg's GridSample, and RoiAlign in its two usual uses.
+"""Times forms of pyramid RoI-Align in ONNX Runtime: edgeseg's GridSample, and RoiAlign in its two usual uses.
 
     python benchmarks/roi_align.py --rounds 64
 
 All forms pool the same boxes from the same maps, take turns in one process, and are compared with edgeseg's PyTorch
-operator. "every level" runs RoiAlign for all boxes on every level and selects, which keeps shapes static;
+operator. "any number" is the same GridSample in a graph that does not know how many boxes there are. "every level" runs RoiAlign for all boxes on every level and selects, which keeps shapes static;
 "own level" gathers each level's boxes first, which does not.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,12 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgeseg.ops import pyramid_levels, pyramid_roi_align
+from edgeseg.ops.pyramid_atlas import atlas_layout
 from edgeseg_bench.latency import Plan, measure_interleaved, paired_ratio, warm_up
 from edgeseg_export.functions import add_functions
 
 STRIDES = (4, 8, 16, 32)
-FORMS = ("GridSample", "RoiAlign, every level", "RoiAlign, own level")
+FORMS = ("GridSample", "GridSample, any number", "RoiAlign, every level", "RoiAlign, own level")
 
 
 def main() -> None:
@@ -132,27 +134,22 @@ def build(form: str, arguments: argparse.Namespace, aligned: bool) -> ModelProto
     """The model of one form, from maps, boxes (and levels) to `pooled`."""
     names = [f"map_{index}" for index in range(len(STRIDES))]
     size = arguments.output_size
+    sizes = [(-(-arguments.height // stride), -(-arguments.width // stride)) for stride in STRIDES]
     inputs = [
-        helper.make_tensor_value_info(
-            name,
-            TensorProto.FLOAT,
-            [
-                1,
-                arguments.channels,
-                -(-arguments.height // stride),
-                -(-arguments.width // stride),
-            ],
-        )
-        for name, stride in zip(names, STRIDES, strict=True)
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, arguments.channels, *map_size])
+        for name, map_size in zip(names, sizes, strict=True)
     ]
-    inputs.append(helper.make_tensor_value_info("rois", TensorProto.FLOAT, [1, arguments.rois, 4]))
-    if form == FORMS[0]:
+    num_rois = "rows" if form == FORMS[1] else arguments.rois
+    inputs.append(helper.make_tensor_value_info("rois", TensorProto.FLOAT, [1, num_rois, 4]))
+    if form in FORMS[:2]:
         nodes = [
+            helper.make_node("PyramidAtlas", names, ["atlas"], domain="edgeseg"),
             helper.make_node(
-                "PyramidRoiAlign",
-                [*names, "rois"],
+                "AtlasRoiAlign",
+                ["atlas", "rois"],
                 ["pooled"],
                 domain="edgeseg",
+                level_sizes=[side for map_size in sizes for side in map_size],
                 strides=STRIDES,
                 output_size=[size, size],
                 sampling_ratio=arguments.sampling_ratio,
@@ -160,9 +157,12 @@ def build(form: str, arguments: argparse.Namespace, aligned: bool) -> ModelProto
                 level_rule="torchvision",
                 canonical_scale=224.0,
                 canonical_level=4,
-            )
+            ),
         ]
-        return add_functions(make_model(nodes, inputs, {}))
+        layout = atlas_layout(sizes)
+        shape = [1, arguments.channels, layout.height, layout.width]
+        atlas = helper.make_tensor_value_info("atlas", TensorProto.FLOAT, shape)
+        return add_functions(make_model(nodes, inputs, {}, [atlas]))
     inputs.append(helper.make_tensor_value_info("levels", TensorProto.INT64, [arguments.rois]))
     constants: dict[str, npt.NDArray[Any]] = {
         "first_axis": np.array([0]),
@@ -173,7 +173,7 @@ def build(form: str, arguments: argparse.Namespace, aligned: bool) -> ModelProto
         **{f"level_{index}": np.array(index) for index in range(len(STRIDES))},
     }
     nodes = [helper.make_node("Squeeze", ["rois", "first_axis"], ["boxes"])]
-    gathers = form == FORMS[2]
+    gathers = form == FORMS[3]
     pooled = "nothing"
     for index, stride in enumerate(STRIDES):
         nodes.append(helper.make_node("Equal", ["levels", f"level_{index}"], [f"is_{index}"]))
@@ -214,7 +214,10 @@ def build(form: str, arguments: argparse.Namespace, aligned: bool) -> ModelProto
 
 
 def make_model(
-    nodes: list[NodeProto], inputs: list[ValueInfoProto], constants: dict[str, npt.NDArray[Any]]
+    nodes: list[NodeProto],
+    inputs: list[ValueInfoProto],
+    constants: dict[str, npt.NDArray[Any]],
+    values: Sequence[ValueInfoProto] = (),
 ) -> ModelProto:
     """A model with one output, `pooled`."""
     return helper.make_model(
@@ -224,6 +227,7 @@ def make_model(
             inputs,
             [helper.make_tensor_value_info("pooled", TensorProto.FLOAT, None)],
             [numpy_helper.from_array(value, name) for name, value in constants.items()],
+            value_info=values,
         ),
         opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("edgeseg", 1)],
         ir_version=10,

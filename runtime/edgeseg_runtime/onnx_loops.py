@@ -1,7 +1,7 @@
 """Tells which Loops end: those with a count, and those in the forms that edgeseg writes.
 
 A Loop without a count runs for as long as its body says so. The bodies of `edgeseg::Nms` and
-`edgeseg::PyramidRoiAlign` stop by themselves in one of three forms, which are proven here rather
+`edgeseg::AtlasRoiAlign` stop by themselves in one of three forms, which are proven here rather
 than believed:
 
 counter       a state grows by a constant in each step and is compared with a bound that no picture
@@ -24,8 +24,8 @@ from edgeseg_runtime.onnx_shapes import BOOL, Value
 
 __all__ = ["MAX_STEPS", "Scope", "check_end"]
 
-MAX_STEPS = 2**17
-"""Of a Loop; `edgeseg::PyramidRoiAlign` takes up to 65793 for boxes that no map is large enough for."""
+MAX_STEPS = 2**18
+"""Of a Loop; `edgeseg::AtlasRoiAlign` takes up to 131583 for boxes that no map is large enough for."""
 _EXACT = 2**24
 """Whole numbers below which float32 counts."""
 _COUNTING = frozenset({1, 6, 7, 11})

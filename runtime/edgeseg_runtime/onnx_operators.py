@@ -11,7 +11,7 @@ table, and why:
 - Sequence..., Optional..., String..., TfIdfVectorizer, RegexFullMatch, ImageDecoder: types that are
   not tensors of numbers; some read what they are given as a picture or a pattern.
 - MaxRoiPool, RoiAlign, MaxUnpool: read or write at places that are computed, without bounds in every
-  engine or with work without bound; `edgeseg::PyramidRoiAlign` is made of operators above suspicion.
+  engine or with work without bound; `edgeseg::AtlasRoiAlign` is made of operators above suspicion.
 - DFT, STFT, windows, MelWeightMatrix, Det, Col2Im, CenterCropPad, Attention, RotaryEmbedding,
   RMSNormalization: one engine has them, or the newest releases only.
 - NegativeLogLikelihoodLoss, SoftmaxCrossEntropyLoss: training.

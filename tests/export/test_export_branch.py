@@ -1,20 +1,21 @@
 """The branch of R-CNN models as a graph of its own: it runs for any number of boxes, as its engines see it."""
 
-import warnings
-
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto
 
 import edgeseg
-from edgeseg.models import get_spec
+from edgeseg.models import get_spec, model_manifest
 from edgeseg.models.layers.roi_heads import KeypointHead
 from edgeseg.ops.pyramid_atlas import atlas_layout
-from edgeseg_export.bundle import GRAPH_PASSES, complete_graph
+from edgeseg_export.graph import GRAPH_PASSES, complete_graph
 from edgeseg_export.passes import apply
 from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_export.sessions import cpu_session
+from edgeseg_export.trace import trace
+from edgeseg_runtime.onnx_check import check_graph
 from edgeseg_runtime.onnx_inline import inline_functions
 
 MAX_ROWS = 100
@@ -24,17 +25,6 @@ VARIANTS = {
     "masks": {"weights": "shapes"},
     "key points, adaptive sampling": {"num_keypoints": 3, **ADAPTIVE},
 }
-
-
-class Branch(torch.nn.Module):
-    """The results that are computed for each detection."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, atlas, boxes, labels):
-        return self.model.branch_stages(atlas, boxes, labels)[self.model.outputs[-1]]
 
 
 def branch_inputs(model, pictures=1):
@@ -57,30 +47,9 @@ def branch_inputs(model, pictures=1):
     }
 
 
-def trace_branch(model, pictures=1):
-    """The graph without bodies; the batch is free if there are several pictures."""
-    example = {
-        name: torch.from_numpy(array[:, :5] if name != "atlas" else array)
-        for name, array in branch_inputs(model, pictures).items()
-    }
-    batch = {} if pictures == 1 else {0: torch.export.Dim("batch")}
-    rows = batch | {1: torch.export.Dim("rows", max=MAX_ROWS)}
-    with warnings.catch_warnings():
-        # torch 2.13's exporter uses a name that its own pytree deprecates.
-        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", ".*The axis name: .* will not be used.*")
-        program = torch.onnx.export(
-            Branch(model).eval(),
-            tuple(example.values()),
-            dynamo=True,
-            opset_version=20,
-            input_names=list(example),
-            output_names=["result"],
-            dynamic_shapes=(batch or None, rows, rows),
-            verbose=False,
-        )
-    return apply(program.model_proto, GRAPH_PASSES)
+def trace_branch(model, **options):
+    """The branch's graph without bodies."""
+    return apply(trace(model, model_manifest(model), model.branch, **options), GRAPH_PASSES)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -92,8 +61,8 @@ def branch(request):
     return model, trace_branch(model)
 
 
-def run_rows(graph, inputs, rows, **options):
-    session = cpu_session(graph, **options)
+def run_rows(graph, inputs, rows):
+    session = cpu_session(graph)
     given = {
         name: array if name == "atlas" else np.ascontiguousarray(array[:, :rows])
         for name, array in inputs.items()
@@ -105,7 +74,8 @@ def run_rows(graph, inputs, rows, **options):
 
 def expected_of(model, inputs):
     with torch.inference_mode():
-        return Branch(model)(*map(torch.from_numpy, inputs.values())).numpy()
+        stages = model.branch_stages(*map(torch.from_numpy, inputs.values()))
+    return stages[model.outputs[-1]].numpy()
 
 
 def test_no_size_in_the_graph_is_a_number_of_boxes(branch):
@@ -113,10 +83,12 @@ def test_no_size_in_the_graph_is_a_number_of_boxes(branch):
     shapes = [
         value.type.tensor_type.shape.dim for value in (*plain.graph.input, *plain.graph.output)
     ]
-    assert [shape[1].dim_param for shape in shapes[1:]] == ["rows"] * 3
+    assert {shape[1].dim_param for shape in shapes[1:]} == {"rows"}
     operators = {node.op_type for node in plain.graph.node}
     assert operators & {"Shape", "Size", "Range", "ConstantOfShape", "NonZero", "If"} == set()
-    (function,) = complete_graph(plain).functions
+    complete = complete_graph(plain)
+    check_graph(complete.SerializeToString())
+    (function,) = complete.functions
     assert function.name.startswith("AtlasRoiAlign_Nx")
     assert operators_within(function.node) & {"Shape", "NonZero", "TopK", "If"} == set()
 
@@ -150,7 +122,7 @@ def test_opset_17_gives_the_same_numbers(branch):
 def test_several_pictures_have_as_many_rows_each():
     model = edgeseg.create_model("maskrcnn_tiny", weights="shapes", **ADAPTIVE)
     inputs = branch_inputs(model, pictures=3)
-    graph = complete_graph(trace_branch(model, pictures=2))
+    graph = complete_graph(trace_branch(model, dynamic_batch=True))
     found = run_rows(graph, inputs, 40)
     np.testing.assert_allclose(found, expected_of(model, inputs)[:, :40], rtol=0, atol=2e-5)
 
@@ -162,8 +134,8 @@ def test_half_precision_samples_in_single(branch):
     graph = complete_graph(
         convert(plain, assignment, dict.fromkeys(values_needed(plain, assignment), 8.0))
     )
-    types = {node.op_type for node in graph.functions[0].node if node.op_type == "Cast"}
-    assert types, "the body takes the atlas as float16"
+    (atlas,) = (value for value in graph.graph.value_info if value.name == "atlas_half")
+    assert atlas.type.tensor_type.elem_type == TensorProto.FLOAT16
     full = run_rows(graph, inputs, MAX_ROWS)
     expected = expected_of(model, inputs)
     np.testing.assert_allclose(full, expected, rtol=0, atol=0.02 * np.abs(expected).max())

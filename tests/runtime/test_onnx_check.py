@@ -338,7 +338,7 @@ LOOPS = {
     "no condition": (loop(GOES_ON, needed=""), r"\(Loop\) runs without end"),
     "a count without a number": (
         loop(GOES_ON, count="n", constants={"n": np.zeros(0, np.int64)}),
-        "a number of steps that is not a constant up to 131072",
+        "a number of steps that is not a constant up to 262144",
     ),
     "too many steps": (
         loop(GOES_ON, count="n", constants={"n": np.int64(2**40)}),
