@@ -335,6 +335,7 @@ def build(
             ) from error
     rows = [
         {
+            "graphs": list(found.graphs),
             "file": str(found.path) if found.path else None,
             "engine": found.key.flavour,
             "version": found.key.version,

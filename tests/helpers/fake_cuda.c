@@ -3,49 +3,64 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int device_count = 1, sync_result = 0, streams = 0, blocks = 0;
+static int device_count = 1, sync_result = 0, capture_result = 0;
+static _Atomic int streams = 0, blocks = 0, graphs = 0, launches = 0;
+static _Atomic size_t bytes_to_host = 0, bytes_to_device = 0;
 static int contexts[2], current = 0; /* of two devices; the second has half as much memory free */
 static size_t limit = (size_t)1 << 30;
 
 /* What a captured stream was given: copies and, from the test, kernels. */
-static struct { void *target; const void *source; size_t size; void (*kernel)(void); } work[16];
-static int num_work = 0, is_capturing = 0, capture_result = 0, graphs = 0;
+typedef struct { void *target; const void *source; size_t size; void (*kernel)(void); } Work;
+typedef struct { int count; Work work[64]; } Graph;
+static __thread Graph captured;
+static __thread int is_capturing = 0;
 
 static int copy(void *target, const void *source, size_t size) {
-  if (!is_capturing) {
-    memcpy(target, source, size);
-    return 0;
-  }
-  work[num_work].target = target;
-  work[num_work].source = source;
-  work[num_work].size = size;
-  work[num_work++].kernel = 0;
+  if (is_capturing) captured.work[captured.count++] = (Work){target, source, size, 0};
+  else memcpy(target, source, size);
+  return 0;
+}
+static int new_graph(const Graph *content, void **target) {
+  Graph *graph = malloc(sizeof *graph);
+  *graph = *content;
+  *target = graph;
+  graphs++;
   return 0;
 }
 void fake_set_capture_result(int code) { capture_result = code; }
 void fake_launch_kernel(void (*kernel)(void)) {
-  if (is_capturing) work[num_work++].kernel = kernel;
+  if (is_capturing) captured.work[captured.count++].kernel = kernel;
   else kernel();
 }
-int cuStreamBeginCapture_v2(void *s, int mode) { is_capturing = 1; num_work = 0; return 0; }
+int cuStreamBeginCapture_v2(void *s, int mode) {
+  is_capturing = 1;
+  memset(&captured, 0, sizeof captured);
+  return 0;
+}
 int cuStreamEndCapture(void *s, void **graph) {
   is_capturing = 0;
-  *graph = capture_result ? 0 : &work;
-  graphs += !capture_result;
-  return capture_result;
+  *graph = 0;
+  return capture_result ? capture_result : new_graph(&captured, graph);
 }
-int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long f) { *e = g; graphs++; return 0; }
+int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long f) { return new_graph(g, e); }
 int cuGraphLaunch(void *e, void *s) {
-  for (int i = 0; i < num_work; i++) {
-    if (work[i].kernel) work[i].kernel();
-    else memcpy(work[i].target, work[i].source, work[i].size);
+  const Graph *graph = e;
+  for (int i = 0; i < graph->count; i++) {
+    if (graph->work[i].kernel) graph->work[i].kernel();
+    else memcpy(graph->work[i].target, graph->work[i].source, graph->work[i].size);
   }
-  return e == &work ? 0 : 400;
+  launches++;
+  return 0;
 }
-int cuGraphDestroy(void *g) { graphs--; return 0; }
-int cuGraphExecDestroy(void *e) { graphs--; return 0; }
+int cuGraphDestroy(void *g) { free(g); graphs--; return 0; }
+int cuGraphExecDestroy(void *e) { free(e); graphs--; return 0; }
 
-
+int fake_num_graphs(void) { return graphs; }
+int fake_num_launches(void) { return launches; }
+int fake_num_blocks(void) { return blocks; }
+/* What copies were asked for; a graph that is launched again asks for none. */
+size_t fake_bytes_to_host(void) { return bytes_to_host; }
+size_t fake_bytes_to_device(void) { return bytes_to_device; }
 void fake_set_device_count(int n) { device_count = n; }
 void fake_set_sync_result(int code) { sync_result = code; }
 void fake_set_limit(size_t bytes) { limit = bytes; }
@@ -81,9 +96,11 @@ int cuMemHostAlloc(void **p, size_t n, unsigned f) {
 }
 int cuMemFreeHost(void *p) { free(p); blocks--; return 0; }
 int cuMemcpyHtoDAsync_v2(uint64_t d, const void *s, size_t n, void *stream) {
+  bytes_to_device += n;
   return copy((void *)(uintptr_t)d, s, n);
 }
 int cuMemcpyDtoHAsync_v2(void *d, uint64_t s, size_t n, void *stream) {
+  bytes_to_host += n;
   return copy(d, (void *)(uintptr_t)s, n);
 }
 int cuStreamCreate(void **s, unsigned flags) { *s = malloc(1); streams++; return flags == 1 ? 0 : 1; }

@@ -11,10 +11,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_engine import compile_driver, open_driver
 from tiny_bundle import feed, write_bundle
 
 from edgeseg_runtime import cuda, engine_key, engine_store, engines, trt_compat
@@ -88,26 +88,19 @@ HELPERS = Path(__file__).parent.parent / "helpers"
 @pytest.fixture(scope="module")
 def driver_file(tmp_path_factory):
     """A driver library for tests: device memory is host memory."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or os.name != "posix":
-        pytest.skip("needs a C compiler")
-    source = HELPERS / "fake_cuda.c"
-    target = tmp_path_factory.mktemp("driver") / "libfakecuda.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", target, source], check=True)
-    return str(target)
+    return compile_driver(tmp_path_factory.mktemp("driver")) or pytest.skip("needs a C compiler")
 
 
 @pytest.fixture
 def driver(driver_file):
     """The library's switches, reset after each test; checks that everything was given back."""
-    library = ctypes.CDLL(driver_file)
-    library.fake_set_limit.argtypes = (ctypes.c_size_t,)
-    yield SimpleNamespace(file=driver_file, library=library)
-    library.fake_set_device_count(1)
-    library.fake_set_sync_result(0)
-    library.fake_set_capture_result(0)
-    library.fake_set_limit(2**30)
-    assert library.fake_live_objects() == 0
+    driver = open_driver(driver_file)
+    yield driver
+    driver.library.fake_set_device_count(1)
+    driver.library.fake_set_sync_result(0)
+    driver.library.fake_set_capture_result(0)
+    driver.library.fake_set_limit(2**30)
+    assert driver.library.fake_live_objects() == 0
 
 
 def test_a_device_is_described(driver):

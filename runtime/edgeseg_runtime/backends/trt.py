@@ -133,13 +133,16 @@ class TrtBackend:
     @classmethod
     def obstacle(cls, folder: Path, manifest: Manifest) -> str | None:
         """Return why this bundle cannot run here, or None; see `BackendClass`."""
+        missing = missing_graph(folder, manifest)
+        if missing is not None:
+            return missing
         try:
             trt = trt_compat.import_tensorrt(cls.flavour)
             info = cuda.probe()
             engine_key.key_for_device(b"", trt, info, EngineOptions())
         except EdgesegError as error:
             return str(error)
-        return missing_graph(folder, manifest)
+        return None
 
     def run(
         self,
