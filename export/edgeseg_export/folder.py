@@ -1,13 +1,12 @@
 """Puts a finished bundle in its place: whole, in one step, and without losing what else lies there.
 
-A bundle is made in a hidden folder beside its place, `.NAME.XXXXXXXX.partial`, which holds
+A bundle is made in a hidden folder beside its place (see `edgeseg_runtime.workshop`), which holds
 
-    edgeseg-export.lock    locked by the exporter for as long as it runs
-    new/                   the bundle in the making; nothing in it exists only there
-    old/                   what is being replaced, or is about to be
+    new/    the bundle in the making; nothing in it exists only there
+    old/    what is being replaced, or is about to be
 
-The system forgets the lock of a process that ends, however it ends. So a hidden folder that nobody
-holds was left by an exporter that was killed, and the next one settles it as it settles its own.
+An export ends by settling its hidden folder. What one that was killed left, the next one settles
+in the same way.
 """
 
 from __future__ import annotations
@@ -15,22 +14,19 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import glob
+import functools
 import itertools
-import logging
 import os
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from edgeseg_runtime.errors import BundleError
-from edgeseg_runtime.files import sync_folder, try_lock
+from edgeseg_runtime.files import sync_folder
 from edgeseg_runtime.manifest import FILE_NAME, Manifest
+from edgeseg_runtime.workshop import clear, settle_leftovers, workshop
 
-LOCK = "edgeseg-export.lock"
 NEW, OLD = "new", "old"
 ENGINES = "engines"
 """Folder of compiled engines in a bundle. No manifest lists them; their names tell what each is for."""
@@ -39,8 +35,6 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 """What a system or a file system answers that cannot let two folders change places."""
-
-_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -67,7 +61,7 @@ def new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     folder = _absolute(folder)
     check_folder(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _workshop(folder) as work:
+    with workshop(folder, functools.partial(_settle, folder)) as work:
         fresh = work / NEW
         fresh.mkdir()
         yield fresh
@@ -95,7 +89,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         )
     if place.exists() and not place.is_dir():
         raise FileExistsError(f"{folder} is not a folder; give another name for the bundle")
-    _settle_leftovers(place)
+    settle_leftovers(place, functools.partial(_settle, place))
     _check_place(place)
     if not place.exists() or not any(place.iterdir()):
         return
@@ -138,86 +132,14 @@ def _check_place(place: Path) -> None:
         )
 
 
-# ---------------------------------------------------------------- the hidden folder
-
-
-@contextlib.contextmanager
-def _workshop(folder: Path) -> Iterator[Path]:
-    """Give a hidden folder that is ours until the block ends."""
-    work, lock = _locked_work(folder)
-    try:
-        yield work
-    finally:
-        _settle(work, folder)
-        lock.close()
-        _remove_work(work)
-
-
-def _locked_work(folder: Path) -> tuple[Path, IO[bytes]]:
-    """Return a new hidden folder and its lock; who finds it before it is locked may remove it."""
-    while True:
-        work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-        work.mkdir()
-        try:
-            lock = (work / LOCK).open("xb")
-        except FileNotFoundError:
-            continue
-        try:
-            is_ours = _try_lock(lock, work)
-        except OSError:  # a file system without locks: nobody else gets this one either
-            is_ours = True
-        if is_ours:
-            return work, lock
-        lock.close()
-
-
-def _settle_leftovers(folder: Path) -> None:
-    """Settle the hidden folders of this place whose exporters are gone."""
-    pattern = f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.partial"
-    for work in sorted(folder.parent.glob(pattern)):
-        try:
-            with (work / LOCK).open("r+b") as lock:
-                if not _try_lock(lock, work):
-                    continue
-                _settle(work, folder)
-        except FileNotFoundError:
-            pass  # cut off before the lock was made, or after it was removed: nothing is in it
-        except OSError as error:
-            _log.warning("%s was left by an export and cannot be removed: %s", work, error)
-            continue
-        _remove_work(work)
-
-
-def _try_lock(lock: IO[bytes], work: Path) -> bool:
-    """Tell whether the lock is ours now, and still the one that others would find."""
-    if not try_lock(lock):
-        return False
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(lock.fileno()), (work / LOCK).stat())
-    return False
-
-
-def _settle(work: Path, folder: Path) -> None:
-    """Leave nothing in a hidden folder, in whatever state an export ended; its lock is held."""
+def _settle(folder: Path, work: Path) -> None:
+    """Leave nothing in a hidden folder, in whatever state an export ended."""
     old = work / OLD
-    try:
-        if old.exists() and not folder.exists():
-            old.rename(folder)  # ended between the two steps of an exchange
-        elif old.exists():
-            _return_foreign(old, folder)
-    except OSError as error:
-        _log.warning("%s holds what an export replaced and cannot be removed: %s", old, error)
-    shutil.rmtree(work / NEW, ignore_errors=True)
-
-
-def _remove_work(work: Path) -> None:
-    with contextlib.suppress(OSError):
-        if {path.name for path in work.iterdir()} <= {LOCK}:
-            (work / LOCK).unlink(missing_ok=True)
-            work.rmdir()
-
-
-# ---------------------------------------------------------------- old and new
+    if old.exists() and not folder.exists():
+        old.rename(folder)  # ended between the two steps of an exchange
+    elif old.exists():
+        _return_foreign(old, folder)
+    clear(work)
 
 
 def _replace(folder: Path, work: Path) -> None:
