@@ -15,11 +15,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from edgeseg.terminal import Terminal, close_broken_pipe
+from edgeseg.terminal import Terminal
+from edgeseg_runtime.streams import exit_code_after_flush, open_standard_streams, silence
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -55,22 +57,30 @@ IMAGE_SIZE_HELP = "Network input, HEIGHTxWIDTH or one number; the model's own if
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` are those of the process if None."""
+    open_standard_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    return exit_code_after_flush(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; whatever it raises becomes an exit code and a message."""
     terminal = Terminal(arguments)
     command = typer.main.get_command(app)
     try:
         with _signals_as_interrupts(terminal):
             code = command.main(arguments, prog_name="edgeseg", standalone_mode=False, obj=terminal)
     except BrokenPipeError:
-        close_broken_pipe()
+        silence(sys.stdout)
         return 1
     except (KeyboardInterrupt, typer.Abort) as error:
         return _interrupted(terminal, error)
     except Exception as error:  # noqa: BLE001  the one place where everything ends
+        if terminal.is_interrupted:  # a library made another error of it
+            return _interrupted(terminal, error)
         return _failed(terminal, error, arguments)
     finally:
         terminal.close()
-    if code == INTERRUPTED and not terminal.has_result:
+    if (code == INTERRUPTED or terminal.is_interrupted) and not terminal.has_result:
         return _interrupted(terminal, KeyboardInterrupt())
     return code if isinstance(code, int) else 0
 
@@ -648,14 +658,17 @@ def _signals_as_interrupts(terminal: Terminal) -> Iterator[None]:
 
     An exception that is raised while a vendor's library calls back may get lost there (TensorRT's
     builder swallows it), so the terminal remembers the signal and its progress bars raise again.
+    The first signal while a module is imported is only remembered: a half of PyTorch may crash.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def interrupt(_number: int, _frame: object) -> None:
+    def interrupt(_number: int, frame: FrameType | None) -> None:
+        is_first = not terminal.is_interrupted
         terminal.is_interrupted = True
-        raise KeyboardInterrupt
+        if not (is_first and _is_importing(frame)):
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
@@ -663,6 +676,15 @@ def _signals_as_interrupts(terminal: Terminal) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Tell whether a module is being imported where a signal came."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _interrupted(terminal: Terminal, error: BaseException) -> int:

@@ -150,12 +150,12 @@ def cache_folder() -> Path:
     It is not created here.
     """
     chosen = os.environ.get("EDGESEG_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
     base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
     try:
+        if chosen:
+            return Path(chosen).expanduser()
         return Path(base or Path.home() / ".cache") / "edgeseg" / "engines"
-    except RuntimeError:  # no home folder: a service account
+    except RuntimeError:  # no home folder: a service account, or a user without a passwd entry
         return Path(os.devnull) / "engines"
 
 
@@ -216,11 +216,18 @@ def locked(folder: Path, *, needs_privacy: bool) -> Iterator[bool]:
 
 def _records(folder: Path, pattern: str) -> Iterator[tuple[EngineKey, Artifact]]:
     """Yield what the records of a pattern say, in the order of their names; skip what is none."""
-    for path in sorted(folder.glob(pattern)):
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.match(pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        _logger.warning("the engines in %s cannot be looked at: %s", folder, error.strerror)
+        return
+    for name in names:
         try:
-            record = _read_record(folder, path.name)
+            record = _read_record(folder, name)
         except (BundleError, ValueError, TypeError, KeyError) as error:
-            _logger.warning(_IGNORED, path.name, error)
+            _logger.warning(_IGNORED, name, error)
             continue
         yield record
 
