@@ -8,6 +8,7 @@ import secrets
 import stat
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -145,12 +146,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_synced(temporary, data)
         temporary.replace(target)
-    except OSError as error:  # a full disk, say, where Python names no file
+    except OSError as error:  # of a full disk, say, where Python names no file
         temporary.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, os.fspath(target)) from error
     except BaseException:
@@ -158,6 +156,20 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
         raise
     sync_folder(target.parent)
     return target
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file that does not exist yet, and flush it to the disk."""
+    with path.open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def listed(names: Sequence[str], *, most: int = 3) -> str:
+    """Return the first names, separated by commas, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def try_lock(stream: IO[bytes]) -> bool:
