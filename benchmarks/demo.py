@@ -73,12 +73,22 @@ def run_demo(out: Path, weights: str) -> None:
         )
 
     say("Run the bundle on the pictures with ONNX Runtime")
-    edgeseg("run", bundle, str(pictures), "--backend", "onnxruntime", "-o", str(out / "annotated"))
+    edgeseg(
+        "run",
+        bundle,
+        str(pictures),
+        "--backend",
+        "onnxruntime",
+        "-o",
+        str(out / "annotated"),
+        "--overwrite",
+    )
 
     say("Compare accuracy and latency with PyTorch")
     edgeseg(
         "bench", bundle, "--data", "shapes", "--backends", "torch,onnxruntime",
         "--limit", str(NUM_BENCH_PICTURES), "--quick", "--threads", "1", "-o", str(out / "report"),
+        "--overwrite",
     )  # fmt: skip
 
 

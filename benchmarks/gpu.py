@@ -84,7 +84,7 @@ def measure(folder: Path, name: str, arguments: argparse.Namespace, console: Con
             predictors, open_dataset("shapes", limit=arguments.limit), quick=arguments.quick
         )
     console.print(render_table(report))
-    write_report(report, arguments.out, name=name)
+    write_report(report, arguments.out, name=name, overwrite=True)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -66,7 +66,7 @@ def main() -> None:
         )
     console.print(render_table(report))
     if arguments.out is not None:
-        write_report(report, arguments.out.parent, name=arguments.out.name)
+        write_report(report, arguments.out.parent, name=arguments.out.name, overwrite=True)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -15,11 +15,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
-from edgeseg.terminal import Terminal, close_broken_pipe
+from edgeseg.terminal import Terminal
+from edgeseg_runtime.streams import exit_code_after_flush, open_standard_streams, silence
 
 INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -50,27 +52,38 @@ Engines = Annotated[
     Path | None,
     typer.Option(help="Folder of TensorRT engines that you built yourself; engines are programs."),
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files of earlier results in that folder.")
+]
 IMAGE_SIZE_HELP = "Network input, HEIGHTxWIDTH or one number; the model's own if left out."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` are those of the process if None."""
+    open_standard_streams()
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    return exit_code_after_flush(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    """Run one command; whatever it raises becomes an exit code and a message."""
     terminal = Terminal(arguments)
     command = typer.main.get_command(app)
     try:
         with _signals_as_interrupts(terminal):
             code = command.main(arguments, prog_name="edgeseg", standalone_mode=False, obj=terminal)
     except BrokenPipeError:
-        close_broken_pipe()
+        silence(sys.stdout)
         return 1
     except (KeyboardInterrupt, typer.Abort) as error:
         return _interrupted(terminal, error)
     except Exception as error:  # noqa: BLE001  the one place where everything ends
+        if terminal.is_interrupted:  # a library made another error of it
+            return _interrupted(terminal, error)
         return _failed(terminal, error, arguments)
     finally:
         terminal.close()
-    if code == INTERRUPTED and not terminal.has_result:
+    if (code == INTERRUPTED or terminal.is_interrupted) and not terminal.has_result:
         return _interrupted(terminal, KeyboardInterrupt())
     return code if isinstance(code, int) else 0
 
@@ -386,6 +399,7 @@ def bench(
         Path | None,
         typer.Option("--out", "-o", help="Folder of the report; NAME-bench if left out."),
     ] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
@@ -393,11 +407,13 @@ def bench(
     """Compare accuracy and latency of a bundle's engines and the PyTorch model."""
     from edgeseg.benchmark import benchmark
     from edgeseg.options import check_engines, names_from_text
-    from edgeseg_bench.report import render_table, write_report
+    from edgeseg_bench.report import render_table, report_folder, write_report
 
     terminal = _terminal(ctx, json, verbose, quiet)
     names = names_from_text("--backends", backends)
     check_engines(engines, names)
+    folder = out or Path(f"{bundle.resolve().name}-bench")
+    report_folder(folder, overwrite=overwrite)
     with terminal.progress() as progress:
         report = benchmark(
             bundle,
@@ -413,8 +429,7 @@ def bench(
             engines_folder=engines,
             progress=progress,
         )
-    folder = out or Path(f"{bundle.resolve().name}-bench")
-    files = [str(file) for file in write_report(report, folder)]
+    files = [str(file) for file in write_report(report, folder, overwrite=overwrite)]
     terminal.show(render_table(report), f"wrote {' and '.join(files)}")
     terminal.finish({"files": files, "report": dataclasses.asdict(report)}, last_line=folder)
 
@@ -445,12 +460,20 @@ def compare(
         Path | None,
         typer.Option("--out", "-o", help="Folder for JSON, Markdown and the worst pictures."),
     ] = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     verbose: Verbose = 0,
     quiet: Quiet = False,
 ) -> None:
     """Find where a bundle loses accuracy against another one or the PyTorch model."""
-    from edgeseg.comparison import open_pictures, open_sides, renderables, verdict, write_report
+    from edgeseg.comparison import (
+        open_pictures,
+        open_sides,
+        renderables,
+        report_folder,
+        verdict,
+        write_report,
+    )
     from edgeseg_export.compare import METRICS
     from edgeseg_export.compare import compare as compare_sides
     from edgeseg_export.conditions import conditions_from_text, conditions_met
@@ -458,6 +481,7 @@ def compare(
     terminal = _terminal(ctx, json, verbose, quiet)
     conditions = conditions_from_text(fail_on or (), METRICS)
     files: list[Path] = []
+    outputs = None if out is None else report_folder(out, overwrite=overwrite)
     with terminal.progress() as progress:
         progress("load", 0, 1)
         sides = open_sides(reference, candidate, weights=weights, weights_key=weights_key)
@@ -465,9 +489,9 @@ def compare(
         report = compare_sides(
             *sides, pictures, count, data=name, score_threshold=score, progress=progress
         )
-        if out is not None:
+        if outputs is not None:
             progress("write", 0, 1)
-            files = write_report(report, out, sides, pictures, score=score)
+            files = write_report(report, outputs, sides, pictures, score=score)
     met = [str(condition) for condition in conditions_met(conditions, report.metrics())]
     terminal.show(*renderables(report, is_full=verbose > 0), *([verdict(report)] if out else []))
     document = {
@@ -488,15 +512,20 @@ def compare(
 def run(
     ctx: typer.Context,
     bundle: Bundle,
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
-            metavar="SOURCE", help="Picture, folder, pattern, video, number of a camera, or URL."
+            metavar="SOURCE",
+            help="Picture, folder, pattern, video, number of a camera, or URL; or several.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path(
         "edgeseg-run"
     ),
+    overwrite: Overwrite = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Read the folders in a folder too.")
+    ] = False,
     backend: Annotated[
         str, typer.Option(help="auto, onnxruntime, openvino, tensorrt or tensorrt_rtx.")
     ] = "auto",
@@ -515,21 +544,30 @@ def run(
 ) -> None:
     """Run a bundle on pictures, a video or a camera; needs no torch."""
     from edgeseg.options import check_engines
-    from edgeseg.recording import record, stop_on_signals
-    from edgeseg_runtime import Source, load
+    from edgeseg.recording import (
+        lines_from_outcome,
+        output_folder,
+        problem_of_outcome,
+        record,
+        stop_on_signals,
+    )
+    from edgeseg_runtime import load
+    from edgeseg_runtime.errors import BrokenSource
+    from edgeseg_runtime.sources import open_sources
 
     terminal = _terminal(ctx, json, verbose, quiet)
     check_engines(engines, [backend])
     options: dict[str, Any] = {} if engines is None else {"engines_folder": engines}
     with terminal.progress() as progress, stop_on_signals() as stop:
-        frames = Source(source, stop=stop, max_reconnects=reconnect)
+        frames = open_sources(sources, stop=stop, max_reconnects=reconnect, recursive=recursive)
+        outputs = output_folder(frames, out, draws=draw, writes_json=save_json, overwrite=overwrite)
         progress("load the bundle", 0, 1)
         with load(bundle, backend=backend, threads=threads, **options) as predictor:
             used = predictor.backend.name
             outcome = record(
                 predictor,
                 frames,
-                out,
+                outputs,
                 score=score,
                 draws=draw,
                 writes_json=save_json,
@@ -542,12 +580,12 @@ def run(
         "folder": str(out),
         "backend": used,
     }
-    terminal.show(
-        f"{outcome.num_frames} frames on {used}, {outcome.num_detections} detections from score "
-        f"{score} on, {outcome.num_skipped} frames skipped"
-    )
+    terminal.show(*lines_from_outcome(outcome, backend=used, score=score))
     if outcome.num_nonfinite:
-        terminal.note(f"{outcome.num_nonfinite} detections were dropped: NaN or infinite numbers")
+        terminal.note(
+            f"{outcome.num_nonfinite} detections were dropped or lost key points: NaN or infinite "
+            "numbers"
+        )
     if outcome.num_shrunk:
         terminal.note(
             f"{outcome.num_shrunk} frames fit into no shape of the bundle and were shrunk further than "
@@ -557,6 +595,8 @@ def run(
     if outcome.was_interrupted:
         terminal.note("interrupted; what was done by then is written")
         raise typer.Exit(INTERRUPTED)
+    if problem := problem_of_outcome(outcome):
+        raise BrokenSource(problem)
 
 
 @app.command()
@@ -649,14 +689,17 @@ def _signals_as_interrupts(terminal: Terminal) -> Iterator[None]:
 
     An exception that is raised while a vendor's library calls back may get lost there (TensorRT's
     builder swallows it), so the terminal remembers the signal and its progress bars raise again.
+    The first signal while a module is imported is only remembered: a half of PyTorch may crash.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def interrupt(_number: int, _frame: object) -> None:
+    def interrupt(_number: int, frame: FrameType | None) -> None:
+        is_first = not terminal.is_interrupted
         terminal.is_interrupted = True
-        raise KeyboardInterrupt
+        if not (is_first and _is_importing(frame)):
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
@@ -664,6 +707,15 @@ def _signals_as_interrupts(terminal: Terminal) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Tell whether a module is being imported where a signal came."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _interrupted(terminal: Terminal, error: BaseException) -> int:

@@ -19,15 +19,16 @@ from edgeseg_export.compare import CompareReport, Picture, Side
 from edgeseg_export.sessions import GraphBackend
 from edgeseg_runtime import Manifest, Predictor, Source
 from edgeseg_runtime.errors import CorruptArtifact
-from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.graph_files import read_graph
 from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.outputs import OutputFolder
 from edgeseg_runtime.tasks import create_task
 
 TORCH = "torch"
 NUM_SHOWN = 12
 """Nodes of the table on the terminal; files have them all."""
 NUM_PAIRS = 4
+REPORT_FILES = ("report.json", "report.md")
 GAP = 8  # pixels between the two pictures of a pair
 
 Pictures = Callable[[], Iterator[Picture]]
@@ -127,9 +128,18 @@ def markdown(report: CompareReport) -> str:
     return "\n".join(lines) + "\n"
 
 
+def report_folder(folder: Path, *, overwrite: bool) -> OutputFolder:
+    """Return the folder for what `write_report` writes, which is not touched before.
+
+    Raises:
+        FileExistsError: a report is there and `overwrite` is not set.
+    """
+    return OutputFolder(folder, REPORT_FILES, overwrite=overwrite)
+
+
 def write_report(
     report: CompareReport,
-    folder: Path,
+    outputs: OutputFolder,
     sides: tuple[Side, Side],
     pictures: Pictures,
     *,
@@ -139,19 +149,33 @@ def write_report(
 
     Args:
         report: what to write.
-        folder: is created.
+        outputs: from `report_folder`.
         sides: reference and candidate.
         pictures: that were compared on.
         score: detections from this score on are drawn; where all count, all are.
 
     Raises:
+        FileExistsError: a file that is not to be replaced is there.
         OSError: a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [
-        write_atomic(folder / "report.json", report.to_json().encode()),
-        write_atomic(folder / "report.md", markdown(report).encode()),
-    ]
+    with outputs:
+        contents = (report.to_json(), markdown(report))
+        files = [
+            outputs.write(name, text.encode())
+            for name, text in zip(REPORT_FILES, contents, strict=True)
+        ]
+        files += _write_worst(report, outputs, sides, pictures, score)
+    return sorted(files, key=lambda file: (file.suffix == ".jpg", file.name))
+
+
+def _write_worst(
+    report: CompareReport,
+    outputs: OutputFolder,
+    sides: tuple[Side, Side],
+    pictures: Pictures,
+    score: float,
+) -> Iterator[Path]:
+    """Write the worst pictures with both results side by side, and yield their files."""
     ranks = {picture.image_id: rank for rank, picture in enumerate(report.agreement.worst, 1)}
     predictors = [_predictor(side) for side in sides]
     for picture in pictures():
@@ -162,8 +186,7 @@ def write_report(
         gap = np.full((picture.image.shape[0], GAP, 3), 255, np.uint8)
         pair = np.concatenate([drawn[0], gap, drawn[1]], axis=1)
         content = cv2.imencode(".jpg", pair)[1].tobytes()
-        files.append(write_atomic(folder / f"worst_{rank}_{Path(picture.name).stem}.jpg", content))
-    return sorted(files, key=lambda file: (file.suffix == ".jpg", file.name))
+        yield outputs.write(f"worst_{rank}_{Path(picture.name).stem}.jpg", content)
 
 
 def _bundle_side(folder: Path) -> Side:

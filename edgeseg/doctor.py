@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import platform
 import re
@@ -18,6 +17,7 @@ from typing import Any
 from edgeseg_bench.environment import Environment, read_environment
 from edgeseg_runtime import __version__, cuda, engine_store, trt_compat
 from edgeseg_runtime.errors import EdgesegError
+from edgeseg_runtime.libraries import import_library
 
 CPU_PROVIDER = "CPUExecutionProvider"
 FAST_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp")
@@ -72,7 +72,7 @@ def check_providers() -> list[dict[str, Any]]:
     error, so that only a run tells.
     """
     try:
-        onnxruntime = importlib.import_module("onnxruntime")
+        onnxruntime = import_library("onnxruntime")
         model = _one_node_model()
     except ImportError as error:
         return [{"provider": CPU_PROVIDER, "runs": False, "time_ms": None, "detail": str(error)}]
@@ -112,13 +112,22 @@ def describe_opencv() -> dict[str, Any]:
 
 
 def describe_cache(folder: Path) -> dict[str, Any]:
-    """Return where engines are kept, whether that can be written, and how much lies there."""
-    files = [path for path in folder.glob("*") if path.is_file()]
+    """Return where engines are kept, whether that can be read and written, and how much lies there."""
+    sizes: dict[str, int] = {}
+    problem = None
+    try:
+        with os.scandir(folder) as entries:
+            sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        problem = error.strerror
     return {
         "folder": str(folder),
         "is_writable": _is_writable(folder),
-        "num_engines": sum(path.suffix == ".engine" for path in files),
-        "size_bytes": sum(path.stat().st_size for path in files),
+        "problem": problem,
+        "num_engines": sum(name.endswith(".engine") for name in sizes),
+        "size_bytes": sum(sizes.values()),
     }
 
 
@@ -207,11 +216,12 @@ def _machine_findings(
                 "--system-site-packages",
             )
         )
-    if not cache["is_writable"]:
+    if not cache["is_writable"] or cache["problem"]:
+        reason = cache["problem"] or "it cannot be written"
         found.append(
             Finding(
                 severity="warning",
-                problem=f"engines cannot be kept in {cache['folder']}: it cannot be written",
+                problem=f"engines cannot be kept in {cache['folder']}: {reason}",
                 fix="export EDGESEG_CACHE=/a/folder/of/yours",
             )
         )
@@ -288,7 +298,7 @@ def _has_backend(information: str, name: str) -> bool:
 
 def _is_writable(folder: Path) -> bool:
     """Tell whether files can be made in a folder, or the folder itself; leaves nothing behind."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - Path.exists raises where a folder above may not be searched
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         return False
     try:

@@ -37,11 +37,19 @@ def explain(error: Exception, arguments: Sequence[str], options: Sequence[str]) 
     if isinstance(error, ValueError | FileExistsError):
         return 2, str(error)
     if isinstance(error, OSError):
-        return 1, str(error)
+        return 1, _system_message(error)
     return 1, (
         f"unexpected {type(error).__name__}: {error}. This is a mistake in edgeseg: please report "
         "it with what -v shows"
     )
+
+
+def _system_message(error: OSError) -> str:
+    """Return what the system says, and of which file."""
+    if error.strerror is None or error.filename is None:
+        return str(error.strerror or error)
+    files = " to ".join(str(file) for file in (error.filename, error.filename2) if file is not None)
+    return f"{files}: {error.strerror}"
 
 
 def _usage_message(error: Any, arguments: Sequence[str], options: Sequence[str]) -> str:

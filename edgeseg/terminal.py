@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.console import (
@@ -24,12 +24,18 @@ from rich.segment import Segment
 from rich.text import Text
 
 from edgeseg.progress import StageProgress
+from edgeseg_runtime.errors import EdgesegError
+from edgeseg_runtime.streams import silence
 from edgeseg_runtime.text import printable
 
 PIPE_WIDTH = 200
 """Columns of tables that are written to a file or pipe."""
 PACKAGES = ("edgeseg", "edgeseg_bench", "edgeseg_export", "edgeseg_runtime")
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
+
+
+class StreamError(EdgesegError):
+    """A result cannot be written to stdout."""
 
 
 class Terminal:
@@ -56,7 +62,7 @@ class Terminal:
         self.is_interrupted = False
         self._stdout: TextIO = sys.stdout
         self._people = _console(sys.stdout)
-        self.errors = _console(sys.stderr)
+        self.errors = _console(sys.stderr, _Forgiving(sys.stderr))
         self._handler = RichHandler(
             console=self.errors, show_time=False, show_path=False, markup=False
         )
@@ -83,20 +89,20 @@ class Terminal:
             logging.getLogger(name).setLevel(logging.NOTSET)
 
     def progress(self, *, keeps_stages: bool = True) -> StageProgress:
-        """Return progress bars on stderr; they raise KeyboardInterrupt after a signal."""
-        is_visible = self.verbosity >= 0 and (keeps_stages or self.errors.is_terminal)
+        """Return the progress of stages on stderr; it raises KeyboardInterrupt after a signal."""
         return StageProgress(
             self.errors,
             keeps_stages=keeps_stages,
-            is_visible=is_visible,
+            is_visible=self.verbosity >= 0,
             is_cancelled=lambda: self.is_interrupted,
         )
 
     def show(self, *renderables: RenderableType) -> None:
         """Write what people want to see of a result."""
         if self.verbosity >= 0:
-            for renderable in renderables:
-                self._people.print(renderable)
+            with self._translated():
+                for renderable in renderables:
+                    self._people.print(renderable)
 
     def note(self, message: str) -> None:
         """Write a remark to stderr."""
@@ -105,11 +111,12 @@ class Terminal:
 
     def finish(self, document: Mapping[str, Any], *, last_line: object = None) -> None:
         """Write the result: the document with `--json`, else the line that a script may read."""
-        if self.is_json:
-            self._stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
-        elif last_line is not None:
-            self._stdout.write(f"{last_line}\n")
-        self._stdout.flush()
+        with self._translated():
+            if self.is_json:
+                self._stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+            elif last_line is not None:
+                self._stdout.write(f"{last_line}\n")
+            self._stdout.flush()
         self.has_result = True
 
     def fail(self, error: BaseException, message: str, *, exit_code: int) -> None:
@@ -121,13 +128,56 @@ class Terminal:
         self.errors.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
         if self.is_json and not self.has_result:
             kind = type(error).__name__
-            self.finish({"error": {"type": kind, "message": message, "exit_code": exit_code}})
+            with contextlib.suppress(BrokenPipeError, StreamError):
+                self.finish({"error": {"type": kind, "message": message, "exit_code": exit_code}})
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Say what is wrong with stdout, and let it lead nowhere.
+
+        Raises:
+            BrokenPipeError: its reader is gone, which is no mistake of anybody.
+            StreamError: it cannot be written for another reason.
+        """
+        try:
+            yield
+        except OSError as error:
+            silence(self._stdout)
+            self.has_result = True  # as far as it goes
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise StreamError(
+                f"the result cannot be written to stdout: {error.strerror or error}"
+            ) from error
 
 
-def _console(stream: TextIO) -> Console:
+class _Forgiving:
+    """Stderr, without the errors of a pipe whose reader is gone or of a full disk: work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            silence(self._stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            silence(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _console(stream: TextIO, file: Any = None) -> Console:
     is_wide = stream.isatty() or "COLUMNS" in os.environ
     console = Console(
-        file=stream,
+        file=file or stream,
         width=None if is_wide else PIPE_WIDTH,
         highlight=False,
         markup=False,  # paths and messages may hold brackets
@@ -152,9 +202,3 @@ class _Escaped:
         segments: Iterable[Segment] = console.render(self._renderable, options)
         for text, style, control in segments:
             yield Segment(text if control else printable(text), style, control)
-
-
-def close_broken_pipe() -> None:
-    """Give Python another stdout to flush at its end, after the reader of ours went away."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ from rich.text import Text
 from edgeseg_bench.evaluation import COMPARISONS, METRICS
 from edgeseg_bench.latency import MIN_QUERIES, Ratio
 from edgeseg_bench.results import BackendReport, BenchReport
-from edgeseg_runtime.files import write_atomic
+from edgeseg_runtime.outputs import OutputFolder
 
 UNKNOWN = "-"
 AGREEMENT_NAMES = {how.kind: how.noun for how in COMPARISONS}
@@ -75,8 +75,19 @@ def markdown(report: BenchReport) -> str:
     return "\n".join(lines)
 
 
+def report_folder(
+    folder: str | Path, *, name: str = "report", overwrite: bool = False
+) -> OutputFolder:
+    """Return the folder for what `write_report` writes, which is not touched before.
+
+    Raises:
+        FileExistsError: a report of that name is there and `overwrite` is not set.
+    """
+    return OutputFolder(folder, (f"{name}.json", f"{name}.md"), overwrite=overwrite)
+
+
 def write_report(
-    report: BenchReport, folder: str | Path, *, name: str = "report"
+    report: BenchReport, folder: str | Path, *, name: str = "report", overwrite: bool = False
 ) -> tuple[Path, Path]:
     """Write FOLDER/NAME.json, with every sample, and FOLDER/NAME.md.
 
@@ -86,14 +97,14 @@ def write_report(
         The two paths.
 
     Raises:
+        FileExistsError: a report of that name is there and `overwrite` is not set.
         OSError: a file cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return (
-        write_atomic(folder / f"{name}.json", report.to_json().encode("utf-8")),
-        write_atomic(folder / f"{name}.md", markdown(report).encode("utf-8")),
-    )
+    with report_folder(folder, name=name, overwrite=overwrite) as outputs:
+        return (
+            outputs.write(f"{name}.json", report.to_json().encode("utf-8")),
+            outputs.write(f"{name}.md", markdown(report).encode("utf-8")),
+        )
 
 
 def _title(report: BenchReport) -> str:

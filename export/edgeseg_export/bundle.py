@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
 import logging
 import os
 import platform
-import secrets
-import shutil
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +24,7 @@ from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.agreement import check_agreement, measure_agreement
 from edgeseg_export.calibration import METHODS
 from edgeseg_export.contents import check_exported
+from edgeseg_export.folder import check_folder, new_folder
 from edgeseg_export.graph import (
     COMPLETING_PASSES,
     complete_graph,
@@ -49,9 +45,9 @@ from edgeseg_export.weights import share_weights
 from edgeseg_runtime import __version__
 from edgeseg_runtime.engine_key import PORTABLE, group_targets
 from edgeseg_runtime.engines import build_bundle
-from edgeseg_runtime.files import sync_folder, write_atomic
+from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.graphs import MAIN
-from edgeseg_runtime.manifest import FILE_NAME, Artifact, Manifest, with_variants
+from edgeseg_runtime.manifest import Artifact, Manifest, with_variants
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +60,6 @@ WEIGHTS, WEIGHTS_FILE = "weights", "weights.safetensors"
 ENGINES = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 COMPILED = ("tensorrt", "tensorrt_rtx")
 """Engines that an export compiles right away."""
-LITTER_AGE_S = 24 * 3600
-"""After this long, an unfinished folder is that of an export that was killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +155,7 @@ def export_bundle(
     """
     folder = Path(folder)
     _check_options(opset, precision, calibration, calibration_method, max_drop, backends, targets)
-    _check_folder(folder, overwrite=overwrite)
+    check_folder(folder, overwrite=overwrite)
     check_finite(model)
     was_training = model.training
     model.eval()
@@ -203,7 +197,7 @@ def export_bundle(
     else:
         loss = {}
     progress("write", 0, 1)
-    with _new_folder(folder, overwrite=overwrite) as partial_folder:
+    with new_folder(folder, overwrite=overwrite) as partial_folder:
         written, artifacts = _write_graphs(views, partial_folder)
         own, *others = written
         names = [view.name for view in views[1:]]
@@ -401,19 +395,6 @@ def _check_options(
         group_targets(targets)
 
 
-def _check_folder(folder: Path, *, overwrite: bool) -> None:
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise FileExistsError(f"{folder} is not a folder; give another name for the bundle")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not overwrite:
-        raise FileExistsError(f"{folder} is not empty; give another folder, or --overwrite")
-    if not (folder / FILE_NAME).is_file():
-        raise FileExistsError(
-            f"{folder} holds something else than a bundle and is not overwritten; give another folder"
-        )
-
-
 def _pictures(
     images: Sequence[Image] | None, num_images: int, manifest: Manifest
 ) -> tuple[Sequence[Image], str]:
@@ -535,42 +516,3 @@ def _provenance(
             for key, value in dataclasses.asdict(model.config).items()
         },
     }
-
-
-@contextlib.contextmanager
-def _new_folder(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a folder to fill; it takes its place only if the block ends well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_litter(folder)
-    fresh = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-    fresh.mkdir()
-    try:
-        yield fresh
-        _replace(folder, fresh, overwrite=overwrite)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _remove_litter(folder: Path) -> None:
-    """Remove what exports to this folder left that were killed a day ago or earlier."""
-    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > LITTER_AGE_S:
-                shutil.rmtree(path)
-
-
-def _replace(folder: Path, fresh: Path, *, overwrite: bool) -> None:
-    """Put a finished folder in its place; if that fails, the old one is there again."""
-    old = fresh.with_suffix(".old")
-    _check_folder(folder, overwrite=overwrite)
-    is_replaced = folder.exists()
-    if is_replaced:
-        folder.rename(old)
-    try:
-        fresh.rename(folder)
-    except BaseException:
-        if is_replaced:
-            old.rename(folder)
-        raise
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)

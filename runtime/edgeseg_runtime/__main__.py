@@ -16,6 +16,7 @@ from edgeseg_runtime.engine_key import EngineOptions
 from edgeseg_runtime.engines import build_bundle
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest, read_artifact
+from edgeseg_runtime.streams import exit_code_after_flush, open_standard_streams, silence
 from edgeseg_runtime.text import printable
 from edgeseg_runtime.trt_compat import FLAVOURS
 
@@ -24,11 +25,19 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code; see `errors` for the codes."""
+    open_standard_streams()
+    return exit_code_after_flush(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a build cleanly
     try:
         options.command(options)
+    except BrokenPipeError:
+        silence(sys.stdout)
+        return 1
     except EdgesegError as error:
         return _fail(str(error), error.exit_code)
     except ValueError as error:

@@ -21,15 +21,13 @@ import json
 import logging
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from edgeseg_runtime.engine_key import EngineKey, EngineOptions
 from edgeseg_runtime.errors import BundleError
-from edgeseg_runtime.files import read_limited, read_verified, write_atomic
+from edgeseg_runtime.files import lock, read_limited, read_verified, try_lock, write_atomic
 from edgeseg_runtime.manifest import Artifact
 
 __all__ = [
@@ -152,12 +150,12 @@ def cache_folder() -> Path:
     It is not created here.
     """
     chosen = os.environ.get("EDGESEG_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
     base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
     try:
+        if chosen:
+            return Path(chosen).expanduser()
         return Path(base or Path.home() / ".cache") / "edgeseg" / "engines"
-    except RuntimeError:  # no home folder: a service account
+    except RuntimeError:  # no home folder: a service account, or a user without a passwd entry
         return Path(os.devnull) / "engines"
 
 
@@ -202,7 +200,9 @@ def locked(folder: Path, *, needs_privacy: bool) -> Iterator[bool]:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not needs_privacy or is_private(folder):
                 stream = stack.enter_context((folder / ".lock").open("ab"))
-                _lock(stream)
+                if not try_lock(stream):
+                    _logger.info("waiting for another process that builds an engine")
+                    lock(stream)
                 is_usable = True
         except OSError as error:
             _logger.warning(
@@ -216,11 +216,18 @@ def locked(folder: Path, *, needs_privacy: bool) -> Iterator[bool]:
 
 def _records(folder: Path, pattern: str) -> Iterator[tuple[EngineKey, Artifact]]:
     """Yield what the records of a pattern say, in the order of their names; skip what is none."""
-    for path in sorted(folder.glob(pattern)):
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.match(pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        _logger.warning("the engines in %s cannot be looked at: %s", folder, error.strerror)
+        return
+    for name in names:
         try:
-            record = _read_record(folder, path.name)
+            record = _read_record(folder, name)
         except (BundleError, ValueError, TypeError, KeyError) as error:
-            _logger.warning(_IGNORED, path.name, error)
+            _logger.warning(_IGNORED, name, error)
             continue
         yield record
 
@@ -256,21 +263,3 @@ def _read_record(folder: Path, name: str) -> tuple[EngineKey, Artifact]:
         file=document["file"], sha256=document["sha256"], size_bytes=document["size_bytes"]
     )
     return EngineKey(**key), artifact
-
-
-def _lock(stream: IO[bytes]) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        while True:
-            with contextlib.suppress(OSError):  # LK_LOCK gives up after ten seconds
-                msvcrt.locking(stream.fileno(), msvcrt.LK_LOCK, 1)
-                return
-    else:
-        import fcntl
-
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _logger.info("waiting for another process that builds an engine")
-            fcntl.flock(stream, fcntl.LOCK_EX)

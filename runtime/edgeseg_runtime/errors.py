@@ -13,6 +13,7 @@
     |   +-- ImageError                              not a picture that can be used
     |   |   +-- ImageTooLarge                       more pixels than the limit allows
     |   +-- SourceError                             a folder, video or camera that gives no pictures
+    |   |   +-- BrokenSource        exit code 1   a video that cannot be decoded, a camera that is gone
     |   +-- InputContractError                      input tensors that are not those of the manifest
     +-- BackendError                  exit code 4   the engine, its library or its device
         +-- BackendUnavailable                      not installed, or not usable on this machine
@@ -37,6 +38,7 @@ from edgeseg_runtime.text import printable
 __all__ = [
     "BackendError",
     "BackendUnavailable",
+    "BrokenSource",
     "BundleError",
     "CorruptArtifact",
     "DeviceLost",
@@ -141,6 +143,12 @@ class ImageTooLarge(ImageError):
 
 class SourceError(InputError):
     """A source of pictures does not exist or gives none."""
+
+
+class BrokenSource(SourceError):
+    """A source exists, but its frames cannot be had, or no more of them."""
+
+    exit_code = 1
 
 
 class InputContractError(InputError):

@@ -6,7 +6,11 @@ import hashlib
 import os
 import secrets
 import stat
+import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from edgeseg_runtime.errors import CorruptArtifact, MissingArtifact, UnsafePath
 
@@ -142,16 +146,64 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with temporary.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_synced(temporary, data)
         temporary.replace(target)
+    except OSError as error:  # of a full disk, say, where Python names no file
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
     return target
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file that does not exist yet, and flush it to the disk."""
+    with path.open("xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def listed(names: Sequence[str], *, most: int = 3) -> str:
+    """Return the first names, separated by commas, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def try_lock(stream: IO[bytes]) -> bool:
+    """Lock an open file, until it is closed or the process ends; False if another one holds it.
+
+    Raises:
+        OSError: if the file system has no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        try:
+            msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def lock(stream: IO[bytes]) -> None:
+    """Lock an open file as soon as nobody else holds it; see `try_lock`."""
+    if sys.platform == "win32":
+        while not try_lock(stream):
+            time.sleep(0.1)
+    else:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX)
 
 
 def _check_size(file: str, size: int, expected_bytes: int | None, max_bytes: int | None) -> None:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-__all__ = ["Header", "read_header"]
+__all__ = ["FORMATS", "HEAD_BYTES", "Header", "picture_format", "read_header"]
+
+HEAD_BYTES = 64
+"""How much of a file `picture_format` looks at."""
 
 _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; not DHT, JPG, DAC
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I"}
+_BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # sizes
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_BOXES_AROUND_SIZE = (b"meta", b"iprp", b"ipco")
 
 
 class Header(NamedTuple):
@@ -26,29 +34,52 @@ class Header(NamedTuple):
     bits: int  # per channel
 
 
+def picture_format(head: bytes) -> str | None:
+    """Return the format of an encoded picture, such as "JPEG", by its first bytes; None for others.
+
+    Pictures of cameras in formats of their own ("raw"), which begin like TIFF, are none of ours.
+    """
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    if head.startswith((b"II*\0", b"MM\0*")) and head[8:10] != b"CR":
+        return "TIFF"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    return _isobmff_format(head)
+
+
 def read_header(data: bytes) -> Header:
     """Return the header of an encoded picture.
 
     Args:
-        data: content of a PNG, JPEG, WebP, BMP or TIFF file.
+        data: content of a file in one of `FORMATS`.
 
     Raises:
         ValueError: if it is none of these, or damaged, or cut off where that can be seen.
     """
+    name = picture_format(data[:HEAD_BYTES])
+    if name is None:
+        raise ValueError(f"it is none of {', '.join(FORMATS)}")
     try:
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
-            return _read_png(data)
-        if data.startswith(b"\xff\xd8\xff"):
-            return _read_jpeg(data)
-        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return _read_webp(data)
-        if data.startswith(b"BM"):
-            return _read_bmp(data)
-        if data.startswith((b"II*\0", b"MM\0*")):
-            return _read_tiff(data)
+        return _READERS[name](data)
     except (struct.error, IndexError) as error:
         raise ValueError("it is cut off in the header") from error
-    raise ValueError("it is none of PNG, JPEG, WebP, BMP, TIFF")
+
+
+def _isobmff_format(head: bytes) -> str | None:
+    """Return "AVIF" or "HEIC", which share their container with videos."""
+    if head[4:8] != b"ftyp":
+        return None
+    brands = {head[position : position + 4] for position in (8, *range(16, len(head), 4))}
+    if brands & _AVIF_BRANDS:
+        return "AVIF"
+    return "HEIC" if brands & _HEIC_BRANDS else None
 
 
 def _read_png(data: bytes) -> Header:
@@ -134,7 +165,7 @@ def _read_tiff(data: bytes) -> Header:
     for entry in range(num_entries):
         start = position + 2 + 12 * entry
         tag, kind, count = struct.unpack_from(f"{order}HHI", data, start)
-        if tag in {256, 257, 258} and kind in _TIFF_TYPES:
+        if tag in {254, 256, 257, 258} and kind in _TIFF_TYPES:
             code = _TIFF_TYPES[kind]
             place = start + 8
             if count * struct.calcsize(code) > 4:  # the value stands elsewhere
@@ -142,4 +173,77 @@ def _read_tiff(data: bytes) -> Header:
             (values[tag],) = struct.unpack_from(f"{order}{code}", data, place)
     if not {256, 257} <= values.keys():
         raise ValueError("it has no size")
+    if values.get(254, 0) & 1:
+        raise ValueError("it begins with a preview, as a camera's own format does")
     return Header("TIFF", values[257], values[256], values.get(258, 1))
+
+
+def _read_gif(data: bytes) -> Header:
+    """Read the size, and see that the first of its pictures is whole."""
+    width, height = struct.unpack_from("<HH", data, 6)
+    position = 13 + _gif_palette_bytes(data[10])
+    while data[position] == 0x21:  # an extension
+        position = _after_gif_blocks(data, position + 2)
+    if data[position] != 0x2C:
+        raise ValueError("there is no picture in it")
+    palette_bytes = _gif_palette_bytes(data[position + 9])
+    _after_gif_blocks(data, position + 11 + palette_bytes)
+    return Header("GIF", height, width, 8)
+
+
+def _gif_palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _after_gif_blocks(data: bytes, position: int) -> int:
+    """Return the position after a chain of blocks, each of which begins with its length."""
+    while data[position]:
+        position += 1 + data[position]
+    return position + 1
+
+
+def _read_isobmff(data: bytes) -> Header:
+    """Read the size of the largest picture; tiles and previews are smaller."""
+    sizes = list(_isobmff_sizes(data, 0, len(data), _BOXES_AROUND_SIZE))
+    if not sizes:
+        raise ValueError("it has no size")
+    height, width = max(sizes, key=lambda size: size[0] * size[1])
+    name = _isobmff_format(data[:HEAD_BYTES])
+    assert name is not None
+    return Header(name, height, width, 8)
+
+
+def _isobmff_sizes(
+    data: bytes, position: int, end: int, path: tuple[bytes, ...]
+) -> Iterator[tuple[int, int]]:
+    """Yield height, width of each `ispe` box in the boxes of a path of names."""
+    while position < end:
+        length, kind = struct.unpack_from(">I4s", data, position)
+        start = position + 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, start)
+            start += 8
+        stop = position + length if length else end
+        if not start <= stop <= end:
+            raise ValueError("it is cut off")
+        if path and kind == path[0]:
+            inside = start + 4 if kind == b"meta" else start  # after its version
+            yield from _isobmff_sizes(data, inside, stop, path[1:])
+        elif not path and kind == b"ispe":
+            width, height = struct.unpack_from(">II", data, start + 4)
+            yield height, width
+        position = stop
+
+
+_READERS: dict[str, Callable[[bytes], Header]] = {
+    "PNG": _read_png,
+    "JPEG": _read_jpeg,
+    "WebP": _read_webp,
+    "BMP": _read_bmp,
+    "TIFF": _read_tiff,
+    "GIF": _read_gif,
+    "AVIF": _read_isobmff,
+    "HEIC": _read_isobmff,
+}
+FORMATS = tuple(_READERS)
+"""Of pictures that are told apart; which of the last three OpenCV decodes is up to its build."""

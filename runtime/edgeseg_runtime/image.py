@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.errors import ImageError, ImageTooLarge
-from edgeseg_runtime.headers import Header, read_header
+from edgeseg_runtime.headers import FORMATS, Header, read_header
 from edgeseg_runtime.pillow_bilinear import resize_pillow_bilinear
 
 __all__ = [
@@ -106,11 +106,11 @@ def decode_image(data: bytes, *, source: str = "the picture") -> Image:
     refused, because the decoder would cut them to 8 in silence.
 
     Args:
-        data: content of a PNG, JPEG, WebP, BMP or TIFF file.
+        data: content of a file in one of `headers.FORMATS`; of several pictures, the first counts.
         source: where it came from, for the messages.
     """
     if not data:
-        raise ImageError(f"{source} is empty; expected a PNG, JPEG, WebP, BMP or TIFF picture")
+        raise ImageError(f"{source} is empty; expected a {' or '.join(FORMATS)} picture")
     try:
         header = read_header(data)
     except ValueError as error:
@@ -122,12 +122,19 @@ def decode_image(data: bytes, *, source: str = "the picture") -> Image:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise ImageError(f"{source} cannot be decoded ({error.err}). {_EXPORT_AGAIN}") from error
+    if image is None and header.format in _OPTIONAL_FORMATS:
+        raise ImageError(
+            f"{source} cannot be decoded: it is damaged, or this OpenCV ({cv2.__version__}) reads "
+            f"no {header.format}. Save it as PNG or JPEG"
+        )
     sides = {header.height, header.width}
-    if image is None or set(image.shape[:2]) != sides:
+    is_exact = header.format != "AVIF"  # which may ask for a part of the picture
+    if image is None or (is_exact and set(image.shape[:2]) != sides):
         raise ImageError(f"{source} cannot be decoded: the file is damaged. {_EXPORT_AGAIN}")
     return cast("Image", image)
 
 
+_OPTIONAL_FORMATS = ("GIF", "AVIF", "HEIC")  # not in every OpenCV
 _EXPORT_AGAIN = "Copy it again, or save it again as PNG or JPEG"
 
 

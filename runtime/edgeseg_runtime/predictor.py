@@ -220,6 +220,7 @@ class Predictor(Generic[Found]):
         source: Source | str | int | os.PathLike[str],
         *,
         stop: threading.Event | None = None,
+        probe: Probe | None = None,
     ) -> Iterator[tuple[Frame, Found]]:
         """Yield every frame of a source with its result, in one session.
 
@@ -231,16 +232,19 @@ class Predictor(Generic[Found]):
             source: a `Source`, or what one is made of: a picture, folder, pattern, video, camera
                 number or URL. Damaged frames are skipped and counted there.
             stop: ends the stream after the current frame when it is set; so does that of a `Source`.
+            probe: is told every step, for clocks and tests.
 
         Raises:
             SourceError: if there is nothing to read; at once, not on the first frame.
         """
         opened = source if isinstance(source, Source) else Source(source)
-        return self._stream(opened, opened.frames(stop=stop))
+        return self._stream(opened, opened.frames(stop=stop), probe)
 
-    def _stream(self, source: Source, frames: Iterator[Frame]) -> Iterator[tuple[Frame, Found]]:
+    def _stream(
+        self, source: Source, frames: Iterator[Frame], probe: Probe | None
+    ) -> Iterator[tuple[Frame, Found]]:
         num_reconnects = source.num_reconnects
-        with self.session() as session:
+        with self.session(probe=probe) as session:
             for frame in frames:
                 if source.num_reconnects != num_reconnects:
                     num_reconnects = source.num_reconnects

@@ -33,7 +33,6 @@ Everything else in edgeseg uses only the named-tensor interface, which all of th
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
 import re
@@ -46,6 +45,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.errors import BackendUnavailable
+from edgeseg_runtime.libraries import import_library
 
 __all__ = [
     "FLAVOURS",
@@ -128,8 +128,8 @@ def import_tensorrt(flavour: str) -> Any:
     if flavour not in FLAVOURS:
         raise ValueError(f"flavour is {flavour!r}; expected one of {', '.join(FLAVOURS)}")
     try:
-        trt = importlib.import_module(flavour)
-    except (ImportError, OSError) as error:  # OSError: a shared library that does not load
+        trt = import_library(flavour)
+    except ImportError as error:
         raise BackendUnavailable(
             f"{flavour} cannot be imported ({error}); install it: {_INSTALL[flavour]}"
         ) from error

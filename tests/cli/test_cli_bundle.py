@@ -26,10 +26,14 @@ def test_run_writes_annotated_pictures_and_coco_results(command, tiny, pictures,
     out = tmp_path / "out"
     code, text, err = command("run", tiny, pictures, "-o", out)
     assert code == 0
-    assert text.splitlines() == [
-        "2 frames on onnxruntime, 6 detections from score 0.3 on, 1 frames skipped",
-        str(out),
-    ]
+    found, speed, last = text.splitlines()
+    assert found == "2 frames on onnxruntime, 6 detections from score 0.3 on, 1 frames skipped"
+    assert re.fullmatch(
+        r"[\d.]+ s, [\d.]+ frames per second; ms of a frame: read [\d.]+, preprocess [\d.]+, "
+        r"model [\d.]+, postprocess [\d.]+, write [\d.]+",
+        speed,
+    )
+    assert last == str(out)
     assert "damaged.png cannot be used as a picture" in err
     assert sorted(path.name for path in out.iterdir()) == ["0.jpg", "1.jpg", "predictions.json"]
     assert cv2.imread(str(out / "0.jpg")).shape == (60, 80, 3)
@@ -67,6 +71,43 @@ def test_run_annotates_a_video_at_its_own_speed(command, tiny, video, tmp_path):
     assert capture.get(cv2.CAP_PROP_FPS) == 10
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 10
     capture.release()
+
+
+def test_a_video_that_ends_early_is_written_as_far_as_it_goes(command, tiny, tmp_path):
+    clip, half = tmp_path / "clip.avi", tmp_path / "half.avi"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 10, (80, 64))
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(noise.integers(0, 256, (64, 80, 3), np.uint8))
+    writer.release()
+    half.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
+    out = tmp_path / "out"
+    code, text, err = command("run", tiny, half, "-o", out)
+    assert code == 1
+    count = int(text.split()[0])
+    assert 5 < count < 15
+    assert f"✓ predict {count}/{count}" in err
+    assert f"error: the video ended early: {20 - count} frames that its header promises are" in err
+    capture = cv2.VideoCapture(str(out / "annotated.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == count
+    capture.release()
+
+
+def test_a_run_in_which_nothing_can_be_read_fails(command, tiny, pictures, tmp_path):
+    for path in pictures.glob("?.png"):
+        path.unlink()
+    code, _, err = command("run", tiny, pictures, "-o", tmp_path / "out")
+    assert code == 1
+    assert "error: none of the 1 frames could be read" in err
+
+
+def test_stages_are_lines_where_the_output_is_a_file(command, tiny, pictures, tmp_path):
+    sources = pictures / "0.png", pictures / "1.png"
+    _, _, err = command("run", tiny, *sources, "-o", tmp_path / "out")
+    assert [re.sub(r"[\d.]+ s", "S", line) for line in err.splitlines()] == [
+        "  load the bundle", "✓ load the bundle, S", "  predict", "✓ predict 2/2, S",
+    ]  # fmt: skip
+    assert command("run", tiny, pictures, "-o", tmp_path / "quiet", "-q")[2].count("✓") == 0
 
 
 def test_pictures_of_the_same_name_do_not_replace_each_other(command, tiny, pictures, tmp_path):
@@ -212,6 +253,31 @@ def test_run_writes_whatever_the_model_finds(
     if "keypoints" in keys:
         assert len(results[0]["keypoints"]) == 3 * next(iter(outputs.values())).shape[1]
     assert (cv2.imread(str(out / "0.jpg")).std(axis=(0, 1)) > 0).any()
+
+
+def test_a_heat_map_of_nan_does_not_end_a_run(command, pictures, tmp_path):
+    heatmaps = np.full((1, 2, 3, 56, 56), np.nan, np.float32)
+    heatmaps[0, 1] = 1
+    found = {
+        "boxes": np.array([[[4, 4, 30, 28], [20, 10, 60, 40]]], np.float32),
+        "scores": np.array([[0.9, 0.8]], np.float32),
+        "labels": np.ones((1, 2), np.int32),
+        "keypoint_heatmaps": heatmaps,
+    }
+    write_constant_bundle(
+        tmp_path / "bundle",
+        "instances",
+        found,
+        preprocess={"resize": "stretch", "rounding": "floor"},
+        postprocess={"keypoints": "bicubic_argmax"},
+    )
+    code, _, err = command("run", tmp_path / "bundle", pictures, "-o", tmp_path / "out")
+    assert code == 0
+    assert "note: 2 detections were dropped or lost key points: NaN or infinite numbers" in err
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(results) == 4
+    assert results[0]["keypoints"] == [0.0] * 9
+    assert all(results[1]["keypoints"])
 
 
 # ---------------------------------------------------------------- inspect

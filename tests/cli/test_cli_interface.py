@@ -25,15 +25,15 @@ COMMANDS = {
     },
     "bench": {
         "BUNDLE", "--data", "--backends", "--weights", "--weights-key", "--limit", "--quick", "--score", "--match",
-        "--threads", "--engines", "--out",
+        "--threads", "--engines", "--out", "--overwrite",
     },
     "compare": {
         "REF", "CAND", "--data", "--limit", "--score", "--weights", "--weights-key", "--fail-on",
-        "--out",
+        "--out", "--overwrite",
     },
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",
-        "--no-save-json", "--threads", "--engines", "--reconnect",
+        "--no-save-json", "--threads", "--engines", "--reconnect", "--overwrite", "--recursive",
     },
     "inspect": {"PATH"},
     "doctor": set(),

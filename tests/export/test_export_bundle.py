@@ -1,10 +1,7 @@
 """A bundle: what is in it, what it computes, and that it appears whole or not at all."""
 
 import hashlib
-import os
-import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -306,36 +303,6 @@ def test_an_interrupted_export_leaves_nothing(light_model, tmp_path, stage):
             light_model, tmp_path / "a" / "bundle", num_images=1, progress=interrupt
         )
     assert [path for path in tmp_path.rglob("*") if path != tmp_path / "a"] == []
-
-
-def test_a_bundle_that_cannot_be_replaced_is_left_as_it_was(light_model, tmp_path, monkeypatch):
-    folder = edgeseg.export_bundle(light_model, tmp_path / "bundle", num_images=1)
-    before = (folder / "manifest.json").read_bytes()
-    rename = Path.rename
-
-    def fail_for_the_new_one(path, target):
-        if path.suffix == ".partial":
-            raise OSError(28, "No space left on device")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", fail_for_the_new_one)
-    with pytest.raises(OSError, match="No space left"):
-        edgeseg.export_bundle(light_model, folder, num_images=1, overwrite=True)
-    assert (folder / "manifest.json").read_bytes() == before
-    assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_what_a_killed_export_left_is_removed_a_day_later(light_model, tmp_path):
-    running, killed, other = (
-        tmp_path / name
-        for name in (".bundle.aaaa.partial", ".bundle.bbbb.partial", ".bundle2.cccc.partial")
-    )
-    for folder in (running, killed, other):
-        folder.mkdir()
-    for folder in (killed, other):
-        os.utime(folder, (time.time() - 90_000,) * 2)
-    edgeseg.export_bundle(light_model, tmp_path / "bundle", num_images=1)
-    assert sorted(tmp_path.iterdir()) == sorted([running, other, tmp_path / "bundle"])
 
 
 def test_progress_names_every_stage(light_model, tmp_path):

@@ -83,7 +83,10 @@ def test_the_limit_can_be_raised_and_lowered(monkeypatch):
 # ---------------------------------------------------------------- read
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
+OPTIONAL = [suffix for suffix in (".gif", ".avif") if cv2.haveImageWriter(f"picture{suffix}")]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", *OPTIONAL])
 @pytest.mark.parametrize("size", [(1, 1), (20, 30), (300, 7)])
 def test_a_header_gives_the_size_and_the_picture_is_that_of_opencv(suffix, size, tmp_path):
     data = encoded(suffix, picture(*size))
@@ -118,7 +121,7 @@ def test_16_bits_are_not_cut_in_silence():
         decode_image(encoded(".png", picture().astype(np.uint16) * 257))
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", *OPTIONAL])
 def test_a_file_that_is_cut_off_is_refused_wherever_it_is_cut(suffix):
     data = encoded(suffix)
     for length in range(0, len(data), 3):
@@ -126,7 +129,7 @@ def test_a_file_that_is_cut_off_is_refused_wherever_it_is_cut(suffix):
             decode_image(data[:length], source="cut")
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", *OPTIONAL])
 def test_flipped_bits_give_a_typed_error_or_a_picture(suffix):
     data = encoded(suffix)
     rng = np.random.default_rng(1)
@@ -165,12 +168,45 @@ def test_a_huge_claim_is_refused_before_decoding(tmp_path):
         read_image(path)
 
 
+def box(kind, *parts):
+    body = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+GIF = b"GIF89a" + struct.pack("<HHBBB", 4, 3, 0, 0, 0)
+HEIC_SIZES = [box(b"ispe", struct.pack(">III", 0, w, h)) for w, h in ((512, 512), (4032, 3024))]
+HEIC = (
+    box(b"ftyp", b"heic", bytes(4), b"mif1", b"heic")
+    + box(b"meta", bytes(4), box(b"iprp", box(b"ipco", *HEIC_SIZES)))
+    + box(b"mdat", bytes(8))
+)
+
+
+def test_the_size_of_a_picture_of_tiles_is_that_of_the_whole():
+    assert read_header(HEIC) == ("HEIC", 3024, 4032, 8)
+
+
+def test_a_picture_of_a_camera_s_own_format_is_not_its_preview():
+    entries = [(254, 4, 1, 1), (256, 4, 1, 160), (257, 4, 1, 120)]
+    data = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    data += b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    with pytest.raises(ImageError, match="begins with a preview, as a camera's own format does"):
+        decode_image(data)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "is empty; expected a PNG"),
-        (b"GIF89a", "none of PNG, JPEG, WebP, BMP, TIFF"),
+        (b"", "is empty; expected a PNG or JPEG or WebP"),
+        (b"%PDF-1.4", "none of PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC"),
+        (b"BMW of my uncle, 1987", "none of PNG"),
+        (b"II*\0\x10\0\0\0CR\2\0", "none of PNG"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "none of PNG"),
         (b"\xff\xd8\xff\xe0", "cut off in the header"),
+        (b"GIF89a", "cut off in the header"),
+        (GIF[:13] + b"\x3b", "there is no picture in it"),
+        (HEIC, "is damaged, or this OpenCV .* reads no HEIC. Save it as PNG or JPEG"),
+        (HEIC[:-4], "it is cut off"),
         (b"II*\0\xff\xff\xff\xff", "cut off in the header"),
     ],
 )

@@ -89,6 +89,23 @@ def test_what_is_not_finite_is_dropped_and_counted(value):
     assert "1 nonfinite dropped" in repr(result)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_heat_map_that_is_not_finite_gives_no_points_and_is_counted(value):
+    heatmaps = np.zeros((3, 2, 56, 56))
+    heatmaps[:2, :, 30, 20] = 1
+    heatmaps[0] = value
+    manifest = instance_manifest(joints=2)
+    model = fake_predictor(manifest, outputs(masks=None, heatmaps=heatmaps))
+    result = model(PICTURE)
+    assert (len(result), result.num_nonfinite) == (2, 1)
+    assert not result.keypoints[0].any()
+    assert (result.keypoints[1, :, 2] > 0.5).all()
+    heatmaps[0, 1] = heatmaps[1, 1]
+    result = fake_predictor(manifest, outputs(masks=None, heatmaps=heatmaps))(PICTURE)
+    assert result.num_nonfinite == 1
+    assert [bool(points.any()) for points in result.keypoints[0]] == [False, True]
+
+
 def test_a_mask_that_is_not_finite_is_no_mask():
     masks = np.ones((3, 8, 8))
     masks[0] = np.nan
@@ -448,7 +465,7 @@ def test_a_stream_ends_after_the_current_frame_when_asked(tmp_path):
 
 def test_a_source_of_nothing_is_refused_at_once(tmp_path):
     predictor = fake_predictor(instance_manifest(), outputs())
-    with pytest.raises(SourceError, match=r"holds no pictures; expected files ending in \.bmp"):
+    with pytest.raises(SourceError, match="holds no pictures; expected files in one of"):
         predictor.stream_frames(tmp_path)
     with pytest.raises(SourceError, match="does not exist; expected a picture, a folder"):
         predictor.stream_frames(tmp_path / "gone.mp4")

@@ -1,6 +1,7 @@
 """Sources: what a name means, and cameras that break off, give damaged frames or never answer."""
 
 import os
+import struct
 import threading
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 from fake_model import fake_predictor, instance_manifest, instance_outputs
 
 from edgeseg_runtime import sources
-from edgeseg_runtime.errors import ImageTooLarge, SourceError
-from edgeseg_runtime.sources import Source, pause_s_after
+from edgeseg_runtime.errors import BrokenSource, ImageTooLarge, SourceError
+from edgeseg_runtime.sources import Source, open_sources, pause_s_after
 
 PICTURE = np.full((96, 128, 3), 50, np.uint8)
 GOOD, BROKEN, GONE = "good", "broken", "gone"
@@ -37,7 +38,8 @@ class FakeCapture:
         return self.frame == GOOD, PICTURE
 
     def get(self, what):
-        return float({cv2.CAP_PROP_FRAME_HEIGHT: self.size[0]}.get(what, self.size[1]))
+        sizes = {cv2.CAP_PROP_FRAME_HEIGHT: self.size[0], cv2.CAP_PROP_FRAME_WIDTH: self.size[1]}
+        return float(sizes.get(what, 0))
 
     def release(self):
         pass
@@ -99,6 +101,142 @@ def test_a_video_file_whose_name_is_a_number_is_opened_as_a_file(tmp_path, monke
     camera.scripts, stop = [[GOOD]], threading.Event()
     assert len(read(Source(7, stop=stop), stop, 1)) == 1
     assert camera.opened == ["7", 7]
+
+
+# ---------------------------------------------------------------- what a file is
+
+
+def turned_jpeg():
+    """Return a JPEG of 60x100 pixels whose EXIF data say that it is to be turned by 90 degrees."""
+    data = cv2.imencode(".jpg", np.zeros((60, 100, 3), np.uint8))[1].tobytes()
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    exif = b"Exif\0\0" + tiff
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
+PICTURE_NAMES = ("a.jpg", "b.jfif", "c.jpe", "d", "e.mp4", "f.jpeg.download", "g.JPG")
+
+
+@pytest.mark.parametrize("name", PICTURE_NAMES)
+def test_a_picture_is_one_whatever_its_name(tmp_path, name):
+    (tmp_path / name).write_bytes(turned_jpeg())
+    source = Source(tmp_path / name)
+    assert source.kind == "pictures"
+    assert next(iter(source)).image.shape == (100, 60, 3)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".avif"])
+def test_pictures_of_newer_formats_are_read_where_opencv_can(tmp_path, suffix):
+    if not cv2.haveImageWriter(f"picture{suffix}"):
+        pytest.skip(f"this OpenCV has no {suffix}")
+    assert cv2.imwrite(f"{tmp_path}/picture{suffix}", PICTURE)
+    (frame,) = Source(tmp_path)
+    assert frame.image.shape == PICTURE.shape
+
+
+def test_a_folder_says_what_it_leaves_out(tmp_path, caplog):
+    for name in PICTURE_NAMES:
+        (tmp_path / name).write_bytes(turned_jpeg())
+    for name in ("notes.txt", "clip.avi", "labels.json", "Thumbs.db", ".hidden"):
+        (tmp_path / name).write_bytes(b"no picture of anything")
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "h.png").write_bytes(cv2.imencode(".png", PICTURE)[1].tobytes())
+    source = Source(tmp_path)
+    assert [Path(frame.name).name for frame in source] == sorted(PICTURE_NAMES)
+    assert source.left_out == [
+        f"{tmp_path}/{name}" for name in ("Thumbs.db", "below/", "clip.avi", "labels.json", "notes.txt")
+    ]  # fmt: skip
+    assert f"left out of {tmp_path}, because they are no pictures: " in caplog.text
+    assert "Thumbs.db, " in caplog.text
+    assert "clip.avi and 2 more" in caplog.text
+    deep = Source(tmp_path, recursive=True)
+    assert [Path(frame.name).name for frame in deep if "below" in frame.name] == ["h.png"]
+    assert len(deep.left_out) == 4
+
+
+def test_a_folder_of_other_files_names_them(tmp_path):
+    (tmp_path / "clip.avi").write_bytes(b"RIFF")
+    with pytest.raises(
+        SourceError, match=r"holds no pictures, only .*clip\.avi; expected files in"
+    ):
+        Source(tmp_path)
+    (tmp_path / "clip.avi").unlink()
+    with pytest.raises(
+        SourceError, match="holds no pictures; expected files in one of the formats"
+    ):
+        Source(tmp_path)
+
+
+def test_text_is_not_played_as_a_film_of_letters(tmp_path):
+    (tmp_path / "notes.txt").write_text("what to buy: bread, milk, butter", encoding="utf-8")
+    with pytest.raises(SourceError, match=r"notes\.txt holds text; expected a picture, one of PNG"):
+        Source(tmp_path / "notes.txt")
+
+
+def test_several_names_are_read_one_after_the_other(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("folder/2.png", "folder/1.png", "b.png", "a.png"):
+        assert cv2.imwrite(f"{tmp_path}/{name}", PICTURE)
+    names = [tmp_path / "b.png", tmp_path / "folder", f"{tmp_path}/?.png"]
+    source = Source(names)
+    assert [Path(path).name for path in source.paths] == [
+        "b.png",
+        "1.png",
+        "2.png",
+        "a.png",
+        "b.png",
+    ]
+    assert [frame.index for frame in source] == [0, 1, 2, 3, 4]
+    assert source.num_frames == 5
+    with pytest.raises(SourceError, match="the list of sources is empty"):
+        Source([])
+
+
+def test_pictures_come_together_and_every_video_alone(tmp_path):
+    for name in ("1.avi", "2.avi"):
+        (tmp_path / name).write_bytes(b"RIFF\0\0\0\0AVI LIST")
+    assert cv2.imwrite(f"{tmp_path}/a.png", PICTURE)
+    names = [f"{tmp_path}/*.avi", f"{tmp_path}/a.png", "0", tmp_path]
+    found = [(source.kind, source.name) for source in open_sources(names, max_reconnects=0)]
+    assert found == [
+        ("pictures", f"{tmp_path}/a.png, {tmp_path}"),
+        ("video", f"{tmp_path}/1.avi"),
+        ("video", f"{tmp_path}/2.avi"),
+        ("live", "0"),
+    ]
+
+
+def write_clip(path, count=20):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    noise = np.random.default_rng(0)
+    for _ in range(count):
+        writer.write(noise.integers(0, 255, (48, 64, 3), np.uint8))
+    writer.release()
+    return path.read_bytes()
+
+
+def test_a_video_that_ends_early_says_so(tmp_path, caplog):
+    whole = write_clip(tmp_path / "whole.avi")
+    source = Source(tmp_path / "whole.avi")
+    assert (len(list(source)), source.num_missing, caplog.text) == (20, 0, "")
+    (tmp_path / "half.avi").write_bytes(whole[: len(whole) // 2])
+    source = Source(tmp_path / "half.avi")
+    num_read = len(list(source))
+    assert 5 < num_read < 15
+    assert source.num_missing == 20 - num_read
+    assert (
+        f"half.avi ended after {num_read} of the 20 frames that its header promises" in caplog.text
+    )
+
+
+def test_a_video_without_a_frame_is_an_error(tmp_path):
+    whole = write_clip(tmp_path / "whole.avi")
+    (tmp_path / "none.avi").write_bytes(whole[: whole.index(b"movi") + 4])
+    with pytest.raises(
+        BrokenSource, match=r"no frame of the video .*none\.avi can be decoded"
+    ) as e:
+        list(Source(tmp_path / "none.avi"))
+    assert e.value.exit_code == 1
 
 
 # ---------------------------------------------------------------- cameras

@@ -24,6 +24,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.graph_files import read_graph
 from edgeseg_runtime.graphs import MAIN, Graph, staying_outputs
+from edgeseg_runtime.libraries import import_library
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.onnx_inline import inline_functions
 
@@ -67,8 +68,7 @@ class OpenVinoBackend:
         precision: str | None = "f32",
         allow_operators: Collection[str] = (),
     ) -> None:
-        import openvino
-
+        openvino = import_library("openvino")
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if precision is not None:
             config["INFERENCE_PRECISION_HINT"] = precision
@@ -95,7 +95,7 @@ class OpenVinoBackend:
     def obstacle(cls, folder: Path, manifest: Manifest) -> str | None:
         """Return why this bundle cannot run here, or None; see `BackendClass`."""
         try:
-            import openvino  # noqa: F401
+            import_library("openvino")
         except ImportError as error:
             return f"openvino cannot be imported ({error})"
         return missing_graph(folder, manifest)

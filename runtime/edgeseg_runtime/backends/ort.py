@@ -25,6 +25,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.graph_files import read_graph
 from edgeseg_runtime.graphs import MAIN, staying_outputs
+from edgeseg_runtime.libraries import import_library
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.quantized import prepare_for_cpu
 
@@ -84,8 +85,7 @@ class OrtBackend:
         profile: str | os.PathLike[str] | None = None,
         allow_operators: Collection[str] = (),
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = import_library("onnxruntime")
         chosen = _chosen_providers(providers, onnxruntime.get_available_providers())
         self._make_value = onnxruntime.OrtValue.ortvalue_from_numpy
         self._device = "cuda" if chosen[0] in _CUDA else "cpu"
@@ -121,7 +121,7 @@ class OrtBackend:
     def obstacle(cls, folder: Path, manifest: Manifest) -> str | None:
         """Return why this bundle cannot run here, or None; see `BackendClass`."""
         try:
-            import onnxruntime  # noqa: F401
+            import_library("onnxruntime")
         except ImportError as error:
             return f"onnxruntime cannot be imported ({error})"
         return missing_graph(folder, manifest)

@@ -83,7 +83,8 @@ class Instances:
         skeleton: pairs of key points, by number, that `draw` connects.
         image_size: height, width of the source picture; taken from `masks` if None.
         num_nonfinite: detections dropped because a number of theirs was NaN or infinite, other than
-            in a mask or a heat map; of the task "keypoints", key points set to 0 for it.
+            in a mask; detections of which key points were set to 0 for it, because of their heat
+            maps; of the task "keypoints", key points set to 0 for it.
         backend: what computed it, such as "onnxruntime"; empty if unknown.
 
     Raises:

@@ -147,7 +147,9 @@ class InstanceTask:
         """Return the detections in source pixels; masks are pasted when they are looked at.
 
         Detections that have a NaN or an infinite number anywhere but in a mask or a heat map are
-        dropped and counted; what is further away than 2^30 pixels counts as infinite.
+        dropped and counted; what is further away than 2^30 pixels counts as infinite. Key points
+        whose heat map has such a number at its maximum are 0, with score 0, and their detection
+        is counted.
         """
         network_boxes = outputs["boxes"][0].astype(np.float32, copy=False)
         scores = outputs["scores"][0].astype(np.float32, copy=False)
@@ -166,7 +168,11 @@ class InstanceTask:
             for field in self._rows
         }
         if self.options.keypoints != "none":
-            rows["keypoints"] = self._keypoints(outputs, kept, network_boxes[kept], geometry)
+            points = self._keypoints(outputs, kept, network_boxes[kept], geometry)
+            is_lost = ~np.isfinite(points).all(axis=-1)
+            points[is_lost] = 0
+            num_nonfinite += int(np.count_nonzero(is_lost.any(axis=-1)))
+            rows["keypoints"] = points
         return Instances(
             boxes,
             scores[kept],
