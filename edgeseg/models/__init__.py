@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgeseg.models.reference import ReferenceModel
 
 Weights: TypeAlias = str | Path | Mapping[str, Any] | None
+Files: TypeAlias = Mapping[str, tuple[str, Mapping[str, Any]]]
+Constants: TypeAlias = Callable[[Any], Mapping[str, Sequence[float]]]
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 
@@ -62,6 +64,7 @@ MODELS: dict[str, str] = {
     "yolact_plus_resnet50": _YOLACT,
     "yolact_resnet101": _YOLACT,
     "yolact_resnet50": _YOLACT,
+    "yolact_resnet50_pascal": _YOLACT,
     "yolact_tiny": _YOLACT,
 }
 """Model name -> module that describes it in its table ``SPECS``."""
@@ -95,6 +98,11 @@ def no_variants(_model: ReferenceModel) -> dict[str, ReferenceModel]:
     return {}
 
 
+def no_constants(_config: Any) -> dict[str, Sequence[float]]:
+    """Return nothing: the checkpoints hold weights only."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What is known of a model before it is built.
@@ -112,6 +120,11 @@ class ModelSpec:
     height and width of the network input, the variant's own if None; ``config`` holds fields of the
     family's configuration that replace the variant's. It raises ``ValueError`` for an unknown or
     invalid field. ``key_table(name, config)`` gives the parameter names of the official checkpoint.
+
+    ``files`` are patterns of the names of official checkpoints that another variant, or another size,
+    would load without complaint -> the variant that they are of, and the fields that they need.
+    ``constants(config)`` are numbers that some of the original's checkpoints hold and that its
+    configuration has to agree with, by the pattern of their names.
     """
 
     name: str
@@ -129,6 +142,8 @@ class ModelSpec:
     key_table: Callable[[str, Mapping[str, Any]], KeyTable]
     manifest: Callable[[ReferenceModel], Manifest]
     variants: Callable[[ReferenceModel], Mapping[str, ReferenceModel]] = no_variants
+    files: Files = field(default_factory=dict)
+    constants: Constants = no_constants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +168,8 @@ class Family:
     key_table: Callable[[str, Mapping[str, Any]], KeyTable]
     manifest: Callable[[ReferenceModel], Manifest]
     variants: Callable[[ReferenceModel], Mapping[str, ReferenceModel]] = no_variants
+    files: Files = field(default_factory=dict)
+    constants: Constants = no_constants
 
     def spec(
         self,
@@ -182,6 +199,8 @@ class Family:
             key_table=self.key_table,
             manifest=self.manifest,
             variants=self.variants,
+            files=self.files,
+            constants=self.constants,
         )
 
 

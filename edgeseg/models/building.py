@@ -5,15 +5,20 @@ Nothing here imports torch before a model is built.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.models import Weights, get_spec, shapes_weights_path
+from edgeseg.models import ModelSpec, Weights, get_spec, shapes_weights_path
 from edgeseg.models.labels import ClassRules, class_settings
 
 if TYPE_CHECKING:
+    from edgeseg.models.checkpoint import LoadedWeights
     from edgeseg.models.reference import ReferenceModel
+
+_log = logging.getLogger(__name__)
 
 
 def settings_of(
@@ -75,7 +80,7 @@ def create(
     config: Mapping[str, Any],
 ) -> ReferenceModel:
     """Return a model in evaluation mode; see :func:`edgeseg.create_model`."""
-    from edgeseg.models.checkpoint import load_weights
+    from edgeseg.models.lookalikes import check_file_name
 
     if weights_key and (weights is None or _is_shapes(weights)):
         raise ValueError(
@@ -83,12 +88,41 @@ def create(
         )
     spec = get_spec(name)
     model = spec.build(name, image_size, config)
+    if _is_shapes(weights):
+        weights = shapes_weights_path(name)
+    elif isinstance(weights, str | Path):
+        given = {**config, "image_size": image_size} if image_size else config
+        check_file_name(weights, spec, given)
     if weights is not None:
-        source = shapes_weights_path(name) if _is_shapes(weights) else weights
-        model.loaded_weights = load_weights(
-            model, source, spec.key_table(name, config), key=weights_key
-        )
+        model.loaded_weights = _load(model, weights, weights_key, spec, config)
     return model.eval()
+
+
+def _load(
+    model: ReferenceModel,
+    weights: str | Path | Mapping[str, Any],
+    key: str | None,
+    spec: ModelSpec,
+    config: Mapping[str, Any],
+) -> LoadedWeights:
+    """Load weights into a model; what may be those of another model is said, with its name."""
+    from edgeseg.models.checkpoint import MisfitError, load_weights
+    from edgeseg.models.lookalikes import fitting_model, lookalikes
+
+    table, constants = spec.key_table(spec.name, config), spec.constants(model.config)
+    try:
+        loaded = load_weights(model, weights, table, key=key, constants=constants)
+    except MisfitError as error:
+        raise error.with_advice(fitting_model(error.entries, spec, config)) from error
+    for other, differing in lookalikes(model, config):
+        _log.warning(
+            "the weights of %s fit the official model %s as well, which differs in %s: if they are its, "
+            "take that name",
+            spec.name,
+            other,
+            ", ".join(differing),
+        )
+    return loaded
 
 
 def _is_shapes(weights: Weights) -> bool:

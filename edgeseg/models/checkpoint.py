@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ __all__ = [
     "read_checkpoint",
 ]
 
+_CHECK = "Check the model's name, and num_classes if the model was fine-tuned."
 _NUM_LISTED = 5
 _log = logging.getLogger(__name__)
 
@@ -58,13 +61,15 @@ class MisfitError(CheckpointError):
 
     Attributes:
         entries: what it holds.
-        key: the part that came closest.
     """
 
-    def __init__(self, message: str, entries: Sequence[Entry], key: str) -> None:
+    def __init__(self, message: str, entries: Sequence[Entry] = ()) -> None:
         super().__init__(message)
         self.entries = entries
-        self.key = key
+
+    def with_advice(self, advice: str | None) -> CheckpointError:
+        """Return the error with what to do, if that is known, in place of what to check."""
+        return CheckpointError(str(self).replace(_CHECK, advice) if advice else str(self))
 
 
 def load_weights(
@@ -73,6 +78,7 @@ def load_weights(
     table: KeyTable,
     *,
     key: str | None = None,
+    constants: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> LoadedWeights:
     """Load into ``model`` what fits of ``weights``; every parameter must be there with its shape.
 
@@ -86,16 +92,19 @@ def load_weights(
             .pkl, .safetensors), in the original's names or in ours.
         table: the original's names.
         key: the part to take, such as "model_ema", where several fit; "" is all of it.
+        constants: numbers beside the weights that the model's configuration has to agree with, where
+            they are there: a pattern of their original names -> the numbers.
 
     Raises:
-        CheckpointError: the file is damaged, names or shapes do not fit (all misfits are listed),
-            several parts fit and none is chosen, or a file holds NaN. NaN in memory is
+        CheckpointError: the file is damaged, names, shapes or constants do not fit (all misfits are
+            listed), several parts fit and none is chosen, or a file holds NaN. NaN in memory is
             logged.
     """
     is_file = not isinstance(weights, Mapping)
     source = str(weights) if is_file else "the given state dict"
     tree = read_checkpoint(weights) if isinstance(weights, str | Path) else weights
     fit, others = _choose(tree, source, model.state_dict(), table, key)
+    _check_constants(tree, fit, constants, source)
     _copy(model, fit, source)
     try:
         check_finite(model, source)
@@ -147,7 +156,7 @@ def _choose(
         if fit.is_complete and not any(same_tensors(fit, other) for other in complete):
             complete.append(fit)
     if not complete:
-        raise MisfitError(_misfits(source, fits[0], expected, table), entries, fits[0].key)
+        raise MisfitError(_misfits(source, fits[0], expected, table), entries)
     averaged = [fit for fit in complete if is_averaged(fit, tree)]
     chosen = complete if len(complete) == 1 else averaged
     if len(chosen) != 1:
@@ -160,6 +169,26 @@ def _choose(
         beside = f", the average, and not {_listed(others)}" if others else ""
         _log.info("%s: the weights are those of %s%s", source, chosen[0].key, beside)
     return chosen[0], others
+
+
+def _check_constants(
+    tree: Any, fit: Fit, constants: Mapping[str, Sequence[float]], source: str
+) -> None:
+    for entry in entries_of(tree) if constants else ():
+        name = entry.name.removeprefix(fit.prefix)
+        expected = next((v for key, v in constants.items() if re.search(key, name)), None)
+        if expected is None or not isinstance(entry.value, StoredTensor | Tensor | np.ndarray):
+            continue
+        found = _as_tensor(entry.value, f"{source}: {_shown(name)}").flatten().tolist()
+        if len(found) != len(expected) or not np.allclose(found, expected, rtol=1e-3, atol=1e-3):
+            raise CheckpointError(
+                f"{source}: {_shown(name)} is {_rounded(found)}, expected {_rounded(expected)}: it is "
+                "of a model with another configuration"
+            )
+
+
+def _rounded(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.6g}" for number in numbers[:12])
 
 
 def _copy(model: nn.Module, fit: Fit, source: str) -> None:
@@ -203,7 +232,7 @@ def _misfits(source: str, fit: Fit, expected: Mapping[str, Tensor], table: KeyTa
     part = f" ({_shown(fit.key)})" if fit.key else ""
     lines = [f"{source}{part} does not fit the model:"]
     lines += [f"  {len(names)} {kind}: {_listed(names)}" for kind, names in lists.items() if names]
-    lines.append("Check the model's name, and num_classes if the model was fine-tuned.")
+    lines.append(_CHECK)
     return "\n".join(lines)
 
 

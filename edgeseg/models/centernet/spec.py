@@ -170,6 +170,20 @@ _ORIGINS = {  # licence of code and weights, source of the figures
     ),
 }
 
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    f"ctdet_pascal_{theirs}_{side}": (
+        f"centernet_{ours}_pascal",
+        {} if (side, side) == PASCAL["image_size"] else {"image_size": (side, side)},
+    )
+    for theirs, ours in (
+        ("dla", "dla34"),
+        ("resdcn18", "resnet18_dcn"),
+        ("resdcn101", "resnet101_dcn"),
+    )
+    for side in (384, 512)
+}
+"""See :class:`edgeseg.models.ModelSpec`: means and sizes are not in the files."""
+
 FAMILY = Family(
     name="centernet",
     task="instances",
@@ -179,6 +193,7 @@ FAMILY = Family(
     precision=PRECISION,
     build=build,
     key_table=key_table,
+    files=FILES,
     manifest=manifest,
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
-    from edgeseg.models.maskrcnn.model import MaskRCNN
+    from edgeseg.models.maskrcnn.model import MaskRCNN, MaskRCNNConfig
     from edgeseg.models.reference import ReferenceModel
 
 TORCHVISION: dict[str, Any] = {"labels": COCO_91}
@@ -258,6 +259,20 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 }
 
 
+def constants(config: MaskRCNNConfig) -> dict[str, tuple[float, ...]]:
+    """Return what older checkpoints of detectron2 hold of their configuration."""
+    anchors = {
+        rf"anchor_generator\.cell_anchors\.{level}$": tuple(
+            sign * side / 2
+            for ratio in config.anchor_ratios
+            for sign in (-1, 1)
+            for side in (size / math.sqrt(ratio), size * math.sqrt(ratio))
+        )
+        for level, size in enumerate(config.anchor_sizes)
+    }
+    return {r"^pixel_mean$": config.mean, r"^pixel_std$": config.std, **anchors}
+
+
 FAMILY = Family(
     name="maskrcnn",
     task="instances",
@@ -267,6 +282,7 @@ FAMILY = Family(
     precision=PRECISION,
     build=build,
     key_table=key_table,
+    constants=constants,
     manifest=manifest,
     variants=variants,
 )

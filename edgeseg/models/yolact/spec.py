@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import settings_of
-from edgeseg.models.labels import COCO_80, COCO_80_IDS, SHAPES, ClassRules
+from edgeseg.models.labels import COCO_80, COCO_80_IDS, PASCAL_20, SHAPES, ClassRules
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 COCO: dict[str, Any] = {"labels": COCO_80, "category_ids": COCO_80_IDS}
 DARKNET53 = {**COCO, "backbone": "darknet53", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
 PLUS = {**COCO, "use_maskiou": True, "use_square_anchors": False, "scales_per_level": 3}
+PASCAL: dict[str, Any] = {
+    "num_classes": 21,
+    "labels": PASCAL_20,
+    "category_ids": tuple(range(1, 21)),
+    "use_square_anchors": False,
+    "pred_scales": (32, 64, 128, 256, 512),
+}
 TINY = {
     "takes_fraction": False,
     "image_size": (192, 192),
@@ -41,6 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "yolact_plus_resnet50": {**PLUS, "backbone": "resnet50", "dcn_layers": (0, 4, 6, 3)},
     "yolact_resnet101": COCO,
     "yolact_resnet50": {**COCO, "backbone": "resnet50"},
+    "yolact_resnet50_pascal": {**PASCAL, "backbone": "resnet50"},
     "yolact_tiny": TINY,
 }
 """Model name -> what differs from the defaults of ``YolactConfig``."""
@@ -144,12 +152,21 @@ def manifest(model: ReferenceModel) -> Manifest:
 
 _ORIGINS = {  # licence of code and weights, source of the figures
     "yolact": ("MIT (code), weights not stated", "dbolya/yolact README, COCO test-dev"),
+    "pascal": ("MIT (code), weights not stated", "dbolya/yolact README, Pascal SBD val"),
     "edgeseg": (
         "Apache-2.0 (code and weights)",
         "benchmarks/results/yolact_tiny_bench.md, 200 pictures of shapes val",
     ),
 }
 
+
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "yolact_im400": ("yolact_resnet101", {"image_size": (400, 400)}),
+    "yolact_im700": ("yolact_resnet101", {"image_size": (700, 700)}),
+    "yolact_resnet50_pascal": ("yolact_resnet50_pascal", {}),
+    r"yolact_resnet50_\d": ("yolact_resnet50", {}),
+}
+"""See :class:`edgeseg.models.ModelSpec`: the priors are not in the files."""
 
 FAMILY = Family(
     name="yolact",
@@ -160,6 +177,7 @@ FAMILY = Family(
     precision=PRECISION,
     build=build,
     key_table=key_table,
+    files=FILES,
     manifest=manifest,
 )
 
@@ -169,6 +187,10 @@ SPECS: dict[str, ModelSpec] = {
         FAMILY.spec(
             "yolact_resnet50", "yolact", 31_144_383,
             gflops=59.2, accuracy={"mask_AP": 0.282},
+        ),
+        FAMILY.spec(
+            "yolact_resnet50_pascal", "pascal", 30_729_483,
+            gflops=56.5, accuracy={"mask_AP50": 0.723},
         ),
         FAMILY.spec(
             "yolact_resnet101", "yolact", 50_136_511,
