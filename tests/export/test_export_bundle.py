@@ -73,7 +73,7 @@ def test_the_manifest_tells_what_a_device_needs(tiny_bundle):
     assert manifest.labels[1:] == ("disc", "square", "triangle", "star", "ring", "cross")
     raw = (tiny_bundle / "mask.onnx").read_bytes()
     assert manifest.artifact("mask").sha256 == hashlib.sha256(raw).hexdigest()
-    assert manifest.graphs["mask"].rows == Rows(counts="scores", maximum=30, buckets=(4, 16, 30))
+    assert manifest.graphs["mask"].rows == Rows(counts="scores", maximum=30, buckets=(8, 30))
     assert manifest.provenance["config"]["box_detections_per_img"] == 30
     assert len(manifest.provenance["weights_sha256"]) == 64
 

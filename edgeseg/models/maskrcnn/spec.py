@@ -102,7 +102,7 @@ PRECISION = PrecisionRecipe(
 )
 
 FREE_ROWS = -1
-BUCKETS = (4, 16)
+BUCKETS = (8, 32)
 """Rows, beside the full list, that engines of fixed shapes are built for."""
 OFFICIAL_SIZES = {(800, 1344): (800, 1333)}
 """Network size -> the original's shorter and longer side of the resized picture."""
