@@ -10,8 +10,10 @@ from edgeseg_runtime.geometry import (
     clip_boxes,
     fit_image,
     geometry_of,
+    kept_scale,
     resized_size,
     scale_boxes_to_source,
+    scale_of,
 )
 from edgeseg_runtime.manifest import Preprocess
 from edgeseg_runtime.paste import (
@@ -278,3 +280,19 @@ def test_key_points_are_those_of_the_original(seed):
         assert x == pytest.approx((column + 0.5) * width / size[1] + box[0], abs=1e-3)
         assert y == pytest.approx((row + 0.5) * height / size[0] + box[1], abs=1e-3)
         assert score == pytest.approx(values.max(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "expected"), [("half_up", (1333, 750)), ("floor", (1333, 749))]
+)
+def test_a_portrait_keeps_the_original_s_scale_in_an_input_of_its_own(rounding, expected):
+    """detectron2 rounds the size, torchvision cuts it."""
+    rule = {"resize": "shortest_edge", "min_size": 800, "max_size": 1333, "rounding": rounding}
+    landscape = Preprocess(height=800, width=1344, **rule)
+    portrait = Preprocess(height=1344, width=800, **rule)
+    size = 1280, 720
+    assert resized_size(size, portrait) == expected
+    assert resized_size(size, landscape) == (800, 450)
+    assert scale_of(size, portrait) > scale_of(size, landscape)
+    assert kept_scale(size, portrait) == 1
+    assert kept_scale(size, landscape) == pytest.approx(0.6, abs=0.01)
