@@ -50,6 +50,13 @@ Engines = Annotated[
     Path | None,
     typer.Option(help="Folder of TensorRT engines that you built yourself; engines are programs."),
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:NAME",
+        help="What torch rebuilds a model outside edgeseg from; the module is imported.",
+    ),
+]
 IMAGE_SIZE_HELP = "Network input, HEIGHTxWIDTH or one number; the model's own if left out."
 
 
@@ -99,7 +106,10 @@ def root(
 def models(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Show this model alone.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Show this model alone, or those of a module of yours, MODULE:."
+        ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
     json: Json = False,
@@ -107,17 +117,18 @@ def models(
     quiet: Quiet = False,
 ) -> None:
     """List the models: size, licence and published accuracy."""
-    from edgeseg.catalogue import card_from_spec, row_from_card
-    from edgeseg.models import get_spec, list_models
+    from edgeseg.catalogue import card_of_model, models_from_text, row_from_card
     from edgeseg.tables import sections_from_document, table_of_rows
 
     terminal = _terminal(ctx, json, verbose, quiet)
-    cards = [card_from_spec(get_spec(known)) for known in ([name] if name else list_models())]
+    _look_for_modules_here(name)
+    names = models_from_text(name)
+    cards = [card_of_model(known) for known in names]
     tasks = sorted({card["task"] for card in cards})
     if task is not None and task not in tasks:
         raise ValueError(f"--task {task!r} found, expected one of {', '.join(tasks)}")
     cards = [card for card in cards if task in (None, card["task"])]
-    if name:
+    if name in names:
         terminal.show(*sections_from_document(cards[0]))
     else:
         terminal.show(table_of_rows("Models", [row_from_card(card) for card in cards]))
@@ -128,11 +139,18 @@ def models(
 def export(
     ctx: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name that `edgeseg models` lists.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A name that `edgeseg models` lists, or MODULE:NAME for a model of your own.",
+        ),
     ],
     weights: Annotated[
         str | None,
-        typer.Option(help='Checkpoint, or "shapes" for the built-in ones; random if left out.'),
+        typer.Option(
+            help='Checkpoint, or "shapes" for the built-in ones (a model of your own may have others); '
+            "random if left out."
+        ),
     ] = None,
     weights_key: WeightsKey = None,
     image_size: Annotated[str | None, typer.Option(help=IMAGE_SIZE_HELP)] = None,
@@ -225,6 +243,7 @@ def export(
     )
 
     terminal = _terminal(ctx, json, verbose, quiet)
+    _look_for_modules_here(name)
     spec = get_spec(name)
     size = image_size_from_text(image_size) if image_size else None
     if stages not in ("on", "off"):
@@ -234,7 +253,7 @@ def export(
     started = time.monotonic()
     with terminal.progress() as progress:
         progress("load PyTorch and the model", 0, 1)
-        config = settings_from_text(spec.family, settings or ())
+        config = settings_from_text(spec, settings or ())
         if num_classes is not None:
             config["num_classes"] = num_classes
         if labels is not None:
@@ -252,7 +271,7 @@ def export(
             progress("read pictures for calibration", 0, 1)
         folder = export_bundle(
             model,
-            out or Path(f"{name}-{height}x{width}"),
+            out or Path(f"{spec.name}-{height}x{width}"),
             opset=opset,
             precision=precision,
             calibration=calibration_pictures(calibrate, num_calibration, model)
@@ -271,7 +290,7 @@ def export(
             allow_mismatch=allow_mismatch,
             overwrite=overwrite,
             command=["edgeseg", *terminal.arguments],
-            weights_source=weights_source(weights),
+            weights_source=weights_source(name, weights),
             progress=progress,
         )
     _finish_export(terminal, folder, time.monotonic() - started)
@@ -367,6 +386,7 @@ def bench(
         str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
     ] = None,
     weights_key: WeightsKey = None,
+    model: Model = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of a minute.")] = False,
     score: Annotated[
@@ -397,11 +417,13 @@ def bench(
     terminal = _terminal(ctx, json, verbose, quiet)
     names = names_from_text("--backends", backends)
     check_engines(engines, names)
+    _look_for_modules_here(model)
     with terminal.progress() as progress:
         report = benchmark(
             bundle,
             data=data,
             backends=names,
+            model=model,
             weights=weights,
             weights_key=weights_key,
             limit=limit,
@@ -436,6 +458,7 @@ def compare(
         str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
     ] = None,
     weights_key: WeightsKey = None,
+    model: Model = None,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(metavar="CONDITION", help='Exit with 1 if it holds: "agreement_ap<0.98".'),
@@ -456,10 +479,13 @@ def compare(
 
     terminal = _terminal(ctx, json, verbose, quiet)
     conditions = conditions_from_text(fail_on or (), METRICS)
+    _look_for_modules_here(model)
     files: list[Path] = []
     with terminal.progress() as progress:
         progress("load", 0, 1)
-        sides = open_sides(reference, candidate, weights=weights, weights_key=weights_key)
+        sides = open_sides(
+            reference, candidate, model=model, weights=weights, weights_key=weights_key
+        )
         pictures, count, name = open_pictures(data, sides[0].manifest, limit)
         report = compare_sides(
             *sides, pictures, count, data=name, score_threshold=score, progress=progress
@@ -611,6 +637,18 @@ def _terminal(ctx: typer.Context, json: bool, verbose: int, quiet: bool) -> Term
     terminal.configure(is_json=json, verbose=verbose, quiet=quiet)
     ctx.with_resource(contextlib.redirect_stdout(sys.stderr))
     return terminal
+
+
+def _look_for_modules_here(name: str | None) -> None:
+    """Let a module outside edgeseg lie in the current folder, as `python -m` does.
+
+    Only where the user has named one: other commands import nothing from there. Python's own switch
+    against such imports (-P, PYTHONSAFEPATH) counts here too.
+    """
+    here = str(Path.cwd())
+    is_module = name is not None and (":" in name or "." in name)
+    if is_module and here not in sys.path and not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, here)
 
 
 def _finish_export(terminal: Terminal, folder: Path, seconds: float) -> None:

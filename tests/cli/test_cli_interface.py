@@ -25,11 +25,11 @@ COMMANDS = {
     },
     "bench": {
         "BUNDLE", "--data", "--backends", "--weights", "--weights-key", "--limit", "--quick", "--score", "--match",
-        "--threads", "--engines", "--out",
+        "--threads", "--engines", "--out", "--model",
     },
     "compare": {
         "REF", "CAND", "--data", "--limit", "--score", "--weights", "--weights-key", "--fail-on",
-        "--out",
+        "--out", "--model",
     },
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",
