@@ -27,10 +27,12 @@ def create_model(
     """Return a reference model in evaluation mode.
 
     Args:
-        name: one of :func:`list_models`.
+        name: one of :func:`list_models`, or MODULE:NAME, such as "my_package.my_family:my_model", for
+            one of a module outside edgeseg, which is imported.
         weights: path or state dict of an official checkpoint, "shapes" for the small weights that
             ship with the package, or None for random weights. A training checkpoint serves too: the
-            part of it that fits is taken, averaged weights (a model_ema) before plain ones.
+            part of it that fits is taken, averaged weights (a model_ema) before plain ones. A model
+            outside edgeseg may ship with weights under keywords of its own.
         weights_key: the part to take, such as "model", where several fit.
         image_size: height and width of the network input, or one number for a square; the model's
             default if None.
@@ -40,6 +42,7 @@ def create_model(
     Raises:
         ValueError: an unknown name or option, or an invalid size.
         CheckpointError: a damaged weight file, or one of another model.
+        FamilyImportError: a module outside edgeseg that fails when it is imported.
     """
     from edgeseg.models.building import create
 

@@ -26,6 +26,7 @@ def benchmark(
     *,
     data: str,
     backends: Sequence[str],
+    model: str | None,
     weights: str | None,
     weights_key: str | None = None,
     limit: int | None,
@@ -42,6 +43,7 @@ def benchmark(
         folder: the bundle.
         data: see `edgeseg_bench.datasets.open_dataset`.
         backends: "torch" for the original model, and engines of the runtime.
+        model: what the PyTorch model is rebuilt from, MODULE:NAME, if it is of a module outside edgeseg.
         weights: the exported checkpoint, if it is no longer in its place.
         weights_key: the part of it, if it is not the one that was exported.
         limit: use only the first pictures; None = all.
@@ -70,7 +72,7 @@ def benchmark(
             progress("load", done, len(backends))
             if name == TORCH:
                 predictor = open_torch(
-                    folder, weights=weights, weights_key=weights_key, threads=threads
+                    folder, model=model, weights=weights, weights_key=weights_key, threads=threads
                 )
             else:
                 predictor = load(
@@ -83,7 +85,7 @@ def benchmark(
             if engines_folder is None or not name.startswith(TENSORRT):
                 options: dict[str, Any] = {"threads": threads}
                 if name == TORCH:
-                    options |= {"weights": weights, "weights_key": weights_key}
+                    options |= {"model": model, "weights": weights, "weights_key": weights_key}
                 memory[name] = _peak_bytes(folder, name, options)
         return run_bench(
             predictors,
@@ -102,6 +104,7 @@ def open_torch(
     folder: Path,
     *,
     backend: str = TORCH,
+    model: str | None,
     weights: str | None,
     weights_key: str | None = None,
     threads: int | None,
@@ -111,6 +114,7 @@ def open_torch(
     Args:
         folder: the bundle.
         backend: always "torch".
+        model: see `benchmark`.
         weights: see `benchmark`.
         weights_key: see `benchmark`.
         threads: of torch in the whole process; None = its own choice.
@@ -127,7 +131,9 @@ def open_torch(
     if threads is not None:
         torch.set_num_threads(threads)
     manifest = Manifest.load(folder)
-    return torch_predictor(rebuild_model(manifest, weights=weights, weights_key=weights_key))
+    return torch_predictor(
+        rebuild_model(manifest, name=model, weights=weights, weights_key=weights_key)
+    )
 
 
 def _peak_bytes(folder: Path, name: str, options: Mapping[str, Any]) -> int:

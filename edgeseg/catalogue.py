@@ -5,13 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgeseg.models import ModelSpec
+from edgeseg.models import get_spec, list_models
+from edgeseg.models.outside import is_outside
 
 
-def card_from_spec(spec: ModelSpec) -> dict[str, Any]:
-    """Return what is known of a model, as a JSON document."""
+def models_from_text(text: str | None) -> list[str]:
+    """Return the models that a user asks for: all, one, or those of a module outside edgeseg.
+
+    Args:
+        text: None, the name of a model, or a module: with a dot in it, or MODULE: with a colon behind.
+    """
+    if text is None:
+        return list_models()
+    module = text.removesuffix(":")
+    is_module = module != text or ("." in text and not is_outside(text))
+    return list_models(module) if is_module else [text]
+
+
+def card_of_model(name: str) -> dict[str, Any]:
+    """Return what is known of a model, as a JSON document.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    spec = get_spec(name)
     return {
-        "name": spec.name,
+        "name": name,
         "task": spec.task,
         "family": spec.family,
         "num_parameters": spec.num_parameters,
@@ -20,7 +39,7 @@ def card_from_spec(spec: ModelSpec) -> dict[str, Any]:
         "licence": spec.licence,
         "accuracy": dict(spec.accuracy),
         "source": spec.source,
-        "has_shapes_weights": spec.has_shapes_weights,
+        "weights": list(spec.weights),
     }
 
 
@@ -36,5 +55,5 @@ def row_from_card(card: Mapping[str, Any]) -> dict[str, Any]:
         "licence": card["licence"],
         "accuracy": ", ".join(accuracy) or None,
         "source": card["source"],
-        "weights": "shapes" if card["has_shapes_weights"] else None,
+        "weights": ", ".join(card["weights"]) or None,
     }

@@ -55,6 +55,13 @@ Engines = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files of earlier results in that folder.")
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:NAME",
+        help="What torch rebuilds a model outside edgeseg from; the module is imported.",
+    ),
+]
 IMAGE_SIZE_HELP = "Network input, HEIGHTxWIDTH or one number; the model's own if left out."
 
 
@@ -112,7 +119,10 @@ def root(
 def models(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Show this model alone.")
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Show this model alone, or those of a module of yours, MODULE:."
+        ),
     ] = None,
     task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
     json: Json = False,
@@ -120,17 +130,18 @@ def models(
     quiet: Quiet = False,
 ) -> None:
     """List the models: size, licence and published accuracy."""
-    from edgeseg.catalogue import card_from_spec, row_from_card
-    from edgeseg.models import get_spec, list_models
+    from edgeseg.catalogue import card_of_model, models_from_text, row_from_card
     from edgeseg.tables import sections_from_document, table_of_rows
 
     terminal = _terminal(ctx, json, verbose, quiet)
-    cards = [card_from_spec(get_spec(known)) for known in ([name] if name else list_models())]
+    _look_for_modules_here(name)
+    names = models_from_text(name)
+    cards = [card_of_model(known) for known in names]
     tasks = sorted({card["task"] for card in cards})
     if task is not None and task not in tasks:
         raise ValueError(f"--task {task!r} found, expected one of {', '.join(tasks)}")
     cards = [card for card in cards if task in (None, card["task"])]
-    if name:
+    if name in names:
         terminal.show(*sections_from_document(cards[0]))
     else:
         terminal.show(table_of_rows("Models", [row_from_card(card) for card in cards]))
@@ -141,11 +152,18 @@ def models(
 def export(
     ctx: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A name that `edgeseg models` lists.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A name that `edgeseg models` lists, or MODULE:NAME for a model of your own.",
+        ),
     ],
     weights: Annotated[
         str | None,
-        typer.Option(help='Checkpoint, or "shapes" for the built-in ones; random if left out.'),
+        typer.Option(
+            help='Checkpoint, or "shapes" for the built-in ones (a model of your own may have others); '
+            "random if left out."
+        ),
     ] = None,
     weights_key: WeightsKey = None,
     image_size: Annotated[str | None, typer.Option(help=IMAGE_SIZE_HELP)] = None,
@@ -238,6 +256,7 @@ def export(
     )
 
     terminal = _terminal(ctx, json, verbose, quiet)
+    _look_for_modules_here(name)
     spec = get_spec(name)
     size = image_size_from_text(image_size) if image_size else None
     if stages not in ("on", "off"):
@@ -247,7 +266,7 @@ def export(
     started = time.monotonic()
     with terminal.progress() as progress:
         progress("load PyTorch and the model", 0, 1)
-        config = settings_from_text(spec.family, settings or ())
+        config = settings_from_text(spec, settings or ())
         if num_classes is not None:
             config["num_classes"] = num_classes
         if labels is not None:
@@ -265,7 +284,7 @@ def export(
             progress("read pictures for calibration", 0, 1)
         folder = export_bundle(
             model,
-            out or Path(f"{name}-{height}x{width}"),
+            out or Path(f"{spec.name}-{height}x{width}"),
             opset=opset,
             precision=precision,
             calibration=calibration_pictures(calibrate, num_calibration, model)
@@ -284,7 +303,7 @@ def export(
             allow_mismatch=allow_mismatch,
             overwrite=overwrite,
             command=["edgeseg", *terminal.arguments],
-            weights_source=weights_source(weights),
+            weights_source=weights_source(name, weights),
             progress=progress,
         )
     _finish_export(terminal, folder, time.monotonic() - started)
@@ -381,6 +400,7 @@ def bench(
         str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
     ] = None,
     weights_key: WeightsKey = None,
+    model: Model = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Seconds instead of a minute.")] = False,
     score: Annotated[
@@ -414,11 +434,13 @@ def bench(
     check_engines(engines, names)
     folder = out or Path(f"{bundle.resolve().name}-bench")
     report_folder(folder, overwrite=overwrite)
+    _look_for_modules_here(model)
     with terminal.progress() as progress:
         report = benchmark(
             bundle,
             data=data,
             backends=names,
+            model=model,
             weights=weights,
             weights_key=weights_key,
             limit=limit,
@@ -452,6 +474,7 @@ def compare(
         str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
     ] = None,
     weights_key: WeightsKey = None,
+    model: Model = None,
     fail_on: Annotated[
         list[str] | None,
         typer.Option(metavar="CONDITION", help='Exit with 1 if it holds: "agreement_ap<0.98".'),
@@ -480,11 +503,14 @@ def compare(
 
     terminal = _terminal(ctx, json, verbose, quiet)
     conditions = conditions_from_text(fail_on or (), METRICS)
+    _look_for_modules_here(model)
     files: list[Path] = []
     outputs = None if out is None else report_folder(out, overwrite=overwrite)
     with terminal.progress() as progress:
         progress("load", 0, 1)
-        sides = open_sides(reference, candidate, weights=weights, weights_key=weights_key)
+        sides = open_sides(
+            reference, candidate, model=model, weights=weights, weights_key=weights_key
+        )
         pictures, count, name = open_pictures(data, sides[0].manifest, limit)
         report = compare_sides(
             *sides, pictures, count, data=name, score_threshold=score, progress=progress
@@ -652,6 +678,18 @@ def _terminal(ctx: typer.Context, json: bool, verbose: int, quiet: bool) -> Term
     terminal.configure(is_json=json, verbose=verbose, quiet=quiet)
     ctx.with_resource(contextlib.redirect_stdout(sys.stderr))
     return terminal
+
+
+def _look_for_modules_here(name: str | None) -> None:
+    """Let a module outside edgeseg lie in the current folder, as `python -m` does.
+
+    Only where the user has named one: other commands import nothing from there. Python's own switch
+    against such imports (-P, PYTHONSAFEPATH) counts here too.
+    """
+    here = str(Path.cwd())
+    is_module = name is not None and (":" in name or "." in name)
+    if is_module and here not in sys.path and not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, here)
 
 
 def _finish_export(terminal: Terminal, folder: Path, seconds: float) -> None:

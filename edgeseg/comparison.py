@@ -35,13 +35,19 @@ Pictures = Callable[[], Iterator[Picture]]
 
 
 def open_sides(
-    reference: str, candidate: Path, *, weights: str | None, weights_key: str | None = None
+    reference: str,
+    candidate: Path,
+    *,
+    model: str | None = None,
+    weights: str | None,
+    weights_key: str | None = None,
 ) -> tuple[Side, Side]:
     """Return what is to be compared.
 
     Args:
         reference: folder of a bundle, or "torch" for the model that the candidate was made from.
         candidate: folder of a bundle.
+        model: what "torch" is rebuilt from, MODULE:NAME, if it is of a module outside edgeseg.
         weights: the exported checkpoint, if it is no longer in its place.
         weights_key: the part of it, if it is not the one that was exported.
 
@@ -51,7 +57,7 @@ def open_sides(
     """
     side = _bundle_side(candidate)
     if reference == TORCH:
-        return _torch_side(side.manifest, weights, weights_key), side
+        return _torch_side(side.manifest, model, weights, weights_key), side
     return _bundle_side(Path(reference)), side
 
 
@@ -206,13 +212,15 @@ def _parsed(folder: Path, manifest: Manifest, name: str) -> Any:
         raise CorruptArtifact(file, "an ONNX model", f"something else ({error})") from error
 
 
-def _torch_side(exported: Manifest, weights: str | None, weights_key: str | None) -> Side:
+def _torch_side(
+    exported: Manifest, name: str | None, weights: str | None, weights_key: str | None
+) -> Side:
     from edgeseg.models import model_manifest
     from edgeseg.models.torch_backend import TorchBackend
     from edgeseg.provenance import rebuild_model
     from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs, without_stages
 
-    model = rebuild_model(exported, weights=weights, weights_key=weights_key)
+    model = rebuild_model(exported, name=name, weights=weights, weights_key=weights_key)
     own = model_manifest(model)
     if set(exported.graphs) == {MAIN} != set(own.graphs):
         own = in_one_graph(own)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,9 @@ def explain(error: Exception, arguments: Sequence[str], options: Sequence[str]) 
         return 2, str(error)
     if isinstance(error, OSError):
         return 1, _system_message(error)
+    place = _place_in_named_module(error, arguments)
+    if place:
+        return 1, f"{type(error).__name__}: {error} ({place}); -v shows how it came to that"
     return 1, (
         f"unexpected {type(error).__name__}: {error}. This is a mistake in edgeseg: please report "
         "it with what -v shows"
@@ -50,6 +54,19 @@ def _system_message(error: OSError) -> str:
         return str(error.strerror or error)
     files = " to ".join(str(file) for file in (error.filename, error.filename2) if file is not None)
     return f"{files}: {error.strerror}"
+
+
+def _place_in_named_module(error: Exception, arguments: Sequence[str]) -> str | None:
+    """Return file and line of an error in a package that the command line names as MODULE:NAME."""
+    packages = {
+        argument.partition(":")[0].split(".")[0] for argument in arguments if ":" in argument
+    }
+    places = [
+        f"{frame.f_code.co_filename}, line {line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).split(".")[0] in packages
+    ]
+    return places[-1] if places else None
 
 
 def _usage_message(error: Any, arguments: Sequence[str], options: Sequence[str]) -> str:

@@ -10,7 +10,10 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from edgeseg.models import ModelSpec
 
 _SIZE = re.compile(r"(\d{1,5})(?:[xX](\d{1,5}))?")
 LABEL_SUFFIXES = (".json", ".names", ".txt")
@@ -112,11 +115,11 @@ def check_engines(folder: Path | None, backends: Sequence[str]) -> None:
         )
 
 
-def settings_from_text(family: str, assignments: Iterable[str]) -> dict[str, Any]:
-    """Return the fields of a family's configuration that `--set key=value` assigns, typed.
+def settings_from_text(spec: ModelSpec, assignments: Iterable[str]) -> dict[str, Any]:
+    """Return the fields of a model's configuration that `--set key=value` assigns, typed.
 
     Args:
-        family: such as "maskrcnn"; its model.py defines the configuration.
+        spec: of the model.
         assignments: such as "box_score_thresh=0.3" or "anchor_sizes=16,32,64,128,256"; tuples of
             tuples such as "min_sizes=16,32;64,128;256,512".
 
@@ -134,7 +137,7 @@ def settings_from_text(family: str, assignments: Iterable[str]) -> dict[str, Any
         texts[key.strip()] = text.strip()
     if not texts:
         return {}
-    kinds = get_type_hints(config_type(family))
+    kinds = get_type_hints(config_type(spec))
     for key in texts:
         if key not in kinds:
             close = difflib.get_close_matches(key, kinds, n=3) or sorted(kinds)
@@ -142,9 +145,11 @@ def settings_from_text(family: str, assignments: Iterable[str]) -> dict[str, Any
     return {key: _value(text, kinds[key], key) for key, text in texts.items()}
 
 
-def config_type(family: str) -> type:
-    """Return the configuration dataclass of a family: the one of its model.py named ...Config."""
-    module = importlib.import_module(f"edgeseg.models.{family}.model")
+def config_type(spec: ModelSpec) -> type:
+    """Return the configuration dataclass of a model: its preset's, or the family's ...Config."""
+    if is_dataclass(spec.preset):
+        return type(spec.preset)
+    module = importlib.import_module(f"edgeseg.models.{spec.family}.model")
     found = [
         value
         for name, value in vars(module).items()

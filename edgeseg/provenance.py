@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeseg.models import RANDOM, get_spec
+from edgeseg.models.outside import is_outside
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgeseg.models.reference import ReferenceModel
 
-RANDOM = "random"
-"""Weights source of a model that was exported without weights."""
 RANDOM_SEED = 0
 
 
@@ -41,25 +41,35 @@ def build_model(
     )
 
 
-def weights_source(weights: str | None) -> str:
-    """Return what a bundle's provenance says of the weights: "random", "shapes" or a full path."""
+def weights_source(name: str, weights: str | None) -> str:
+    """Return what a bundle's provenance says of a model's weights: a keyword or a full path.
+
+    The keywords are "random" and those of weights that ship with the model, such as "shapes".
+    """
     if weights is None:
         return RANDOM
-    return weights if weights == "shapes" else str(Path(weights).absolute())
+    return weights if weights in get_spec(name).weights else str(Path(weights).absolute())
 
 
 def rebuild_model(
-    manifest: Manifest, *, weights: str | None = None, weights_key: str | None = None
+    manifest: Manifest,
+    *,
+    name: str | None = None,
+    weights: str | None = None,
+    weights_key: str | None = None,
 ) -> ReferenceModel:
     """Return the PyTorch model of a bundle.
 
     Args:
-        manifest: of the bundle; its provenance names configuration and weights.
+        manifest: of the bundle; its provenance names model, configuration and weights.
+        name: of the model, as `edgeseg.create_model` takes it; the recorded one if None, unless that
+            is of a module outside the package: a bundle is data, and must not choose what is imported.
         weights: the checkpoint, where it is no longer where it was at the export.
         weights_key: the part of it; the one that was exported if None, "" for all of it.
 
     Raises:
-        ValueError: the provenance does not say how the model was made, or its checkpoint is gone.
+        ValueError: the provenance does not say how the model was made, its checkpoint is gone, or it
+            is of a module outside the package and no name is given.
         CheckpointError: the checkpoint is damaged or of another model.
         ReferenceMismatchError: these are other weights than the exported ones.
     """
@@ -72,12 +82,11 @@ def rebuild_model(
             f"the bundle of {manifest.name} does not record how its model was made, so the torch "
             "reference cannot be rebuilt: leave torch out of --backends, or export it again"
         )
-    source = weights or _recorded_weights(manifest)
-    options = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in config.items()
-    }
+    name = name or _recorded_name(manifest)
+    source = weights or _recorded_weights(manifest, name)
+    options = {key: _frozen(value) for key, value in config.items()}
     model = build_model(
-        manifest.name,
+        name,
         weights=None if source == RANDOM else source,
         weights_key=provenance.get("weights_key") if weights_key is None else weights_key,
         image_size=options.pop("image_size", None),
@@ -93,15 +102,32 @@ def rebuild_model(
     return model
 
 
-def _recorded_weights(manifest: Manifest) -> str:
+def _recorded_name(manifest: Manifest) -> str:
+    name = manifest.provenance.get("model", manifest.name)
+    if not isinstance(name, str) or is_outside(name):
+        raise ValueError(
+            f"the bundle of {manifest.name} was exported from the model {name!r} outside edgeseg, "
+            "whose module is a program and is not imported because a bundle says so: if you trust "
+            f"it, give --model {name}"
+        )
+    return name
+
+
+def _recorded_weights(manifest: Manifest, name: str) -> str:
     source = manifest.provenance.get("weights")
     if not isinstance(source, str):
         raise ValueError(
             f"the bundle of {manifest.name} does not record its checkpoint: give it with --weights"
         )
-    if source not in {RANDOM, "shapes"} and not Path(source).is_file():
+    is_keyword = source == RANDOM or source in get_spec(name).weights
+    if not is_keyword and not Path(source).is_file():
         raise ValueError(
             f"the checkpoint {source} that the bundle was exported from is not there any more: "
             "give it with --weights, or leave torch out of --backends"
         )
     return source
+
+
+def _frozen(value: Any) -> Any:
+    """Return a recorded value of a configuration, where JSON made lists of tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from edgeseg.models.outside import is_outside, specs_of_module, split_name
 from edgeseg_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ Files: TypeAlias = Mapping[str, tuple[str, Mapping[str, Any]]]
 Constants: TypeAlias = Callable[[Any], Mapping[str, Sequence[float]]]
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
+SHAPES = "shapes"
+"""Keyword of the weights for the built-in data that ship with the package."""
+RANDOM = "random"
+"""What a bundle's provenance calls the weights of a model that was made without any."""
 
 _CENTERNET = "edgeseg.models.centernet.spec"
 _HOURGLASS = "edgeseg.models.hourglass.spec"
@@ -114,7 +119,9 @@ class ModelSpec:
     same model, weights included, for further shapes of pictures, by name. ``num_parameters``
     is the original's own figure where it gives one; ``gflops`` are the multiply-adds of one picture
     of the default size with all its results, as counted here; ``accuracy`` holds published metrics,
-    from ``source``. ``precision`` is used by exports below float32.
+    from ``source``. ``precision`` is used by exports below float32. ``preset`` is the variant's
+    configuration. ``weights`` are the files that ship with the model, by the keyword that stands for
+    them: "shapes" for those of the built-in data.
 
     ``build(name, image_size, config)`` returns the module with random weights. ``image_size`` is
     height and width of the network input, the variant's own if None; ``config`` holds fields of the
@@ -136,7 +143,8 @@ class ModelSpec:
     licence: str
     source: str
     accuracy: Mapping[str, float] = field(default_factory=dict)
-    has_shapes_weights: bool = False
+    preset: Any
+    weights: Mapping[str, Path] = field(default_factory=dict)
     precision: PrecisionRecipe = PrecisionRecipe()
     build: Callable[[str, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
     key_table: Callable[[str, Mapping[str, Any]], KeyTable]
@@ -144,6 +152,29 @@ class ModelSpec:
     variants: Callable[[ReferenceModel], Mapping[str, ReferenceModel]] = no_variants
     files: Files = field(default_factory=dict)
     constants: Constants = no_constants
+
+    def __post_init__(self) -> None:
+        if RANDOM in self.weights:
+            raise ValueError(
+                f"weights {RANDOM!r} found for {self.name}, expected another keyword: this one "
+                "stands for no weights"
+            )
+
+    def find_weights(self, weights: Weights) -> Weights:
+        """Return the file that a keyword of shipped weights stands for; anything else as it is.
+
+        Raises:
+            ValueError: "shapes" for a model that ships without such weights.
+        """
+        if not isinstance(weights, str):
+            return weights
+        if weights == SHAPES and SHAPES not in self.weights:
+            expected = " or ".join([*map(repr, self.weights), "the path of a checkpoint"])
+            raise ValueError(
+                f"weights='shapes' found for {self.name}, which ships without them; "
+                f"expected {expected}"
+            )
+        return self.weights.get(weights, weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,15 +184,15 @@ class Family:
     Attributes:
         name: folder of the family.
         image_size: of variants whose preset names none.
-        presets: variant -> what differs from the configuration's defaults.
+        presets: variant -> its configuration, or what differs from the configuration's defaults.
         origins: where a variant comes from -> licence of code and weights, source of the figures.
-            "edgeseg" are those that ship with weights.
+            "edgeseg" are those that ship with weights for the built-in data.
     """
 
     name: str
     task: str
-    image_size: tuple[int, int]
-    presets: Mapping[str, Mapping[str, Any]]
+    image_size: tuple[int, int] = (0, 0)
+    presets: Mapping[str, Any]
     origins: Mapping[str, tuple[str, str]]
     precision: PrecisionRecipe
     build: Callable[[str, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
@@ -180,20 +211,31 @@ class Family:
         task: str | None = None,
         gflops: float,
         accuracy: Mapping[str, float],
+        weights: Mapping[str, Path] | None = None,
     ) -> ModelSpec:
-        """Return the description of one variant; its task is the family's if None."""
+        """Return the description of one variant.
+
+        Its task is the family's if None; so are its weights, which origin "edgeseg" has in the package.
+        """
         licence, source = self.origins[origin]
+        preset = self.presets[name]
+        if weights is None:
+            has_weights = origin == "edgeseg"
+            weights = {SHAPES: WEIGHTS_FOLDER / f"{name}.safetensors"} if has_weights else {}
         return ModelSpec(
             name=name,
             task=task or self.task,
             family=self.name,
-            image_size=self.presets[name].get("image_size", self.image_size),
+            image_size=preset.get("image_size", self.image_size)
+            if isinstance(preset, Mapping)
+            else preset.image_size,
             num_parameters=num_parameters,
             gflops=gflops,
             licence=licence,
             source=source,
             accuracy=accuracy,
-            has_shapes_weights=origin == "edgeseg",
+            preset=preset,
+            weights=weights,
             precision=self.precision,
             build=self.build,
             key_table=self.key_table,
@@ -204,22 +246,58 @@ class Family:
         )
 
 
-def list_models() -> list[str]:
-    """Return the names that :func:`get_spec` and ``create_model`` know, sorted."""
-    return sorted(MODELS)
+def list_models(module: str | None = None) -> list[str]:
+    """Return the names that :func:`get_spec` and ``create_model`` know, sorted.
+
+    Args:
+        module: a module outside the package, which is imported: its models are listed, as MODULE:NAME.
+
+    Raises:
+        ValueError: there is no such module, or it has no table of models.
+        FamilyImportError: the module fails when it is imported.
+    """
+    if module is None:
+        return sorted(MODELS)
+    return [f"{module}:{name}" for name in sorted(specs_of_module(module))]
 
 
 def get_spec(name: str) -> ModelSpec:
-    """Return the description of a model.
+    """Return the description of a model, the package's own or MODULE:NAME.
+
+    A module outside the package is imported: give a name that a user has given, never one out of a
+    bundle.
 
     Raises:
-        ValueError: no model has this name; the message lists the closest ones.
+        ValueError: no model has this name, and the message lists the closest ones; or there is no such
+            module, or it describes no models.
+        FamilyImportError: the module fails when it is imported.
     """
+    if is_outside(name):
+        return _outside_spec(*split_name(name))
     if name not in MODELS:
         close = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4) or list_models()
-        raise ValueError(f"model {name!r} found, expected one of {', '.join(close)}")
+        raise ValueError(
+            f"model {name!r} found, expected one of {', '.join(close)}; a model outside edgeseg is "
+            "MODULE:NAME"
+        )
     spec = importlib.import_module(MODELS[name]).SPECS[name]
     assert isinstance(spec, ModelSpec)
+    return spec
+
+
+def _outside_spec(module: str, name: str) -> ModelSpec:
+    specs = specs_of_module(module)
+    if name not in specs:
+        close = difflib.get_close_matches(name, specs, n=3, cutoff=0.4) or sorted(specs)
+        raise ValueError(
+            f"model {name!r} found, expected one of those of module {module}: {', '.join(close)}"
+        )
+    spec = specs[name]
+    if not isinstance(spec, ModelSpec):
+        raise ValueError(
+            f"SPECS[{name!r}] of module {module} is of type {type(spec).__name__}, expected an "
+            "edgeseg.models.ModelSpec, as Family.spec returns it"
+        )
     return spec
 
 
@@ -230,24 +308,9 @@ def model_manifest(model: ReferenceModel) -> Manifest:
         ValueError: the module was not made by ``edgeseg.create_model``.
     """
     name = getattr(model, "name", None)
-    if not isinstance(name, str) or name not in MODELS:
+    if not isinstance(name, str) or not (name in MODELS or is_outside(name)):
         raise ValueError(
             f"{type(model).__name__} found, expected a model made by edgeseg.create_model"
         )
-    return get_spec(name).manifest(model)
-
-
-def shapes_weights_path(name: str) -> Path:
-    """Return the file of a model's weights for the built-in shapes data.
-
-    Raises:
-        ValueError: the model ships without such weights.
-    """
-    path = WEIGHTS_FOLDER / f"{name}.safetensors"
-    if not path.is_file():
-        shipped = sorted(file.stem for file in WEIGHTS_FOLDER.glob("*.safetensors"))
-        raise ValueError(
-            f"weights='shapes' found for {name}, which ships without them; "
-            f"expected one of {', '.join(shipped)}, or the path of a checkpoint"
-        )
-    return path
+    spec = get_spec(name)
+    return replace(spec.manifest(model), name=spec.name)

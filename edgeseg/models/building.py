@@ -6,12 +6,12 @@ Nothing here imports torch before a model is built.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Collection, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from edgeseg.models import ModelSpec, Weights, get_spec, shapes_weights_path
+from edgeseg.models import ModelSpec, Weights, get_spec
 from edgeseg.models.labels import ClassRules, class_settings
 
 if TYPE_CHECKING:
@@ -19,6 +19,40 @@ if TYPE_CHECKING:
     from edgeseg.models.reference import ReferenceModel
 
 _log = logging.getLogger(__name__)
+
+Config = TypeVar("Config")
+
+
+def configured(
+    name: str,
+    preset: Config,
+    image_size: tuple[int, int] | None,
+    config: Mapping[str, Any],
+    classes: ClassRules | None = None,
+) -> Config:
+    """Return a configuration: the preset's, with the fields that the caller gives in place of its own.
+
+    Names and ids of the classes follow their number.
+
+    Args:
+        name: of the model, for the message.
+        preset: of the variant, a dataclass.
+        image_size: height and width of the network input; the preset's if None.
+        config: fields of the configuration.
+        classes: how the family counts them; None if its results have none.
+
+    Raises:
+        ValueError: a field that the configuration does not have, or values that it refuses.
+    """
+    known = {field.name for field in fields(preset)}  # type: ignore[arg-type]  # it is a dataclass
+    settings = dict(_checked(name, known, config, classes))
+    if classes is not None:
+        official = {"num_classes": classes.num_classes, **vars(preset)}
+        named = class_settings(official, settings, classes)
+        settings |= {key: value for key, value in named.items() if key in known}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    return replace(preset, **settings)  # type: ignore[type-var]
 
 
 def settings_of(
@@ -45,6 +79,22 @@ def settings_of(
         ValueError: a field that the configuration does not have.
     """
     known = {field.name for field in fields(config_type)}
+    config = _checked(name, known, config, classes)
+    settings = {**preset, **config}
+    if classes is not None:
+        fixed = classes.num_classes or getattr(config_type, "num_classes", None)
+        official = {"num_classes": fixed, **preset}
+        named = class_settings(official, config, classes)
+        settings |= {key: value for key, value in named.items() if key in known}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    return settings
+
+
+def _checked(
+    name: str, known: Collection[str], config: Mapping[str, Any], classes: ClassRules | None
+) -> Mapping[str, Any]:
+    """Return what the caller gives, without a number of classes that the family always has."""
     fixed = classes.num_classes if classes else None
     if "num_classes" in config and "num_classes" not in known:
         if config["num_classes"] != fixed:
@@ -55,20 +105,13 @@ def settings_of(
                 f"num_classes {config['num_classes']} found for {name}, expected {expected}"
             )
         config = {key: value for key, value in config.items() if key != "num_classes"}
-    unknown = sorted(set(config) - known)
+    unknown = sorted(set(config) - set(known))
     if unknown:
         raise ValueError(
             f"options {', '.join(unknown)} found for {name}, expected some of "
             f"{', '.join(sorted(known))}"
         )
-    settings = {**preset, **config}
-    if classes is not None:
-        official = {"num_classes": fixed or getattr(config_type, "num_classes", None), **preset}
-        named = class_settings(official, config, classes)
-        settings |= {key: value for key, value in named.items() if key in known}
-    if image_size is not None:
-        settings["image_size"] = image_size
-    return settings
+    return config
 
 
 def create(
@@ -82,19 +125,19 @@ def create(
     """Return a model in evaluation mode; see :func:`edgeseg.create_model`."""
     from edgeseg.models.lookalikes import check_file_name
 
-    if weights_key and (weights is None or _is_shapes(weights)):
+    spec = get_spec(name)
+    source = spec.find_weights(weights)
+    if weights_key and (weights is None or source is not weights):
         raise ValueError(
             f"weights key {weights_key!r} found, but no checkpoint to take it from: give both"
         )
-    spec = get_spec(name)
-    model = spec.build(name, image_size, config)
-    if _is_shapes(weights):
-        weights = shapes_weights_path(name)
-    elif isinstance(weights, str | Path):
+    model = spec.build(spec.name, image_size, config)
+    model.name = name
+    if source is weights and isinstance(weights, str | Path):
         given = {**config, "image_size": image_size} if image_size else config
         check_file_name(weights, spec, given)
-    if weights is not None:
-        model.loaded_weights = _load(model, weights, weights_key, spec, config)
+    if source is not None:
+        model.loaded_weights = _load(model, source, weights_key, spec, config)
     return model.eval()
 
 
@@ -123,7 +166,3 @@ def _load(
             ", ".join(differing),
         )
     return loaded
-
-
-def _is_shapes(weights: Weights) -> bool:
-    return isinstance(weights, str) and weights == "shapes"

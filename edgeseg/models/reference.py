@@ -38,7 +38,8 @@ class ReferenceModel(nn.Module):
     """A model that names its stages, so that an export can be compared with it step by step.
 
     Attributes:
-        name: key of ``edgeseg.models.MODELS``.
+        name: what ``edgeseg.create_model`` made it by, a key of ``edgeseg.models.MODELS`` or
+            MODULE:NAME.
         config: the family's frozen configuration dataclass.
         outputs: names of the stages that are results.
         loaded_weights: which part of which checkpoint it was made with; None if its weights are random.

@@ -507,6 +507,7 @@ def _provenance(
         "command": list(
             command if command is not None else [Path(sys.argv[0]).name, *sys.argv[1:]]
         ),
+        "model": model.name,
         "weights": weights_source,
         "weights_key": loaded.key if loaded else None,
         "weights_others": list(loaded.others) if loaded else [],

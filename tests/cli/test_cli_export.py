@@ -153,7 +153,9 @@ def test_the_exported_checkpoint_is_found_again_or_asked_for(exported, tmp_path,
     torch.manual_seed(0)
     path = tmp_path / "own.pth"
     torch.save(edgeseg.create_model("maskrcnn_tiny").state_dict(), path)
-    manifest = _with_provenance(Manifest.load(exported[0]), weights=weights_source("own.pth"))
+    manifest = _with_provenance(
+        Manifest.load(exported[0]), weights=weights_source("maskrcnn_tiny", "own.pth")
+    )
     assert manifest.provenance["weights"] == str(path)
     rebuild_model(manifest)
     path.unlink()
@@ -164,9 +166,9 @@ def test_the_exported_checkpoint_is_found_again_or_asked_for(exported, tmp_path,
 
 
 def test_weights_are_recorded_by_their_full_path():
-    assert weights_source(None) == "random"
-    assert weights_source("shapes") == "shapes"
-    assert os.path.isabs(weights_source("model.pth"))  # noqa: PTH117 - text, not a path
+    assert weights_source("yolact_tiny", None) == "random"
+    assert weights_source("yolact_tiny", "shapes") == "shapes"
+    assert os.path.isabs(weights_source("yolact_tiny", "model.pth"))  # noqa: PTH117 - text, not a path
 
 
 def _with_provenance(manifest, **changes):

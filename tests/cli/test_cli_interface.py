@@ -25,11 +25,11 @@ COMMANDS = {
     },
     "bench": {
         "BUNDLE", "--data", "--backends", "--weights", "--weights-key", "--limit", "--quick", "--score", "--match",
-        "--threads", "--engines", "--out", "--overwrite",
+        "--threads", "--engines", "--out", "--overwrite", "--model",
     },
     "compare": {
         "REF", "CAND", "--data", "--limit", "--score", "--weights", "--weights-key", "--fail-on",
-        "--out", "--overwrite",
+        "--out", "--overwrite", "--model",
     },
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",

@@ -52,7 +52,7 @@ def test_names_are_kept_once_and_in_order():
     ],
 )
 def test_a_setting_has_the_type_of_its_field(text, value):
-    (found,) = settings_from_text("maskrcnn", [text]).values()
+    (found,) = settings_from_text(get_spec("maskrcnn_tiny"), [text]).values()
     assert found == value
     assert type(found) is type(value)
 
@@ -75,37 +75,37 @@ def test_a_setting_has_the_type_of_its_field(text, value):
 )
 def test_a_wrong_setting_says_what_was_expected(texts, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the wording is compared below
-        settings_from_text("maskrcnn", texts)
+        settings_from_text(get_spec("maskrcnn_tiny"), texts)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("family", "text", "value"),
+    ("name", "text", "value"),
     [
-        ("retinaface", "min_sizes=", ()),
-        ("retinaface", "min_sizes=16,32;64,128;256", ((16, 32), (64, 128), (256,))),
-        ("retinaface", "min_sizes=16, 32", ((16, 32),)),
-        ("centernet", "skeleton=0,1; 1,2", ((0, 1), (1, 2))),
+        ("retinaface_tiny", "min_sizes=", ()),
+        ("retinaface_tiny", "min_sizes=16,32;64,128;256", ((16, 32), (64, 128), (256,))),
+        ("retinaface_tiny", "min_sizes=16, 32", ((16, 32),)),
+        ("centernet_tiny", "skeleton=0,1; 1,2", ((0, 1), (1, 2))),
     ],
 )
-def test_semicolons_separate_tuples_of_tuples(family, text, value):
-    assert list(settings_from_text(family, [text]).values()) == [value]
+def test_semicolons_separate_tuples_of_tuples(name, text, value):
+    assert list(settings_from_text(get_spec(name), [text]).values()) == [value]
 
 
 def test_a_pair_of_another_length_is_refused():
     with pytest.raises(ValueError, match="--set skeleton=0 found, expected 2 values separated by"):
-        settings_from_text("hourglass", ["skeleton=0;1,2"])
+        settings_from_text(get_spec("hourglass_tiny"), ["skeleton=0;1,2"])
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_field_of_the_configuration_can_be_set(name):
-    family = get_spec(name).family
+    spec = get_spec(name)
     preset = importlib.import_module(MODELS[name]).PRESETS[name]
-    settings = dataclasses.asdict(config_type(family)()) | preset
+    settings = dataclasses.asdict(config_type(spec)()) | preset
     if "skeleton" in settings:
         settings["skeleton"] = COCO_SKELETON
     for key, value in settings.items():
-        assert settings_from_text(family, [f"{key}={text_of(value)}"]) == {key: value}
+        assert settings_from_text(spec, [f"{key}={text_of(value)}"]) == {key: value}
 
 
 def text_of(value):

@@ -1,21 +1,20 @@
 """What a face detector says beside the box: how good its landmarks, genders and meshes are.
 
-Detections are matched to faces, best score first, one to one at an IoU of 0.5; what is measured is measured on
-the matched pairs, and says nothing about the faces that were missed: read it beside the average precision.
+What is measured is measured on matched pairs (see `matching`), and says nothing about the faces that were missed:
+read it beside the average precision.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg_bench.metrics.coco import Scores
+from edgeseg_bench.metrics.matching import matched_pairs
 
-MATCH_IOU = 0.5
 FAILURE_NME = 0.1
 
 Entry = Mapping[str, Any]
@@ -34,7 +33,7 @@ def landmark_nme(ground_truth: Entry, results: Sequence[Entry]) -> Scores:
     """
     errors = [
         _mean_distance(face["landmarks"], found["landmarks"]) / _size(face)
-        for face, found in _matched_pairs(ground_truth, results, key="landmarks")
+        for face, found in matched_pairs(ground_truth, results, key="landmarks")
     ]
     return {
         "NME": float(np.mean(errors)) if errors else None,
@@ -52,7 +51,7 @@ def gender_accuracy(ground_truth: Entry, results: Sequence[Entry]) -> Scores:
     """
     pairs = [
         (int(face["gender"]), int(found["gender"] > 0.5))
-        for face, found in _matched_pairs(ground_truth, results, key="gender")
+        for face, found in matched_pairs(ground_truth, results, key="gender")
     ]
     is_right = [label == found for label, found in pairs]
     of_each = [[label == found for label, found in pairs if label == gender] for gender in (0, 1)]
@@ -71,7 +70,7 @@ def mesh_nme(ground_truth: Entry, results: Sequence[Entry]) -> Scores:
         NME (in the picture) and NME3D (in space); None without a matched face.
     """
     flat, spatial = [], []
-    for face, found in _matched_pairs(ground_truth, results, key="mesh"):
+    for face, found in matched_pairs(ground_truth, results, key="mesh"):
         label, mesh = np.asarray(face["mesh"], np.float64), np.asarray(found["mesh"], np.float64)
         flat.append(_mean_distance(label[:, :2], mesh[:, :2]) / _size(face))
         spatial.append(_mean_distance(_centred_depth(label), _centred_depth(mesh)) / _size(face))
@@ -79,27 +78,6 @@ def mesh_nme(ground_truth: Entry, results: Sequence[Entry]) -> Scores:
         "NME": float(np.mean(flat)) if flat else None,
         "NME3D": float(np.mean(spatial)) if spatial else None,
     }
-
-
-def _matched_pairs(
-    ground_truth: Entry, results: Sequence[Entry], *, key: str
-) -> Iterator[tuple[Entry, Entry]]:
-    """Yield each labelled face that has the key with the detection that found it."""
-    faces_of, found_of = defaultdict(list), defaultdict(list)
-    for annotation in ground_truth["annotations"]:
-        faces_of[annotation["image_id"]].append(annotation)
-    for result in results:
-        found_of[result["image_id"]].append(result)
-    for image in ground_truth["images"]:
-        faces = faces_of[image["id"]]
-        is_free = np.ones(len(faces), np.bool_)
-        for found in sorted(found_of[image["id"]], key=lambda result: -result["score"]):
-            ious = np.where(is_free, [_iou(face["bbox"], found["bbox"]) for face in faces], 0.0)
-            if ious.size and ious.max() >= MATCH_IOU:
-                best = int(ious.argmax())
-                is_free[best] = False
-                if faces[best].get(key) is not None:
-                    yield faces[best], found
 
 
 def _matched_share(ground_truth: Entry, num_matched: int, *, key: str) -> float | None:
@@ -118,12 +96,3 @@ def _centred_depth(mesh: Floats) -> Floats:
 
 def _size(face: Entry) -> float:
     return float(np.sqrt(face["bbox"][2] * face["bbox"][3]))
-
-
-def _iou(box: Sequence[float], other: Sequence[float]) -> float:
-    """Return the overlap of two boxes x, y, width, height."""
-    width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
-    height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
-    inside = max(width, 0.0) * max(height, 0.0)
-    union = box[2] * box[3] + other[2] * other[3] - inside
-    return inside / union if union > 0 else 0.0
