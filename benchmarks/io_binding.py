@@ -49,10 +49,7 @@ def measure(name: str) -> dict[str, Any]:
         warm_up(call, QUICK)
     found = measure_interleaved(calls, QUICK, clock=time.process_time_ns)
     ratio = paired_ratio(found[BOUND].samples_ns, found[RUN].samples_ns)
-    print(
-        f"{name}: outputs of {num_bytes / 1024:.0f} KiB, io_binding / run "
-        f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-    )
+    print(f"{name}: outputs of {num_bytes / 1024:.0f} KiB, io_binding / run {ratio.text(3)}")
     samples = {way: latency.samples_ns for way, latency in found.items()}
     return {
         "model": name,

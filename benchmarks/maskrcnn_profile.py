@@ -75,7 +75,7 @@ def main() -> None:
     )
     console.print(
         f"Picture to {num_detections} pasted masks, relative to the session alone: "
-        f"[bold]{ratio.median:.4f}[/bold] ({ratio.low:.4f} to {ratio.high:.4f})"
+        f"[bold]{ratio.median:.4f}[/bold] ({ratio.interval_text(4)})"
     )
     if arguments.out is not None:
         record = make_record(arguments, times, num_detections, samples_ns, ratio)

@@ -75,7 +75,7 @@ def main() -> None:
     print(f"{'form':24}{'p50 ms':>9}{'min ms':>9}  {'ratio to GridSample (95 %)':30}max difference")
     for name, latency in latencies.items():
         ratio = paired_ratio(latency.samples_ns, latencies[FORMS[0]].samples_ns)
-        interval = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        interval = f"{ratio.median:.2f} ({ratio.interval_text(2)})"
         print(
             f"{name:24}{latency.p50_ms:9.1f}{latency.min_ms:9.1f}  {interval:30}{differences[name]:.1e}"
         )

@@ -154,7 +154,7 @@ def measure(
         }
         for call in calls.values():
             warm_up(call, plan)
-            call.ticks_N4.clear()
+            call.queries.clear()
         measure_interleaved(calls, plan)
     latencies = {form: call.latency() for form, call in calls.items()}
     return Row(
@@ -188,7 +188,7 @@ def markdown(arguments: argparse.Namespace, rows: Sequence[Row]) -> list[str]:
         "| --- | --- | --- | --- | --- |",
     ]
     return lines + [
-        f"| {row.backend} | {row.num_detections} | {_text(row.model)} | {_text(row.end_to_end)} | "
+        f"| {row.backend} | {row.num_detections} | {row.model.text(3)} | {row.end_to_end.text(3)} | "
         f"{row.num_mask_pixels} |"
         for row in rows
     ]
@@ -197,10 +197,6 @@ def markdown(arguments: argparse.Namespace, rows: Sequence[Row]) -> list[str]:
 def _ratio(latencies: dict[str, StageLatency], part: str) -> Ratio:
     one, staged = (getattr(latencies[form], part) for form in FORMS)
     return paired_ratio(staged.samples_ns, one.samples_ns)
-
-
-def _text(ratio: Ratio) -> str:
-    return f"{ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.memory import peak_memory
 from edgeseg_bench.results import BenchReport
 from edgeseg_bench.runner import Progress, run_bench
+from edgeseg_bench.system import default_threads
 from edgeseg_runtime import Manifest, Predictor, load
 from edgeseg_runtime.backends import BACKENDS
 
@@ -50,7 +51,7 @@ def benchmark(
         is_quick: measure for seconds rather than a minute.
         score: from which score the reference's detections count for agreement.
         match: how the model's classes are those of the data set: by "name" or "id".
-        threads: of every engine on the CPU; None = their own choice.
+        threads: of every engine on the CPU, torch included; None = `default_threads`, so that all have as many.
         engines_folder: of TensorRT engines that the user built.
         progress: called as progress(stage, done, total).
 
@@ -63,6 +64,7 @@ def benchmark(
         raise ValueError(
             f"--backends {unknown[0]!r} found, expected some of {', '.join([TORCH, *BACKENDS])}"
         )
+    threads = default_threads() if threads is None else threads
     manifest = Manifest.load(folder)
     dataset = open_dataset(data, limit=limit, kind=dataset_kind(manifest))
     categories_of_classes(manifest, dataset.categories, match=match)  # before anything is opened

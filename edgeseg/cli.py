@@ -48,6 +48,12 @@ WeightsKey = Annotated[
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of the engine; its own choice if left out.")
 ]
+EqualThreads = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="CPU threads of every engine and of torch; one per usable core if left out."
+    ),
+]
 Engines = Annotated[
     Path | None,
     typer.Option(help="Folder of TensorRT engines that you built yourself; engines are programs."),
@@ -413,7 +419,7 @@ def bench(
             help="How the model's classes are those of the data set; by name where they have some.",
         ),
     ] = None,
-    threads: Threads = None,
+    threads: EqualThreads = None,
     engines: Engines = None,
     out: Annotated[
         Path | None,

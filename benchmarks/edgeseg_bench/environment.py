@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
+from edgeseg_bench.system import ROOT, read_text, usable_cores
+
 PACKAGES = (
     "edgeseg",
     "edgeseg-runtime",
@@ -89,16 +91,16 @@ def portable(argument: str) -> str:
 
 def read_environment() -> Environment:
     """Describe this process's machine now."""
-    cpuinfo = _read("/proc/cpuinfo") or ""
+    cpuinfo = read_text(ROOT / "proc/cpuinfo") or ""
     return Environment(
         time_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command_line=(Path(sys.argv[0]).name, *map(portable, sys.argv[1:])),
-        device=_read("/proc/device-tree/model"),
+        device=read_text(ROOT / "proc/device-tree/model"),
         cpu=_cpu_name(cpuinfo),
         cpu_flags=_cpu_flags(cpuinfo),
         num_cores=os.cpu_count() or 1,
-        num_usable_cores=_num_usable_cores(),
-        governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        num_usable_cores=len(usable_cores()),
+        governor=read_text(ROOT / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         memory_bytes=_memory_bytes(),
         load_average=os.getloadavg() if hasattr(os, "getloadavg") else None,
         system=platform.platform(),
@@ -107,13 +109,6 @@ def read_environment() -> Environment:
         threads={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         git_revision=_git_revision(Path(__file__).parent),
     )
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return None
 
 
 def _cpu_name(cpuinfo: str) -> str:
@@ -128,14 +123,10 @@ def _cpu_flags(cpuinfo: str) -> tuple[str, ...]:
     return tuple(flag for flag in CPU_FLAGS if flag in present)
 
 
-def _num_usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _memory_bytes() -> int | None:
-    match = re.search(r"^MemTotal:\s*(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE)
+    match = re.search(
+        r"^MemTotal:\s*(\d+) kB", read_text(ROOT / "proc/meminfo") or "", re.MULTILINE
+    )
     return int(match[1]) * 1024 if match else None
 
 

@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeseg_bench.evaluation import COMPARISONS, METRICS
-from edgeseg_bench.latency import MIN_QUERIES, Ratio
-from edgeseg_bench.results import BackendReport, BenchReport
+from edgeseg_bench.interference import DISTURBED_SHARE, Interference
+from edgeseg_bench.latency import MIN_PAIRS, MIN_QUERIES, Ratio
+from edgeseg_bench.results import BackendReport, BenchReport, GraphLatency
 from edgeseg_runtime.outputs import OutputFolder
 
 UNKNOWN = "-"
 AGREEMENT_NAMES = {how.kind: how.noun for how in COMPARISONS}
-BUSY_SHARE = 0.1  # of the cores at work for others makes absolute times unreliable
+BUSY_SHARE = 0.1  # of the cores at work before a run is worth a word
 
 
 def render_table(report: BenchReport) -> Table:
@@ -51,11 +52,14 @@ def markdown(report: BenchReport) -> str:
             "model p50 ms",
             "post p50 ms",
             "min..max ms",
-            "samples",
-            "settled",
         ],
         [_stage_cells(backend) for backend in report.backends],
     )
+    graphs = [_graph_cells(backend, part) for backend in report.backends for part in backend.graphs]
+    if graphs:
+        lines += ["", "## By graph", ""]
+        headings = ["backend", "graph", "frame", "instances", "runs", "p50 ms"]
+        lines += _markdown_table(headings, graphs)
     agreements = [_agreement_cells(b) for b in report.backends if b.agreement is not None]
     if agreements:
         lines += ["", f"## Agreement with {report.reference}", ""]
@@ -119,20 +123,47 @@ def _caption(report: BenchReport) -> str:
         f"{kind}{environment.device or environment.cpu}, {environment.num_usable_cores} cores usable. "
         f"Times in ms, one query at a time; model = tensors to outputs, end-to-end = picture to result with masks. "
         f"vs {report.reference} = median of paired time ratios [bootstrap 95 % interval], below 1 is faster, "
-        f"'=' where the interval contains 1. p90 needs {MIN_QUERIES} samples. "
+        f"'=' where the interval contains 1; an interval needs {MIN_PAIRS} samples, p90 {MIN_QUERIES}. "
         "Peak memory = resident set of a fresh process, without GPU memory."
-        f"{_busy_note(report)}{_shrunk_note(report)}"
+        f"{_settled_note(report)}{_trust_note(report)}{_shrunk_note(report)}"
     )
 
 
-def _busy_note(report: BenchReport) -> str:
+def _settled_note(report: BenchReport) -> str:
+    if all(backend.warm_up.is_stable for backend in report.backends):
+        return ""
+    return " Not settled = times still changed when warming up ended: measure longer, on an idle machine."
+
+
+def _trust_note(report: BenchReport) -> str:
+    """Return what spoiled the measurement, and what follows for the reader of the table."""
+    if report.interference is None:
+        return _load_note(report)
+    if not report.findings:
+        return ""
+    seen = "; ".join(finding.text for finding in report.findings)
+    has_ratios = len(report.backends) > 1
+    if has_ratios and all(finding.spoils == "times" for finding in report.findings):
+        return (
+            f" While measuring, {seen}. Trust the ratios, not the times: taking turns, all backends "
+            "bore a slow drift alike."
+        )
+    what = "neither times nor ratios: bursts and taken cores cost one backend more than another"
+    return (
+        f" While measuring, {seen}. Trust {what if has_ratios else 'no time'}. Measure again on an "
+        "idle machine, or with fewer --threads than there are free cores."
+    )
+
+
+def _load_note(report: BenchReport) -> str:
+    """Return what the load before a run says where none was recorded during it."""
     environment = report.environment
     load = environment.load_average[0] if environment.load_average else 0.0
     if load <= BUSY_SHARE * environment.num_cores:
         return ""
     return (
-        f" The machine was busy before the run (load average {load:.1f} on {environment.num_cores} cores): "
-        "trust the ratios, not the times."
+        f" The machine was busy before the run (load average {load:.1f} on {environment.num_cores} cores), "
+        "and whether it stayed so was not recorded: do not trust the times, nor the ratios if it did."
     )
 
 
@@ -150,6 +181,8 @@ def _headings(report: BenchReport) -> list[str]:
     return [
         "backend",
         "precision",
+        *(["threads"] if _has_threads(report) else []),
+        "samples",
         *(heading for _, _, heading in _accuracy_columns(report)),
         *(f"{AGREEMENT_NAMES[kind]} agreement" for kind in _agreement_kinds(report)),
         "model p50",
@@ -173,6 +206,8 @@ def _cells(report: BenchReport, backend: BackendReport) -> list[str]:
     return [
         backend.name,
         backend.precision,
+        *([str(_threads(backend) or UNKNOWN)] if _has_threads(report) else []),
+        _samples(backend),
         *(
             _number(backend.accuracy.get(metric, {}).get(score), 3)
             for metric, score, _ in _accuracy_columns(report)
@@ -198,9 +233,41 @@ def _stage_cells(backend: BackendReport) -> list[str]:
         _number(latency.model.p50_ms, 2),
         _number(latency.post.p50_ms, 2),
         f"{whole.min_ms:.2f}..{whole.max_ms:.2f}",
-        str(len(whole.samples_ns)),
-        "yes" if backend.warm_up.is_stable else "no",
     ]
+
+
+def _graph_cells(backend: BackendReport, part: GraphLatency) -> list[str]:
+    fewest, most = part.rows or (None, None)
+    instances = (
+        UNKNOWN if fewest is None else f"{fewest}" if fewest == most else f"{fewest}..{most}"
+    )
+    return [
+        backend.name,
+        part.graph or "all",
+        part.frame or "every",
+        instances,
+        str(part.num_runs),
+        _number(part.p50_ms, 2),
+    ]
+
+
+def _samples(backend: BackendReport) -> str:
+    """Return how many there are, and what is wrong with them."""
+    share = backend.disturbed_rounds
+    faults = [
+        *([] if backend.warm_up.is_stable else ["not settled"]),
+        *([f"{share:.0%} disturbed"] if share is not None and share > DISTURBED_SHARE else []),
+    ]
+    return ", ".join([str(len(backend.latency.model.samples_ns)), *faults])
+
+
+def _threads(backend: BackendReport) -> int | None:
+    threads: int | None = backend.engine.get("threads")
+    return threads
+
+
+def _has_threads(report: BenchReport) -> bool:
+    return any(_threads(backend) for backend in report.backends)
 
 
 def _agreement_cells(backend: BackendReport) -> list[str]:
@@ -241,10 +308,31 @@ def _environment_lines(report: BenchReport) -> list[str]:
         "settings": ", ".join(f"{k}={v}" for k, v in report.settings.items()) or "defaults",
         "thread variables": ", ".join(f"{k}={v}" for k, v in environment.threads.items()) or "none",
         "pictures for latency": str(report.num_latency_pictures),
+        "while measuring": _interference_text(report.interference),
     }
     entries |= {f"{b.name} ran on": _engine(b.engine) for b in report.backends if b.engine}
     entries |= {f"manifest of {b.name}": f"sha256 {b.manifest_sha256}" for b in report.backends}
     return [f"- {name}: {value}" for name, value in entries.items()]
+
+
+def _interference_text(interference: Interference | None) -> str:
+    """Return all that was seen, harmful or not."""
+    if interference is None:
+        return "not recorded"
+    seen = interference
+    shares = {
+        "of the usable cores' time for others": seen.others_share,
+        "stolen by the hypervisor": seen.steal_share,
+        "of the CPU quota's periods throttled": seen.throttled_share,
+        "of the highest clock allowed": seen.clock_limit_after,
+    }
+    facts = [f"{seen.own_cores:.1f} cores at work in {seen.seconds:.1f} s"]
+    facts += [f"{share:.1%} {what}" for what, share in shares.items() if share is not None]
+    if seen.load_average is not None:
+        facts.append(f"load average {seen.load_average:.2f} at the end")
+    if seen.num_thermal_events is not None:
+        facts.append(f"{seen.num_thermal_events} times too hot")
+    return ", ".join(facts)
 
 
 def _engine(engine: Mapping[str, Any]) -> str:
@@ -292,5 +380,5 @@ def _megabytes(size_bytes: int | None) -> float | None:
 def _ratio(ratio: Ratio | None) -> str:
     if ratio is None:
         return UNKNOWN
-    mark = "= " if ratio.is_equal else ""
-    return f"{mark}{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+    mark = "= " if ratio.low is not None and ratio.is_equal else ""
+    return f"{mark}{ratio.text()}"

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from edgeseg_bench.environment import Environment
+from edgeseg_bench.interference import Finding, Interference
 from edgeseg_bench.latency import Latency, Ratio, WarmUp
 from edgeseg_bench.metrics.agreement import Agreement, ImageAgreement
 from edgeseg_bench.metrics.coco import Scores
 
-SCHEMA = "1.0"
+SCHEMA = "1.1"
 
 T = TypeVar("T")
 
@@ -35,6 +36,25 @@ class StageLatency:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GraphLatency:
+    """How long the runs of one graph of a model took that were alike.
+
+    Attributes:
+        graph: its name; None for all graphs of a frame together.
+        frame: "first" of a key frame, "then" of the others; None where all frames run the same graphs.
+        rows: fewest and most instances that these runs were for; None where the graph does not depend on them.
+        num_runs: of this kind.
+        p50_ms: median.
+    """
+
+    graph: str | None
+    frame: str | None
+    rows: tuple[int, int] | None
+    num_runs: int
+    p50_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackendReport:
     """What one predictor achieved.
 
@@ -53,6 +73,10 @@ class BackendReport:
         ratio_model: the same for the model alone.
         peak_memory_bytes: resident memory of a process that runs only this; None = not measured.
         engine: what ran where, see `CheckedBackend.describe`: version, provider, nodes by provider.
+        graphs: the model's time by graph, kind of frame and number of instances; empty where all runs are alike.
+        disturbed_rounds: share of the rounds whose time is far from what is usual for their picture, see
+            `interference.disturbed_share`; None = not known.
+        disturbed_ratios: the same of the ratio to the reference.
     """
 
     name: str
@@ -69,6 +93,9 @@ class BackendReport:
     num_shrunk: int = 0
     peak_memory_bytes: int | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
+    graphs: tuple[GraphLatency, ...] = ()
+    disturbed_rounds: float | None = None
+    disturbed_ratios: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +111,8 @@ class BenchReport:
         backends: in the order they were given.
         environment: where it ran.
         settings: what the caller chose, such as threads.
+        interference: what else happened while latencies were measured; None in reports of schema 1.0.
+        findings: what of it, or of the rounds, spoiled them.
         schema: version of this form.
     """
 
@@ -95,6 +124,8 @@ class BenchReport:
     backends: tuple[BackendReport, ...]
     environment: Environment
     settings: Mapping[str, Any] = field(default_factory=dict)
+    interference: Interference | None = None
+    findings: tuple[Finding, ...] = ()
     schema: str = SCHEMA
 
     def to_json(self) -> str:
@@ -117,10 +148,17 @@ class BenchReport:
             )
         content["backends"] = tuple(_backend_report(entry) for entry in content["backends"])
         content["environment"] = _environment(content["environment"])
+        content["interference"] = _optional(_interference, content.get("interference"))
+        content["findings"] = tuple(Finding(**entry) for entry in content.get("findings", ()))
         return cls(**content)
 
 
 def _backend_report(entry: dict[str, Any]) -> BackendReport:
+    num_pairs = len(entry["latency"]["model"]["samples_ns"])
+
+    def ratio(values: dict[str, Any]) -> Ratio:
+        return Ratio(**{"num_pairs": num_pairs} | values)  # schema 1.0 leaves it to the samples
+
     return BackendReport(
         **entry
         | {
@@ -132,8 +170,9 @@ def _backend_report(entry: dict[str, Any]) -> BackendReport:
                 }
             ),
             "warm_up": WarmUp(**entry["warm_up"]),
-            "ratio_end_to_end": _optional(_ratio, entry["ratio_end_to_end"]),
-            "ratio_model": _optional(_ratio, entry["ratio_model"]),
+            "ratio_end_to_end": _optional(ratio, entry["ratio_end_to_end"]),
+            "ratio_model": _optional(ratio, entry["ratio_model"]),
+            "graphs": tuple(_graph_latency(values) for values in entry.get("graphs", ())),
         }
     )
 
@@ -147,8 +186,12 @@ def _agreement(entry: dict[str, Any]) -> Agreement:
     return Agreement(**entry | {"worst": worst})
 
 
-def _ratio(entry: dict[str, Any]) -> Ratio:
-    return Ratio(**entry)
+def _graph_latency(entry: dict[str, Any]) -> GraphLatency:
+    return GraphLatency(**entry | {"rows": _optional(tuple, entry["rows"])})
+
+
+def _interference(entry: dict[str, Any]) -> Interference:
+    return Interference(**entry)
 
 
 def _environment(entry: dict[str, Any]) -> Environment:

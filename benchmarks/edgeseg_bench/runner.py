@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,12 @@ from edgeseg_bench.categories import categories_of_classes, in_categories, warn_
 from edgeseg_bench.datasets.base import Annotation, Dataset, coco_from_parts, coco_image
 from edgeseg_bench.environment import read_environment
 from edgeseg_bench.evaluation import compare_results, comparisons, detect, measure_accuracy
+from edgeseg_bench.interference import (
+    Interference,
+    disturbed_share,
+    findings_of,
+    interference_between,
+)
 from edgeseg_bench.latency import (
     QUICK,
     THOROUGH,
@@ -26,9 +33,12 @@ from edgeseg_bench.latency import (
     paired_ratio,
     warm_up,
 )
-from edgeseg_bench.results import BackendReport, BenchReport, StageLatency
+from edgeseg_bench.results import BackendReport, BenchReport, GraphLatency, StageLatency
+from edgeseg_bench.system import Counters, read_counters
 from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.geometry import Geometry
+from edgeseg_runtime.graphs import Graph
+from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.session import Probe
 
@@ -51,6 +61,7 @@ def run_bench(
     peak_memory_bytes: Mapping[str, int] | None = None,
     settings: Mapping[str, Any] | None = None,
     clock: Clock = time.perf_counter_ns,
+    counters: Callable[[], Counters] = read_counters,
     on_progress: Progress | None = None,
 ) -> BenchReport:
     """Measure predictors of one model against the labels, against one another, and the clock.
@@ -69,6 +80,7 @@ def run_bench(
         peak_memory_bytes: by name, where known, such as from `edgeseg_bench.memory.peak_memory`.
         settings: what else should stand in the report, such as threads.
         clock: nanoseconds, monotonic.
+        counters: what the system has counted, read before and after latencies are measured.
         on_progress: told the stage, the steps done and those expected, outside timed sections.
 
     Raises:
@@ -93,7 +105,10 @@ def run_bench(
     results, truth = _detect(predictors, dataset, num_pictures, progress)
     images = [dataset[i].image for i in range(min(num_pictures, NUM_LATENCY_PICTURES))]
     chosen_plan = plan or (QUICK if quick else THOROUGH)
-    warm_ups, latencies = _time(predictors, images, chosen_plan, clock, progress)
+    warm_ups, calls, interference = _time(
+        predictors, images, chosen_plan, clock, counters, progress
+    )
+    latencies = {name: call.latency() for name, call in calls.items()}
     backends: list[BackendReport] = []
     for name, predictor in predictors.items():
         progress("scoring", len(backends), len(predictors))
@@ -120,6 +135,16 @@ def run_bench(
                 num_detections=len(results[name]),
                 num_shrunk=_num_shrunk(predictor, truth),
                 latency=latencies[name],
+                graphs=calls[name].graphs(),
+                disturbed_rounds=disturbed_share(
+                    latencies[name].end_to_end.samples_ns, len(images)
+                ),
+                disturbed_ratios=None
+                if is_reference
+                else disturbed_share(
+                    _pair_ratios(latencies[name].end_to_end, latencies[reference].end_to_end),
+                    len(images),
+                ),
                 warm_up=warm_ups[name],
                 ratio_end_to_end=None
                 if is_reference
@@ -141,7 +166,41 @@ def run_bench(
         backends=tuple(backends),
         environment=environment,
         settings=dict(settings or {}),
+        interference=interference,
+        findings=findings_of(
+            interference,
+            disturbed_rounds={backend.name: backend.disturbed_rounds for backend in backends},
+            disturbed_ratios={backend.name: backend.disturbed_ratios for backend in backends},
+        ),
     )
+
+
+class Step(NamedTuple):
+    """A graph that has run.
+
+    Attributes:
+        graph: its name.
+        tick: when it had run, in nanoseconds.
+        rows: how many instances it ran for; None unless it is a stage with rows.
+    """
+
+    graph: str
+    tick: int
+    rows: int | None
+
+
+class Query(NamedTuple):
+    """The ticks of one picture, in nanoseconds: when it was given, ready, through each graph, and read."""
+
+    start: int
+    ready: int
+    steps: tuple[Step, ...]
+    end: int
+
+    @property
+    def ran(self) -> int:
+        """When the last graph had run."""
+        return self.steps[-1].tick if self.steps else self.ready
 
 
 class StagedCall(Probe):
@@ -157,10 +216,12 @@ class StagedCall(Probe):
         self, predictor: Predictor[Any], images: Sequence[npt.NDArray[np.uint8]], clock: Clock
     ) -> None:
         self._session = predictor.session(probe=self)
+        self._manifest = predictor.manifest
         self._images = images
         self._clock = clock
-        self._ready = self._ran = 0
-        self.ticks_N4: list[tuple[int, int, int, int]] = []  # start, after pre, model, post
+        self._ready = 0
+        self._steps: list[Step] = []
+        self.queries: list[Query] = []
 
     def __call__(self, number: int) -> None:
         """Run one query."""
@@ -169,27 +230,81 @@ class StagedCall(Probe):
         result = self._session(image)
         # Masks are pasted when they are read: an application asks for them, so they count.
         result.materialize()
-        self.ticks_N4.append((start, self._ready, self._ran, self._clock()))
+        end = self._clock()
+        self.queries.append(Query(start, self._ready, tuple(self._steps), end))
 
     def preprocessed(self, inputs: Tensors, geometry: Geometry) -> None:
         """Note when the inputs were ready."""
-        self._ready = self._ran = self._clock()
+        self._steps = []
+        self._ready = self._clock()
 
     def ran(self, graph: str, inputs: Tensors, outputs: Tensors, rows: int | None) -> None:
-        """Note when the last graph had run."""
-        self._ran = self._clock()
+        """Note when a graph had run."""
+        self._steps.append(Step(graph, self._clock(), rows))
 
     def latency(self) -> StageLatency:
         """Return the stages of all queries so far."""
         return StageLatency(
-            end_to_end=self._between(0, 3),
-            pre=self._between(0, 1),
-            model=self._between(1, 2),
-            post=self._between(2, 3),
+            end_to_end=_latency(query.end - query.start for query in self.queries),
+            pre=_latency(query.ready - query.start for query in self.queries),
+            model=_latency(query.ran - query.ready for query in self.queries),
+            post=_latency(query.end - query.ran for query in self.queries),
         )
 
-    def _between(self, first: int, last: int) -> Latency:
-        return Latency(samples_ns=tuple(ticks[last] - ticks[first] for ticks in self.ticks_N4))
+    def graphs(self) -> tuple[GraphLatency, ...]:
+        """Return the model's time by graph, kind of frame and number of instances."""
+        return graph_latencies(self._manifest, self.queries)
+
+
+def graph_latencies(manifest: Manifest, queries: Sequence[Query]) -> tuple[GraphLatency, ...]:
+    """Return the time of each graph, split where a median would be one over a mixture.
+
+    Key frames are told from the others, and stages that run for each instance are split by the
+    buckets of their rows, with no instance apart.
+
+    Returns:
+        Empty for a model that runs the same single graph in every frame.
+    """
+    schedule = manifest.schedule
+    graphs = {name: graph for view in manifest.views for name, graph in view.graphs.items()}
+    has_kinds = schedule.first != schedule.then
+    if not has_kinds and len(schedule.first) == 1:
+        return ()
+    found: dict[tuple[str | None, str | None, int | None], list[tuple[int, int]]] = defaultdict(
+        list
+    )
+    for query in queries:
+        is_first = tuple(step.graph for step in query.steps) == schedule.first
+        frame = ("first" if is_first else "then") if has_kinds else None
+        if has_kinds:
+            found[None, frame, None].append((query.ran - query.ready, 0))
+        before = query.ready
+        for graph, tick, rows in query.steps:
+            bucket = None if rows is None else _bucket(graphs[graph], rows)
+            found[graph, frame, bucket].append((tick - before, rows or 0))
+            before = tick
+    places = {name: place for place, name in enumerate((None, *graphs))}
+    return tuple(
+        GraphLatency(
+            graph=graph,
+            frame=frame,
+            rows=None if bucket is None else (min(n for _, n in runs), max(n for _, n in runs)),
+            num_runs=len(runs),
+            p50_ms=_latency(duration for duration, _ in runs).p50_ms,
+        )
+        for (graph, frame, bucket), runs in sorted(
+            found.items(), key=lambda item: (item[0][1] or "", places[item[0][0]], item[0][2] or 0)
+        )
+    )
+
+
+def _bucket(graph: Graph, rows: int) -> int:
+    assert graph.rows is not None
+    return graph.rows.bucket(rows) if rows else 0
+
+
+def _latency(durations_ns: Iterable[int]) -> Latency:
+    return Latency(samples_ns=tuple(durations_ns))
 
 
 def _detect(
@@ -228,22 +343,29 @@ def _time(
     images: Sequence[npt.NDArray[np.uint8]],
     plan: Plan,
     clock: Clock,
+    counters: Callable[[], Counters],
     progress: Progress,
-) -> tuple[dict[str, WarmUp], dict[str, StageLatency]]:
+) -> tuple[dict[str, WarmUp], dict[str, StagedCall], Interference]:
     warm_ups: dict[str, WarmUp] = {}
     for done, (name, predictor) in enumerate(predictors.items()):
         progress("warm-up", done, len(predictors))
         warm_ups[name] = warm_up(StagedCall(predictor, images, clock), plan, clock=clock)
     progress("warm-up", len(predictors), len(predictors))
     calls = {name: StagedCall(predictor, images, clock) for name, predictor in predictors.items()}
+    before = counters()
     measure_interleaved(
         calls, plan, clock=clock, on_round=lambda done, total: progress("latency", done, total)
     )
-    return warm_ups, {name: call.latency() for name, call in calls.items()}
+    return warm_ups, calls, interference_between(before, counters())
 
 
 def _ratio(candidate: Latency, reference: Latency) -> Ratio:
     return paired_ratio(candidate.samples_ns, reference.samples_ns)
+
+
+def _pair_ratios(candidate: Latency, reference: Latency) -> list[float]:
+    pairs = zip(candidate.samples_ns, reference.samples_ns, strict=True)
+    return [ours / max(1, theirs) for ours, theirs in pairs]
 
 
 def _no_progress(_stage: str, _done: int, _expected: int) -> None:

@@ -14,10 +14,8 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +33,7 @@ from edgeseg.models.maskrcnn.spec import key_table
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.environment import Environment, portable, read_environment
+from edgeseg_bench.interference import interference_between
 from edgeseg_bench.latency import (
     Latency,
     Plan,
@@ -44,6 +43,7 @@ from edgeseg_bench.latency import (
     warm_up,
 )
 from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
+from edgeseg_bench.system import read_counters
 from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.results import Instances
 from maskrcnn_profile import make_model
@@ -79,7 +79,7 @@ class Record:
         sha256: contender -> digest of its graph.
         agreement: contender -> how far its detections are those of `EAGER`.
         latencies: contender -> sample r of each belongs to the same round.
-        others_share: of all cores' time, what other processes used meanwhile; None = not known.
+        others_share: of the usable cores' time, what other processes used meanwhile; None = not known.
         environment: where it ran, read before.
     """
 
@@ -281,7 +281,7 @@ def to_coco(result: Instances) -> list[dict[str, Any]]:
 def measure(
     contenders: Mapping[str, Contender], picture: Picture, arguments: argparse.Namespace
 ) -> tuple[dict[str, Latency], float | None]:
-    """Return the times of all contenders in turns, and the share of the cores that others took."""
+    """Return the times of all contenders in turns, and the share of the usable cores that others took."""
     plan = Plan(
         warmup_runs=2,
         warmup_seconds=0,
@@ -296,23 +296,9 @@ def measure(
     }
     for call in calls.values():
         warm_up(call, plan)
-    start, busy, own = time.monotonic(), busy_seconds(), time.process_time()
+    before = read_counters()
     latencies = measure_interleaved(calls, plan)
-    elapsed = (time.monotonic() - start) * (os.cpu_count() or 1)
-    others = None
-    if busy is not None:
-        others = ((busy_seconds() or busy) - busy - (time.process_time() - own)) / elapsed
-    return latencies, others
-
-
-def busy_seconds() -> float | None:
-    """Time that all cores together were not idle since the machine started; None if not on Linux."""
-    try:
-        first = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0]
-    except OSError:
-        return None
-    user, nice, system, _idle, _wait, *rest = (int(field) for field in first.split()[1:9])
-    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+    return latencies, interference_between(before, read_counters()).others_share
 
 
 def file_sha256(path: Path) -> str:
@@ -365,7 +351,7 @@ def markdown(record: Record) -> str:
         "|---|---|---:|---:|",
     ]
     lines += [
-        f"| {slow} | {fast} | {ratio.median:.2f} | {ratio.low:.2f} to {ratio.high:.2f} |"
+        f"| {slow} | {fast} | {ratio.median:.2f} | {ratio.interval_text(2)} |"
         for (slow, fast), ratio in record.ratios().items()
     ]
     exporter = " with ".join(f"{name} {version}" for name, version in record.exporter.items())

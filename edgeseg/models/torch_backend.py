@@ -75,6 +75,15 @@ class TorchBackend:
             from_host=lambda _name, array: torch.from_numpy(array.copy()).to(device),
         )
 
+    def describe(self) -> dict[str, Any]:
+        """Return what runs where, for reports: version, device, threads."""
+        return {
+            "engine": "torch",
+            "version": torch.__version__,
+            "provider": str(self._device),
+            "threads": torch.get_num_threads(),
+        }
+
     @property
     def _device(self) -> torch.device:
         return next((value.device for value in self.model.parameters()), torch.device("cpu"))

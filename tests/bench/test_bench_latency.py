@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from edgeseg_bench.latency import (
+    MIN_PAIRS,
     MIN_QUERIES_P99,
     Latency,
     Plan,
+    Ratio,
     measure_interleaved,
     paired_ratio,
     warm_up,
@@ -165,6 +167,43 @@ def test_the_interval_is_reproducible():
     a, b = rng.integers(1, 100, (2, 64)).tolist()
     assert paired_ratio(a, b) == paired_ratio(a, b)
     assert paired_ratio(a, b) != paired_ratio(a, b, seed=1)
+
+
+@pytest.mark.parametrize("count", [1, 2, MIN_PAIRS - 1])
+def test_few_pairs_give_a_median_and_no_interval(count):
+    ratio = paired_ratio([35] * count, [100] * count)
+    assert ratio == Ratio(median=0.35, low=None, high=None, num_pairs=count)
+    assert ratio.is_equal, "no difference was shown"
+
+
+def test_as_many_pairs_as_an_interval_needs_give_one():
+    ratio = paired_ratio([35] * MIN_PAIRS, [100] * MIN_PAIRS)
+    assert (ratio.low, ratio.high, ratio.num_pairs) == (0.35, 0.35, MIN_PAIRS)
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(2, 0.4, 0.6), (MIN_PAIRS, 0.88, 1.0)])
+def test_a_bootstrap_of_two_holds_the_median_in_half_of_all_runs(count, low, high):
+    """That is why two pairs get no interval: the method is the one of `paired_ratio`."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(300, count))
+    picks = rng.integers(0, count, (300, count))
+    medians = np.median(noise[:, picks], axis=2)
+    ends = np.percentile(medians, [2.5, 97.5], axis=1)
+    assert low <= np.mean((ends[0] <= 0) & (ends[1] >= 0)) <= high
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text", "interval"),
+    [
+        (Ratio(median=0.35, low=0.32, high=0.38, num_pairs=64), "0.35 [0.32, 0.38]", "0.32 to 0.38"),
+        (Ratio(median=0.35, low=None, high=None, num_pairs=2), "0.35 (2 pairs)", "2 pairs, too few"),
+        (Ratio(median=1.0, low=None, high=None, num_pairs=1), "1.00 (1 pair)", "1 pair, too few"),
+    ],
+    ids=["enough", "two", "one"],
+)  # fmt: skip
+def test_a_ratio_shows_its_interval_or_how_few_pairs_it_has(ratio, text, interval):
+    assert ratio.text() == text
+    assert ratio.interval_text(2) == interval
 
 
 @pytest.mark.parametrize(("a", "b"), [([], []), ([1], [1, 2])], ids=["empty", "unequal"])

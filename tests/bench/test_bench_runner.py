@@ -5,13 +5,16 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from stateful_bundle import pictures, write_stateful_bundle
 
 from edgeseg_bench.datasets.segmentation import mask_from_segmentation
 from edgeseg_bench.datasets.shapes import CATEGORIES, ShapesDataset
 from edgeseg_bench.latency import Plan
 from edgeseg_bench.report import markdown
 from edgeseg_bench.results import BenchReport
-from edgeseg_bench.runner import run_bench
+from edgeseg_bench.runner import Query, StagedCall, Step, graph_latencies, run_bench
+from edgeseg_bench.system import Counters
+from edgeseg_runtime import load
 from edgeseg_runtime.geometry import geometry_of
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.predictor import Predictor
@@ -59,17 +62,23 @@ class FakeClock:
 
 
 class OracleBackend:
-    """Recognises the pictures of the data set and puts out their labels, moved by some pixels."""
+    """Recognises the pictures of the data set and puts out their labels, moved by some pixels.
 
-    def __init__(self, task, dataset, clock, *, duration_ms, shift=0.0, found=1.0):
+    Every `burst_every`-th run takes ten times as long.
+    """
+
+    def __init__(self, task, dataset, clock, *, duration_ms, shift=0.0, found=1.0, burst_every=0):
         self.clock, self.duration_ns = clock, round(duration_ms * MS)
+        self.num_runs, self.burst_every = 0, burst_every
         self.answers = {}
         for sample in dataset:
             inputs, _ = task.preprocess(sample.image)
             self.answers[inputs["image"].tobytes()] = outputs_of(sample, shift=shift, found=found)
 
     def run(self, inputs, graph="main", state=None, rows=None):
-        self.clock.now += self.duration_ns
+        self.num_runs += 1
+        is_burst = self.burst_every and self.num_runs % self.burst_every == 0
+        self.clock.now += self.duration_ns * (10 if is_burst else 1)
         return {name: a.copy() for name, a in self.answers[inputs["image"].tobytes()].items()}
 
     def close(self):
@@ -179,6 +188,97 @@ def test_the_report_says_what_ran(report):
     hashes = [b.manifest_sha256 for b in report.backends]
     assert hashes[0] == hashes[1] != hashes[2]
     assert BenchReport.from_json(report.to_json()) == report
+
+
+def graph_runs(manifest, queries):
+    """Return the parts as (graph, frame, rows) -> (runs, p50 in ms)."""
+    parts = graph_latencies(manifest, queries)
+    return {(p.graph, p.frame, p.rows): (p.num_runs, p.p50_ms) for p in parts}
+
+
+def query_of(*steps):
+    """Return a query that is ready after 1 ms, from (graph, milliseconds, rows)."""
+    tick, taken = MS, []
+    for graph, duration_ms, rows in steps:
+        tick += duration_ms * MS
+        taken.append(Step(graph, tick, rows))
+    return Query(0, MS, tuple(taken), tick + MS)
+
+
+def test_a_model_of_one_graph_has_no_time_by_graph(report):
+    assert [backend.graphs for backend in report.backends] == [(), (), ()]
+
+
+def test_a_stage_is_timed_by_its_number_of_rows(tmp_path):
+    manifest = write_stateful_bundle(tmp_path, "staged")  # buckets of 1, 4 and K rows
+    rows = (0, 1, 2, 4, 3, 0)
+    queries = [query_of(("detect", 10, None), ("mask", 2 * n, n)) for n in rows]
+    assert graph_runs(manifest, queries) == {
+        ("detect", None, None): (6, 10.0),
+        ("mask", None, (0, 0)): (2, 0.0),
+        ("mask", None, (1, 1)): (1, 2.0),
+        ("mask", None, (2, 4)): (3, 6.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "other"),
+    [
+        ("key_step", [("key", 30, None)], [("step", 10, None)]),
+        ("seed_main", [("seed", 5, None), ("main", 25, None)], [("main", 10, None)]),
+    ],
+    ids=["key-and-step", "seed-and-main"],
+)
+def test_key_frames_and_the_others_are_timed_apart(tmp_path, kind, key, other):
+    manifest = write_stateful_bundle(tmp_path, kind)
+    queries = [query_of(*(key if number % 5 == 0 else other)) for number in range(10)]
+    assert graph_runs(manifest, queries) == {
+        (None, "first", None): (2, 30.0),
+        **{(graph, "first", None): (2, float(ms)) for graph, ms, _ in key},
+        (None, "then", None): (8, 10.0),
+        **{(graph, "then", None): (8, float(ms)) for graph, ms, _ in other},
+    }
+
+
+@pytest.mark.parametrize("kind", ["staged", "key_step"])
+def test_the_graphs_of_a_real_engine_make_up_the_model(tmp_path, kind):
+    write_stateful_bundle(tmp_path, kind)
+    with load(tmp_path, backend="onnxruntime", threads=1) as predictor:
+        call = StagedCall(predictor, pictures(3), FakeClock())
+        for number in range(6):
+            call(number)
+    first = predictor.manifest.schedule.first
+    assert tuple(step.graph for step in call.queries[0].steps) == first
+    assert {part.graph for part in call.graphs()} >= set(predictor.manifest.graphs)
+    alone = [part for part in call.graphs() if part.graph == first[0]]
+    assert sum(part.num_runs for part in alone) == (6 if kind == "staged" else 2)
+
+
+def test_interference_while_latencies_are_measured_is_recorded(dataset, clock, predictor_of):
+    quiet = Counters(wall_s=0.0, own_s=0.0, num_cores=2, core_s=0.0, busy_s=0.0, steal_s=0.0)
+    later = replace(quiet, wall_s=10.0, own_s=5.0, core_s=20.0, busy_s=17.0, load_average=2.5)
+    readings = iter([quiet, later])
+    predictors = {"a": predictor_of(duration_ms=1), "b": predictor_of(duration_ms=2)}
+    report = run_bench(
+        predictors, dataset, limit=2, plan=PLAN, clock=clock, counters=lambda: next(readings)
+    )
+    assert report.interference.others_share == pytest.approx(0.6)
+    assert (report.interference.own_cores, report.interference.load_average) == (0.5, 2.5)
+    assert [finding.text for finding in report.findings] == [
+        "other processes took 60% of the usable cores"
+    ]
+    assert "Trust neither times nor ratios" in markdown(report)
+    assert BenchReport.from_json(report.to_json()) == report
+
+
+def test_bursts_that_strike_one_backend_are_recorded(dataset, clock, predictor_of):
+    struck = predictor_of(duration_ms=10, burst_every=5)
+    other = predictor_of(duration_ms=20)
+    report = run_bench({"a": other, "b": struck}, dataset, limit=2, plan=PLAN, clock=clock)
+    a, b = report.backends
+    assert (a.disturbed_rounds, a.disturbed_ratios) == (0.0, None)
+    assert b.disturbed_rounds == b.disturbed_ratios == pytest.approx(0.2, abs=0.02)
+    assert "the ratio of b was 1.5-fold off in 20% of the rounds" in markdown(report)
 
 
 def test_progress_names_every_stage(dataset, clock, predictor_of):

@@ -18,6 +18,7 @@ from tiny_bundle import write_bundle
 from edgeseg.cli import app
 from edgeseg.inspection import inspect_path
 from edgeseg.tables import sections_from_document, text_from_bytes, text_from_value
+from edgeseg_bench.system import default_threads
 
 # ---------------------------------------------------------------- run
 
@@ -412,10 +413,14 @@ def test_bench_writes_its_report(command, tiny, tmp_path):
 def test_bench_compares_engines_in_one_table(command, tiny, tmp_path):
     pytest.importorskip("openvino")
     out = tmp_path / "report"
-    engines = ("--backends", "onnxruntime,openvino", "--threads", "1")
+    engines = ("--backends", "onnxruntime,openvino")
     code, _, err = command("bench", tiny, *engines, "--limit", "2", "--quick", "-o", out)
     assert code == 0, err
-    rows = json.loads((out / "report.json").read_text())["backends"]
+    report = json.loads((out / "report.json").read_text())
+    rows = report["backends"]
+    threads = [report["settings"]["threads"], *(row["engine"]["threads"] for row in rows)]
+    assert threads == [default_threads()] * 3, "all have as many, without being told"
+    assert report["interference"]["seconds"] > 0
     assert [row["name"] for row in rows] == ["onnxruntime", "openvino"]
     assert rows[1]["engine"]["provider"] == "CPU"
     assert rows[1]["agreement"]["ap"] == {"bbox": 1.0, "segm": 1.0}

@@ -101,6 +101,7 @@ def test_bench_rebuilds_the_exported_model(exported, command, tmp_path):
     assert code == 0
     reference, candidate = document["report"]["backends"]
     assert (reference["name"], candidate["name"]) == ("torch", "onnxruntime")
+    assert reference["engine"]["threads"] == candidate["engine"]["threads"] == 1
     assert candidate["agreement"]["num_matched"] == candidate["agreement"]["num_reference"]
     assert reference["peak_memory_bytes"] > candidate["peak_memory_bytes"] > 10e6
 
