@@ -175,13 +175,14 @@ def _sample(
     if rois_last:
         axis_y, axis_x = 3, 2
         y_BSMU, x_BSMU = (body.op("Transpose", v, perm=[0, 1, 3, 2]) for v in (y_BSMU, x_BSMU))
-    coordinates = []
-    for value, axis, count in ((x_BSMU, axis_x, y.bins), (y_BSMU, axis_y, x.bins)):
-        shape = [1] * 5
-        shape[axis] = count
-        value = body.op("Expand", body.op("Unsqueeze", value, body.ints(axis)), body.ints(*shape))
-        coordinates.append(body.op("Unsqueeze", value, body.ints(5)))
-    grid = body.reshape(body.op("Concat", *coordinates, axis=5), 0, 0, -1, 2)
+
+    def repeat(value: str, axis: int, count: int) -> str:
+        shape = [count if index == axis else 1 for index in range(5)]
+        wide = body.op("Expand", body.op("Unsqueeze", value, body.ints(axis)), body.ints(*shape))
+        return body.op("Unsqueeze", wide, body.ints(5))
+
+    xy = body.op("Concat", repeat(x_BSMU, axis_x, y.bins), repeat(y_BSMU, axis_y, x.bins), axis=5)
+    grid = body.reshape(xy, 0, 0, -1, 2)
     # Linear is the default. By the name that opset 20 gives it TensorRT's parser, up to 11.1 at least, does not know it
     # and takes the nearest cell in silence (onnx/onnx-tensorrt pull request 1060, NVIDIA/TensorRT issue 4646).
     return body.op("GridSample", atlas, grid, padding_mode="zeros", align_corners=0)
@@ -202,10 +203,8 @@ def _fixed(
         rois_last=rois_last,
     )
     # The mean over the samples, as a convolution from S channels to one: in ONNX Runtime in 0.6 of ReduceMean's time.
-    columns = body.op(
-        "Flatten", sampled_BCSQ, axis=2
-    )  # B * C rows: Reshape cannot merge two free axes
-    columns = body.reshape(columns, 0, len(sample), -1)
+    # Flatten makes B * C rows, which Reshape cannot say while Q is free too.
+    columns = body.reshape(body.op("Flatten", sampled_BCSQ, axis=2), 0, len(sample), -1)
     weights = body.floats(np.full((1, len(sample), 1), 1 / len(sample)))
     pooled_BCQ = body.reshape(body.op("Conv", columns, weights), -1, channels, 0)
     return pooled_BCQ if rois_last else _by_box(body, pooled_BCQ, y, x)
