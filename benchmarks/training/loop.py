@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import edgeseg
-from edgeseg.models import model_manifest
+from edgeseg.models import get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.environment import portable
 from edgeseg_runtime.manifest import Manifest
@@ -239,7 +239,7 @@ def _finish(
         for name, value in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-    weights = options.out / f"{model.name}.safetensors"
+    weights = options.out / f"{get_spec(model.name).name}.safetensors"
     save_file(state, weights)
     settings = {
         key: portable(str(value)) if isinstance(value, Path) else value
