@@ -137,7 +137,9 @@ def _mutate(document: Any, rng: random.Random) -> None:
         place[rng.choice(TEXTS)] = place.pop(key)
     elif choice == 2 and isinstance(place, list):
         is_small = len(json.dumps(place[key])) < 300
-        place[key:key] = [copy.deepcopy(place[key])] * rng.choice((1, 2, 1100) if is_small else (1,))
+        place[key:key] = [copy.deepcopy(place[key])] * rng.choice(
+            (1, 2, 1100) if is_small else (1,)
+        )
     elif choice == 3:
         place[key] = copy.deepcopy(_any_of(document, rng))
     else:
