@@ -230,9 +230,7 @@ HOT = Finding(text="hot cores were slowed down 3 times", spoils="times")
     ],
     ids=["quiet", "drift", "bursts", "both", "one-backend"],
 )
-def test_what_spoiled_a_run_decides_what_is_to_be_trusted(
-    report, findings, num_backends, expected
-):
+def test_what_spoiled_a_run_decides_what_is_to_be_trusted(report, findings, num_backends, expected):
     busy = replace(report.environment, load_average=(9.0, 0.0, 0.0), num_cores=4)
     shown = replace(report, environment=busy, findings=findings)
     shown = replace(shown, backends=shown.backends[:num_backends])
