@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeseg_bench.categories import categories_of_classes
 from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.datasets.checked import skipped_pictures
 from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.memory import peak_memory
 from edgeseg_bench.results import BenchReport
@@ -66,7 +68,12 @@ def benchmark(
         )
     threads = default_threads() if threads is None else threads
     manifest = Manifest.load(folder)
-    dataset = open_dataset(data, limit=limit, kind=dataset_kind(manifest))
+    dataset = open_dataset(
+        data,
+        limit=limit,
+        kind=dataset_kind(manifest),
+        on_picture=functools.partial(progress, "check the pictures"),
+    )
     categories_of_classes(manifest, dataset.categories, match=match)  # before anything is opened
     with contextlib.ExitStack() as stack:
         predictors: dict[str, Predictor[Any]] = {}
@@ -97,7 +104,12 @@ def benchmark(
             score_threshold=score,
             match=match,
             peak_memory_bytes=memory,
-            settings={"threads": threads, "backends": list(backends), "data": data},
+            settings={
+                "threads": threads,
+                "backends": list(backends),
+                "data": data,
+                **skipped_pictures(dataset),
+            },
             on_progress=progress,
         )
 

@@ -293,7 +293,7 @@ def export(
             out or Path(f"{spec.name}-{height}x{width}"),
             opset=opset,
             precision=precision,
-            calibration=calibration_pictures(calibrate, num_calibration, model)
+            calibration=calibration_pictures(calibrate, num_calibration, model, progress=progress)
             if calibrate
             else None,
             calibration_method=calibration_method,
@@ -517,7 +517,7 @@ def compare(
         sides = open_sides(
             reference, candidate, model=model, weights=weights, weights_key=weights_key
         )
-        pictures, count, name = open_pictures(data, sides[0].manifest, limit)
+        pictures, count, name = open_pictures(data, sides[0].manifest, limit, progress=progress)
         report = compare_sides(
             *sides, pictures, count, data=name, score_threshold=score, progress=progress
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgeseg.options import is_data_set
 from edgeseg.tables import table_of_rows, text_from_agreement, text_from_value
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import comparisons, dataset_kind, pictures_seen
+from edgeseg_bench.runner import Progress
 from edgeseg_export.compare import CompareReport, Picture, Side
 from edgeseg_export.sessions import GraphBackend
 from edgeseg_runtime import Manifest, Predictor, Source
@@ -61,7 +63,13 @@ def open_sides(
     return _bundle_side(Path(reference)), side
 
 
-def open_pictures(data: str, manifest: Manifest, limit: int) -> tuple[Pictures, int, str]:
+def open_pictures(
+    data: str,
+    manifest: Manifest,
+    limit: int,
+    *,
+    progress: Progress = lambda stage, done, total: None,
+) -> tuple[Pictures, int, str]:
     """Return the pictures of a folder or a data set, how many at most, and what to call them.
 
     Of a data set they are what the model looks at: the whole picture, or what is about a labelled box.
@@ -74,7 +82,12 @@ def open_pictures(data: str, manifest: Manifest, limit: int) -> tuple[Pictures, 
                 yield Picture(image_id=frame.index, name=frame.name, image=frame.image)
 
         return frames, count, data
-    dataset = open_dataset(data, kind=dataset_kind(manifest), limit=limit)
+    dataset = open_dataset(
+        data,
+        kind=dataset_kind(manifest),
+        limit=limit,
+        on_picture=functools.partial(progress, "check the pictures"),
+    )
 
     def seen() -> Iterator[Picture]:
         for number, (name, image) in enumerate(pictures_seen(manifest, dataset, limit=limit), 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from edgeseg.models.reference import ReferenceModel
+    from edgeseg_bench.runner import Progress
 
 
 def first_pictures(source: Path, count: int) -> list[Any]:
@@ -30,10 +32,17 @@ def first_pictures(source: Path, count: int) -> list[Any]:
     return [frame.image for frame in itertools.islice(Source(source), count)]
 
 
-def calibration_pictures(source: str, count: int, model: ReferenceModel) -> list[Any]:
+def calibration_pictures(
+    source: str,
+    count: int,
+    model: ReferenceModel,
+    *,
+    progress: Progress = lambda stage, done, total: None,
+) -> list[Any]:
     """Return pictures of a folder, or what the model would look at in those of a data set.
 
-    Of a data set they come from the training split: accuracy is measured on the other.
+    Of a data set they come from the training split: accuracy is measured on the other. Pictures
+    that cannot be read are left out, of either.
 
     Raises:
         SourceError: there is nothing to read.
@@ -46,7 +55,12 @@ def calibration_pictures(source: str, count: int, model: ReferenceModel) -> list
     if not is_data_set(source):
         return first_pictures(Path(source), count)
     manifest = model_manifest(model)
-    samples = open_training_split(source, kind=dataset_kind(manifest), limit=count)
+    samples = open_training_split(
+        source,
+        kind=dataset_kind(manifest),
+        limit=count,
+        on_picture=functools.partial(progress, "check the pictures"),
+    )
     return [seen.image for seen in pictures_seen(manifest, samples, limit=count)]
 
 

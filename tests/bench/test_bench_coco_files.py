@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.datasets import open_dataset, open_training_split
 from edgeseg_bench.datasets.coco import CocoDataset, DatasetError
 from edgeseg_bench.datasets.segmentation import mask_from_segmentation, rle_from_mask
 
@@ -81,6 +81,119 @@ def test_key_point_annotations_have_their_own_file(tmp_path):
     assert len(open_dataset(f"coco:{tmp_path}", kind="person_keypoints")) == 3
     with pytest.raises(DatasetError, match=r"found no such file.*instances_SPLIT\.json"):
         CocoDataset(tmp_path)
+
+
+CONTENT = {
+    "images": [{"id": 7, "file_name": "a.png", "height": 8, "width": 10}],
+    "annotations": [{"id": 1, "image_id": 7, "category_id": 1, "bbox": [2, 1, 4, 3]}],
+    "categories": [{"id": 1, "name": "bolt"}],
+}
+
+
+def write_layout(folder, file, picture, file_name, **changes):
+    content = {**CONTENT, **changes}
+    content["images"] = [{**CONTENT["images"][0], "file_name": file_name}]
+    for path in (folder / file, folder / picture):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(json.dumps(content), encoding="utf-8")
+    assert cv2.imwrite(str(folder / picture), np.full((8, 10, 3), 9, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "picture", "file_name", "split"),
+    [
+        ("valid/_annotations.coco.json", "valid/a.png", "a.png", "valid"),
+        ("test/_annotations.coco.json", "test/a.png", "a.png", "test"),
+        ("_annotations.coco.json", "a.png", "a.png", None),
+        ("annotations/instances_default.json", "images/a.png", "a.png", "default"),
+        ("annotations/instances_val.json", "images/val/a.png", "val/a.png", "val"),
+        ("annotations/instances_val.json", "images/a.png", "images/a.png", "val"),
+        ("annotations/val.json", "val/a.png", "a.png", "val"),
+        ("annotations/annotations.json", "images/a.png", "a.png", None),
+        ("result.json", "images/a.png", "images\\a.png", None),
+        ("labels.json", "data/a.png", "a.png", None),
+        ("annotations/instances_val.json", "val/a.png", "/home/other/set/a.png", "val"),
+    ],
+    ids=[
+        "roboflow", "one split of roboflow", "inside of a split", "cvat", "folder in the name",
+        "relative to the root", "plain split", "no split", "label studio", "fiftyone",
+        "path of another machine",
+    ],
+)  # fmt: skip
+def test_the_layouts_of_annotation_tools_are_found(
+    tmp_path, annotations, picture, file_name, split
+):
+    write_layout(tmp_path, annotations, picture, file_name)
+    dataset = open_dataset(f"coco:{tmp_path}")
+    assert dataset.name == f"coco:{tmp_path.name}" + (f":{split}" if split else "")
+    assert dataset[0].image[0, 0].tolist() == [9, 9, 9]
+    alone = open_dataset(f"coco:{tmp_path / annotations}")
+    assert alone.name == f"coco:{(tmp_path / annotations).name}"
+    assert alone[0].image[0, 0].tolist() == [9, 9, 9]
+
+
+def test_splits_of_roboflow_are_told_apart(tmp_path):
+    for split in ("train", "valid", "test"):
+        write_layout(tmp_path, f"{split}/_annotations.coco.json", f"{split}/a.png", "a.png")
+    names = [open_dataset(f"coco:{tmp_path}{split}").name for split in ("", ":val", ":train")]
+    assert names == [f"coco:{tmp_path.name}:{split}" for split in ("valid", "valid", "train")]
+    assert open_training_split(f"coco:{tmp_path}").name == f"coco:{tmp_path.name}:train"
+    with pytest.raises(DatasetError, match=r"found the splits \['test', 'train', 'valid'\]: name"):
+        open_dataset(f"coco:{tmp_path}:other")
+    file = tmp_path / "test" / "_annotations.coco.json"
+    assert open_training_split(f"coco:{file}").name == "coco:_annotations.coco.json"
+    with pytest.raises(ValueError, match="is an annotation file: leave the split 'val' out"):
+        open_dataset(f"coco:{file}", split="val")
+
+
+def test_what_tools_leave_out_of_annotations_is_completed(tmp_path):
+    groups = [{"id": 0, "name": "parts", "supercategory": "none"}]
+    bolts = [{"id": 1, "name": "bolt", "supercategory": "parts"}]
+    write_layout(
+        tmp_path, "valid/_annotations.coco.json", "valid/a.png", "a.png", categories=groups + bolts
+    )
+    dataset = open_dataset(f"coco:{tmp_path}")
+    (annotation,) = dataset[0].annotations
+    assert (annotation["iscrowd"], annotation["area"]) == (0, 12)
+    assert [category["name"] for category in dataset.categories] == ["bolt"]
+
+
+def test_a_category_that_is_its_own_group_stays(tmp_path):
+    people = [{"id": 1, "name": "person", "supercategory": "person"}]
+    write_layout(tmp_path, "labels.json", "data/a.png", "a.png", categories=people, annotations=[])
+    assert [category["name"] for category in open_dataset(f"coco:{tmp_path}").categories] == [
+        "person"
+    ]
+
+
+def test_pictures_that_cannot_be_read_are_left_out_before_anything_is_done(tmp_path, caplog):
+    write_dataset(tmp_path, images=4)
+    (tmp_path / "val2017" / "0.png").write_bytes(b"damaged")
+    (tmp_path / "val2017" / "2.png").unlink()
+    seen = []
+    dataset = open_dataset(f"coco:{tmp_path}", on_picture=lambda *count: seen.append(count))
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [sample.image_id for sample in dataset] == [101, 103]
+    truth = dataset.coco()
+    assert [image["id"] for image in truth["images"]] == [101, 103]
+    assert truth["annotations"] == [], "that of a picture that is left out goes with it"
+    assert dataset.categories == open_dataset(f"coco:{tmp_path}").categories
+    assert "skipped: " in caplog.text
+    assert "0.png cannot be used as a picture" in caplog.text
+    assert "2.png does not exist" in caplog.text
+    for number in (1, 3):
+        (tmp_path / "val2017" / f"{number}.png").write_bytes(b"damaged")
+    with pytest.raises(
+        DatasetError, match=r"None of the 4 pictures of coco:.* can be read: .*0\.png"
+    ):
+        open_dataset(f"coco:{tmp_path}", on_picture=lambda *count: None)
+
+
+def test_a_picture_of_other_labels_is_an_error_when_it_is_checked(tmp_path):
+    write_dataset(tmp_path)
+    cv2.imwrite(str(tmp_path / "val2017" / "2.png"), np.zeros((4, 5, 3), dtype=np.uint8))
+    with pytest.raises(DatasetError, match="was resized or turned"):
+        open_dataset(f"coco:{tmp_path}", on_picture=lambda *count: None)
 
 
 def test_a_missing_folder_says_what_is_expected(tmp_path):

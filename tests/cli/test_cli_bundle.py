@@ -19,6 +19,7 @@ from tiny_bundle import write_bundle
 from edgeseg.cli import app
 from edgeseg.inspection import inspect_path
 from edgeseg.tables import sections_from_document, text_from_bytes, text_from_value
+from edgeseg_bench.datasets.shapes import ShapesDataset, write_coco
 from edgeseg_bench.system import default_threads
 
 # ---------------------------------------------------------------- run
@@ -422,6 +423,23 @@ def test_bench_writes_its_report(command, tiny, tmp_path):
     assert backend["peak_memory_bytes"] > 10e6
     assert report["settings"] == {"threads": 1, "backends": ["onnxruntime"], "data": "shapes"}
     assert (out / "report.md").read_text().startswith("# tiny on shapes:val, 2 pictures")
+
+
+def test_bench_leaves_out_what_cannot_be_read_before_it_measures(command, tiny, tmp_path):
+    folder = write_coco(ShapesDataset("val", limit=3), tmp_path / "data")
+    sorted((folder / "val").glob("*.png"))[1].write_bytes(b"damaged")
+    categories = [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}]
+    path = folder / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    labels = [{**annotation, "category_id": 1} for annotation in content["annotations"]]
+    path.write_text(json.dumps({**content, "categories": categories, "annotations": labels}))
+    arguments = ("bench", tiny, "--data", f"coco:{folder}", "--backends", "onnxruntime", "--quick")
+    code, _, err = command(*arguments, "-o", tmp_path / "report")
+    assert code == 0, err
+    assert err.index("skipped: ") < err.index("load")
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["num_pictures"] == 2
+    assert report["settings"]["num_skipped_pictures"] == 1
 
 
 def test_bench_compares_engines_in_one_table(command, tiny, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from pathlib import Path
 
 from edgeseg_bench.datasets.base import Annotation, Category, Dataset, DatasetError, Sample
+from edgeseg_bench.datasets.checked import OnPicture, check_pictures
 
 __all__ = [
     "Annotation",
@@ -23,19 +25,26 @@ _log = logging.getLogger(__name__)
 
 
 def open_dataset(
-    name: str, *, split: str | None = None, limit: int | None = None, kind: str | None = None
+    name: str,
+    *,
+    split: str | None = None,
+    limit: int | None = None,
+    kind: str | None = None,
+    on_picture: OnPicture | None = None,
 ) -> Dataset:
     """Open a data set.
 
     Args:
         name: "shapes", or "SCHEME:FOLDER" or "SCHEME:FOLDER:SPLIT", where the scheme says which layout the
-            folder has: "coco", "wider" (WIDER FACE), "300w" or "wflw".
+            folder has: "coco" (also "coco:FILE.json"), "wider" (WIDER FACE), "300w" or "wflw".
         split: "train" or "val" for shapes and WIDER FACE, such as "val2017" for COCO, "train", "full",
             "common", "challenging" or "private" for 300W, "train" or "test" for WFLW; None = the one for
             validation.
         limit: use only the first pictures; None = all.
         kind: what is labelled: "instances", "person_keypoints" or "faces". Shapes draws pictures of it, a COCO
             data set reads `annotations/KIND_SPLIT.json`; None = instances. The other schemes have faces.
+        on_picture: read the pictures of files now and leave out those that cannot be read, see `check_pictures`.
+            None = they are read when they are asked for, and one that cannot be read is an error then.
 
     Raises:
         ValueError: no data set has this name, or it has no such split or kind.
@@ -54,10 +63,17 @@ def open_dataset(
     folder, named_split = _split_place(place)
     if named_split and split and named_split != split:
         raise ValueError(f"{name!r} names the split {named_split!r}, but split is {split!r}.")
-    return _open_files(scheme, folder, named_split or split, limit=limit, kind=kind)
+    dataset = _open_files(scheme, folder, named_split or split, limit=limit, kind=kind)
+    return dataset if on_picture is None else check_pictures(dataset, on_picture=on_picture)
 
 
-def open_training_split(name: str, *, limit: int | None = None, kind: str | None = None) -> Dataset:
+def open_training_split(
+    name: str,
+    *,
+    limit: int | None = None,
+    kind: str | None = None,
+    on_picture: OnPicture | None = None,
+) -> Dataset:
     """Open a data set's split for training, or the split that its name says.
 
     A data set without one is opened as `open_dataset` does, and a warning is logged.
@@ -66,18 +82,20 @@ def open_training_split(name: str, *, limit: int | None = None, kind: str | None
         name: see `open_dataset`; so are the others.
         limit: use only the first pictures; None = all.
         kind: what is labelled.
+        on_picture: read the pictures now.
 
     Raises:
         ValueError: no data set has this name, or it has no such split or kind.
         DatasetError: the files on disk are not such a data set.
     """
     _, _, place = name.partition(":")
-    if place and _split_place(place)[1]:
-        return open_dataset(name, limit=limit, kind=kind)
+    opened = functools.partial(open_dataset, name, limit=limit, kind=kind, on_picture=on_picture)
+    if place and (_split_place(place)[1] or Path(place).is_file()):
+        return opened()
     try:
-        return open_dataset(name, split="train", limit=limit, kind=kind)
+        return opened(split="train")
     except DatasetError as error:
-        dataset = open_dataset(name, limit=limit, kind=kind)
+        dataset = opened()
         _log.warning(
             "%s has no training split (%s) and %s is used: measure accuracy on other pictures",
             name,
@@ -110,8 +128,8 @@ def _open_files(
 
 
 def _split_place(place: str) -> tuple[Path, str | None]:
-    """Separate FOLDER:SPLIT; a folder whose own name has a colon stays whole."""
+    """Separate FOLDER:SPLIT; a folder or file whose own name has a colon stays whole."""
     folder, colon, split = place.rpartition(":")
-    if not colon or Path(place).is_dir() or "/" in split or "\\" in split:
+    if not colon or Path(place).exists() or "/" in split or "\\" in split:
         return Path(place), None
     return Path(folder), split

@@ -1,10 +1,10 @@
-"""Reads data sets in the standard COCO file layout."""
+"""Reads data sets that are annotated in COCO's format, in the layouts of COCO and of annotation tools."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,60 @@ from edgeseg_bench.datasets.base import (
 )
 from edgeseg_runtime.image import read_image
 
-PREFERRED_SPLITS = ("val2017", "val")
+PREFERRED_SPLITS = ("val2017", "val", "valid", "validation")
+OTHER_NAMES = {"val": ("valid", "validation")}
+"""Split -> what tools call it that are not COCO's."""
+SPLIT_FILES = (
+    "annotations/{kind}_{split}.json",  # COCO, CVAT
+    "{split}/_annotations.coco.json",  # Roboflow
+    "annotations/{split}.json",
+)
+WHOLE_FILES = (
+    "_annotations.coco.json",  # one split of Roboflow's
+    "annotations.json",
+    "annotations/annotations.json",
+    "labels.json",  # FiftyOne
+    "result.json",  # Label Studio
+)
+PICTURE_FOLDERS = (
+    "{folder}/{split}",
+    "{folder}/images/{split}",
+    "{source}",  # beside the annotations
+    "{source}/images",
+    "{source}/data",  # FiftyOne
+    "{folder}/images",
+    "{folder}",
+)
+REQUIRED_KEYS = {
+    "images": {"id", "file_name", "height", "width"},
+    "annotations": {"id", "image_id", "category_id"},
+    "categories": {"id", "name"},
+}
+NUM_PROBED = 20
+"""Pictures by which their folder is found."""
 
 
 class CocoDataset:
-    """The pictures and annotations of one split of a COCO data set.
+    """The pictures and annotations of one split of a data set in COCO's format.
 
-    Pictures are read when they are asked for.
+    Pictures are read when they are asked for. Whether a crowd or the area is missing in an annotation, as in the
+    files of some tools, they are none and that of the box.
 
     Args:
-        folder: holds `annotations/` and a folder of pictures for the split.
-        split: such as "val2017"; "val" also finds "val2017". None = val2017, val, or the only one there is.
+        place: a folder in one of the layouts `SPLIT_FILES` and `WHOLE_FILES`, or an annotation file.
+        split: such as "val2017"; "val" also finds "val2017" and "valid". None = the usual ones for validation, or the
+            only one there is.
         limit: use only the first pictures of the annotation file; None = all.
-        kind: prefix of the annotation file: "instances" or "person_keypoints".
+        kind: prefix of COCO's annotation file: "instances" or "person_keypoints".
 
     Raises:
         DatasetError: the layout or the annotation file is not COCO's.
-        ValueError: the limit is not positive.
+        ValueError: the limit is not positive, or an annotation file is given together with a split.
     """
 
     def __init__(
         self,
-        folder: str | Path,
+        place: str | Path,
         split: str | None = None,
         *,
         limit: int | None = None,
@@ -48,21 +80,21 @@ class CocoDataset:
             raise ValueError(
                 f"limit is {limit}: give the number of pictures, at least 1, or None for all."
             )
-        self.folder = Path(folder)
-        self.split = _find_split(self.folder, split, kind)
-        source = _annotation_file(self.folder, self.split, kind)
+        self.place = Path(place)
+        source, self.split = _find_annotations(self.place, split, kind)
         content = _read_annotation_file(source)
-        self._pictures = _find_pictures(self.folder, self.split, kind)
         self._images: list[dict[str, Any]] = content["images"][:limit]
-        self._categories: tuple[Category, ...] = tuple(content["categories"])
+        self._pictures = _find_pictures(self.place, source, self.split, self._images)
         self._annotations: dict[int, list[Annotation]] = defaultdict(list)
         for annotation in content["annotations"]:
-            self._annotations[annotation["image_id"]].append(annotation)
+            self._annotations[annotation["image_id"]].append(_completed(annotation))
+        used = {annotation["category_id"] for annotation in content["annotations"]}
+        self._categories = tuple(_without_groups(content["categories"], used))
 
     @property
     def name(self) -> str:
         """What reports call it."""
-        return f"coco:{self.folder.name}:{self.split}"
+        return f"coco:{self.place.name}{f':{self.split}' if self.split else ''}"
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -74,11 +106,12 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> Sample:
         entry = self._images[index]
-        image = read_image(self._pictures / entry["file_name"])
+        path = _picture_path(self._pictures, entry)
+        image = read_image(path)
         found, expected = image.shape[:2], (entry["height"], entry["width"])
         if found != expected:
             raise DatasetError(
-                f"{self._pictures / entry['file_name']} has {found[0]} x {found[1]} pixels (height x width), "
+                f"{path} has {found[0]} x {found[1]} pixels (height x width), "
                 f"its annotations are for {expected[0]} x {expected[1]}: the picture was resized or turned. "
                 "Use the original pictures."
             )
@@ -100,42 +133,96 @@ class CocoDataset:
 
 def _layout(kind: str) -> str:
     return (
-        f"Expected FOLDER/annotations/{kind}_SPLIT.json and the pictures in FOLDER/SPLIT/ "
-        "or FOLDER/images/SPLIT/."
+        f"Expected FOLDER/annotations/{kind}_SPLIT.json and the pictures in FOLDER/SPLIT/ or FOLDER/images/SPLIT/, "
+        "FOLDER/SPLIT/_annotations.coco.json with its pictures beside it, or the path of an annotation file."
     )
 
 
-def _annotation_file(folder: Path, split: str, kind: str) -> Path:
-    return folder / "annotations" / f"{kind}_{split}.json"
-
-
-def _find_split(folder: Path, split: str | None, kind: str) -> str:
-    if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}. {_layout(kind)}")
-    wanted = PREFERRED_SPLITS if split is None else (split, f"{split}2017")
+def _find_annotations(place: Path, split: str | None, kind: str) -> tuple[Path, str | None]:
+    """Return the annotation file, and the split that it is of if it names one."""
+    if place.is_file():
+        if split is not None:
+            raise ValueError(f"{place} is an annotation file: leave the split {split!r} out.")
+        return place, None
+    if not place.is_dir():
+        raise DatasetError(f"There is no folder {place}. {_layout(kind)}")
+    wanted = (
+        PREFERRED_SPLITS if split is None else (split, f"{split}2017", *OTHER_NAMES.get(split, ()))
+    )
     for candidate in wanted:
-        if _annotation_file(folder, candidate, kind).is_file():
-            return candidate
-    prefix = f"{kind}_"
-    present = sorted(
-        path.stem.removeprefix(prefix) for path in folder.glob(f"annotations/{prefix}*.json")
-    )
+        for pattern in SPLIT_FILES:
+            source = place / pattern.format(kind=kind, split=candidate)
+            if source.is_file():
+                return source, candidate
+    present = _present_splits(place, kind)
     if split is None and len(present) == 1:
-        return present[0]
+        return next(iter(present.items()))[::-1]
+    whole = [place / name for name in WHOLE_FILES if (place / name).is_file()]
+    if split is None and whole:
+        return whole[0], None
     asked = "None of the usual splits" if split is None else f"No split {split!r}"
-    found = f"found the splits {present}: name one of them" if present else "found no such file"
-    raise DatasetError(f"{asked} in {folder / 'annotations'}: {found}. {_layout(kind)}")
+    names = sorted(present)
+    found = f"found the splits {names}: name one of them" if names else "found no such file"
+    raise DatasetError(f"{asked} in {place}: {found}. {_layout(kind)}")
 
 
-def _find_pictures(folder: Path, split: str, kind: str) -> Path:
-    candidates = (folder / split, folder / "images" / split)
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    raise DatasetError(
-        f"{folder} has annotations for {split!r} but no pictures: neither {candidates[0]} nor "
-        f"{candidates[1]} is a folder. {_layout(kind)}"
-    )
+def _present_splits(place: Path, kind: str) -> dict[str, Path]:
+    """Return the splits that a folder has, and their annotation files."""
+    prefix = f"{kind}_"
+    found = {path.parent.name: path for path in place.glob("*/_annotations.coco.json")}
+    found |= {
+        path.stem.removeprefix(prefix): path for path in place.glob(f"annotations/{prefix}*.json")
+    }
+    return found
+
+
+def _find_pictures(
+    place: Path, source: Path, split: str | None, images: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Return the folder that the file names are relative to: the one that has most of the first pictures."""
+    folder = place if place.is_dir() else source.parent.parent
+    parts = source.stem.split("_")  # a file that is named alone may be called instances_SPLIT.json
+    splits = [split] if split else ["_".join(parts[number:]) for number in range(len(parts))]
+    candidates = [
+        Path(pattern.format(folder=folder, source=source.parent, split=name))
+        for pattern in PICTURE_FOLDERS
+        for name in splits
+    ]
+    probed = images[:NUM_PROBED]
+    counts = [sum(_picture_path(path, entry).is_file() for entry in probed) for path in candidates]
+    if images and not any(counts):
+        places = ", ".join(dict.fromkeys(str(path) for path in candidates))
+        raise DatasetError(
+            f"{place} has annotations{f' for {split!r}' if split else ''} but no pictures: there is no "
+            f"{images[0]['file_name']} in {places}. {_layout('instances')}"
+        )
+    return candidates[counts.index(max(counts))]
+
+
+def _picture_path(folder: Path, entry: Mapping[str, Any]) -> Path:
+    """Return the path of a picture; folders in its name may be those of the machine that wrote the file."""
+    name = entry["file_name"].replace("\\", "/")
+    whole, alone = folder / name, folder / Path(name).name
+    return alone if not whole.is_file() and alone.is_file() else whole
+
+
+def _completed(annotation: Annotation) -> Annotation:
+    if "bbox" not in annotation:
+        return annotation
+    _, _, width, height = annotation["bbox"]
+    return {"iscrowd": 0, "area": width * height, **annotation}
+
+
+def _without_groups(categories: Sequence[Category], used: Collection[int]) -> Iterator[Category]:
+    """Yield the categories but for those that only stand for a group of others, as in Roboflow's files."""
+    for category in categories:
+        is_group = any(
+            other.get("supercategory") == category["name"]
+            for other in categories
+            if other is not category
+        )
+        if not is_group or category["id"] in used:
+            yield category
 
 
 def _read_annotation_file(source: Path) -> dict[str, Any]:
@@ -151,8 +238,11 @@ def _read_annotation_file(source: Path) -> dict[str, Any]:
         raise DatasetError(
             f"{source} lacks {sorted(missing)}: a COCO annotation file is an object with {sorted(keys)}."
         )
-    for entry in content["images"]:
-        lacking = {"id", "file_name", "height", "width"} - set(entry)
-        if lacking:
-            raise DatasetError(f"{source}: image {entry} lacks {sorted(lacking)}.")
+    for name, keys in REQUIRED_KEYS.items():
+        for entry in content[name]:
+            lacking = keys - set(entry)
+            if lacking:
+                raise DatasetError(
+                    f"{source}: an entry of {name}, {entry}, lacks {sorted(lacking)}."
+                )
     return dict(content)
