@@ -102,7 +102,7 @@ def test_pictures_that_differ_are_no_disturbance():
     rng = np.random.default_rng(0)
     times = np.tile(rng.uniform(1, 50, 32), 4) * rng.normal(1, 0.05, 128)
     assert disturbed_share(times.tolist(), 32) == 0.0
-    assert disturbed_share(times.tolist(), 1) > 0.5
+    assert disturbed_share(times.tolist(), 1) > 0.3
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
