@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg_runtime.backends import missing_graph, open_backend
 from edgeseg_runtime.engine_store import cache_folder, list_engines
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, EdgesegError
-from edgeseg_runtime.graph_files import read_graph
+from edgeseg_runtime.graph_files import all_graphs, read_graph
 from edgeseg_runtime.manifest import Artifact, Graph, Manifest, read_artifact
 
 if TYPE_CHECKING:
@@ -116,21 +116,21 @@ def _inspect_graphs(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """Return the operators of the graphs of the model's own shape, and the engines of all shapes."""
     operators: Counter[str] = Counter()
     graphs: dict[str, Any] = {}
-    digests = []
-    for number, view in enumerate(manifest.views):
-        for name, graph in view.graphs.items():
-            content = read_graph(folder, view, name, verify=False)
-            digests.append(hashlib.sha256(content).hexdigest())
-            if number == 0:
-                found = _inspect_graph(
-                    content, manifest.artifact(graph.artifact).file, has_borders=False
-                )
-                operators.update(found["operators"])
-                graphs[name] = {**_border(graph), **found.get("graph", {})}
+    engines: dict[str, dict[str, Any]] = {}
+    for label, view, name in all_graphs(manifest):
+        content = read_graph(folder, view, name, verify=False)
+        for engine in _engines(folder, content):
+            engines.setdefault(engine["file"], {"graphs": [], **engine})["graphs"].append(label)
+        if label == name:
+            graph = view.graphs[name]
+            file = manifest.artifact(graph.artifact).file
+            found = _inspect_graph(content, file, has_borders=False)
+            operators.update(found["operators"])
+            graphs[name] = {**_border(graph), **found.get("graph", {})}
     return {
         "graphs": graphs,
         "operators": _in_order(operators),
-        "engines": [engine for digest in digests for engine in _engines(folder, digest)],
+        "engines": list(engines.values()),
     }
 
 
@@ -269,7 +269,7 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
-def _engines(folder: Path, onnx_sha256: str) -> list[dict[str, Any]]:
+def _engines(folder: Path, onnx: bytes) -> list[dict[str, Any]]:
     return [
         {
             "file": str(engine.path),
@@ -277,8 +277,9 @@ def _engines(folder: Path, onnx_sha256: str) -> list[dict[str, Any]]:
             "version": engine.key.version,
             "targets": list(engine.key.targets),
             "device": engine.key.device or None,
+            "rows": list(engine.key.buckets),
             "size_bytes": engine.size_bytes,
         }
         for place in (folder / ENGINES_FOLDER, cache_folder())
-        for engine in list_engines(place, onnx_sha256)
+        for engine in list_engines(place, hashlib.sha256(onnx).hexdigest())
     ]

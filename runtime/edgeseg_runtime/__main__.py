@@ -90,9 +90,8 @@ def _build(options: argparse.Namespace) -> None:
     )
     for engine in engines:
         _write(
-            f"{'+'.join(engine.graphs)}  {engine.path or 'not kept'}  "
-            f"{'+'.join(engine.key.targets)}  "
-            f"{engine.size_bytes / 1e6:.1f} MB  {engine.build_s:.1f} s"
+            f"{engine.path or 'not kept'}  {'+'.join(engine.key.targets)}  "
+            f"{engine.size_bytes / 1e6:.1f} MB  {engine.build_s:.1f} s  {', '.join(engine.graphs)}"
         )
 
 

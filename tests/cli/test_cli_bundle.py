@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer
 from constant_bundle import write_constant_bundle
+from stateful_bundle import write_stateful_bundle
 from tiny_bundle import write_bundle
 
 from edgeseg.cli import app
@@ -370,7 +371,20 @@ def test_build_compiles_ahead_and_finds_it_again(command, tiny, tmp_path):
     _, document = command.json("inspect", tiny)
     (engine,) = document["engines"]
     assert engine["targets"] == ["sm86"]
+    assert (engine["graphs"], engine["rows"]) == (["main"], [])
     assert engine["size_bytes"] > 1000
+
+
+def test_build_and_inspect_tell_which_graphs_an_engine_is_of(command, tmp_path):
+    pytest.importorskip("tensorrt_rtx")
+    write_stateful_bundle(tmp_path, "staged")
+    _, built = command.json("build", tmp_path, "--target", "sm86", "--level", "0")
+    assert [engine["graphs"] for engine in built["engines"]] == [["detect"], ["mask"]]
+    _, document = command.json("inspect", tmp_path)
+    assert [(engine["graphs"], engine["rows"]) for engine in document["engines"]] == [
+        (["detect"], []),
+        (["mask"], [1, 4, 6]),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from fake_engine import OnnxEngine, compile_driver, open_driver
 from stateful_bundle import HEIGHT, WIDTH, K, M, pictures, write_stateful_bundle
 from tiny_bundle import feed, write_bundle
 
+from edgeseg_runtime import load
 from edgeseg_runtime.backends.trt_streams import EngineStreams
 from edgeseg_runtime.cuda import CudaDevice
 from edgeseg_runtime.engine_key import EngineOptions
@@ -434,3 +435,78 @@ def test_an_engine_without_the_profiles_of_its_rows_is_refused(trt, driver, fold
     with pytest.raises(BackendError, match="refuses the optimisation profile 1"):
         EngineStreams(trt, engines, gpu, manifest)
     gpu.close()
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+@pytest.fixture(params=["tensorrt", "tensorrt_rtx"])
+def load_on_gpu(request, folders):
+    """Kind -> its predictor on a GPU, and that on ONNX Runtime."""
+    pytest.importorskip(request.param)
+    with contextlib.ExitStack() as stack:
+
+        def load_both(kind, **options):
+            return tuple(
+                stack.enter_context(load(folders[kind], backend=backend, **given))
+                for backend, given in ((request.param, options), ("onnxruntime", {}))
+            )
+
+        yield load_both
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("use_graph", [True, False])
+@pytest.mark.parametrize("kind", ["key_step", "seed_main"])
+def test_a_video_on_a_gpu_gives_what_onnxruntime_gives(load_on_gpu, kind, use_graph):
+    predictors = load_on_gpu(kind, use_graph=use_graph)
+    videos = [pictures(12, seed=seed) for seed in range(2)]
+    found = []
+    for predictor in predictors:
+        with predictor.session() as one, predictor.session() as other:
+            found.append(
+                [
+                    s(f).scores
+                    for pair in zip(*videos, strict=True)
+                    for s, f in zip((one, other), pair, strict=True)
+                ]
+            )
+    np.testing.assert_allclose(*found, atol=1e-4)
+    assert predictors[0].backend.describe()["has_graph"] is use_graph
+
+
+@pytest.mark.gpu
+def test_streams_in_several_threads_on_a_gpu_do_not_mix(load_on_gpu):
+    predictor, _ = load_on_gpu("seed_main", contexts=2)
+    videos = [pictures(20, seed=seed) for seed in range(4)]
+
+    def scores(video):
+        with predictor.session() as session:
+            return [session(frame).scores for frame in video]
+
+    alone = [scores(video) for video in videos]
+    with ThreadPoolExecutor(4) as threads:
+        np.testing.assert_array_equal(list(threads.map(scores, videos)), alone)
+
+
+@pytest.mark.gpu
+def test_rows_on_a_gpu_give_what_onnxruntime_gives(load_on_gpu):
+    predictors = load_on_gpu("staged")
+    for value in (0, 21, 255, 0, 255, 100, 100):
+        frame = np.full((HEIGHT, WIDTH, 3), value, np.uint8)
+        found, wanted = (predictor(frame) for predictor in predictors)
+        assert len(found) == len(wanted)
+        np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-3)
+        np.testing.assert_array_equal(found.masks, wanted.masks)
+
+
+@pytest.mark.gpu
+def test_a_state_on_a_gpu_is_fetched_and_put(load_on_gpu):
+    predictor, _ = load_on_gpu("seed_main")
+    backend, (frame, *_) = predictor.backend, pictures(1)
+    states = backend.open_state(), backend.open_state()
+    for graph in ("seed", "main", "main"):
+        backend.run({"image": frame[None]}, graph, states[0])
+    states[1].put(states[0].fetch())
+    one, other = (backend.run({"image": frame[None]}, "main", state) for state in states)
+    np.testing.assert_array_equal(one["scores"], other["scores"])
