@@ -81,9 +81,10 @@ def measure(folder: Path, engine: str, threads: int) -> dict[str, Any]:
     found = measure_interleaved(calls, QUICK)
     ratio = paired_ratio(found[KEPT].samples_ns, found[HANDED].samples_ns)
     print(
-        f"{manifest.name} on {engine}: {num_passed / 2**20:.2f} MiB a frame over the border instead of "
-        f"{num_handed / 2**20:.2f}, {found[KEPT].p50_ms:.2f} ms instead of {found[HANDED].p50_ms:.2f}, "
-        f"{KEPT} / {HANDED} {ratio.median:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+        f"{manifest.name} on {engine}: {num_passed / 1024:.0f} KiB a frame over the border instead "
+        f"of {num_handed / 1024:.0f}, {found[KEPT].p50_ms:.2f} ms instead of "
+        f"{found[HANDED].p50_ms:.2f}, {KEPT} / {HANDED} {ratio.median:.3f} "
+        f"[{ratio.low:.3f}, {ratio.high:.3f}]"
     )
     backend.close()
     return {
