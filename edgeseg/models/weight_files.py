@@ -64,9 +64,9 @@ def read_checkpoint(path: str | Path) -> Any:
         return _read(path)
     except (
         DamagedError, PickleError, SafetensorError, zipfile.BadZipFile, NotImplementedError, OSError,
-        RecursionError, json.JSONDecodeError,
+        RecursionError, json.JSONDecodeError, UnicodeDecodeError,
     ) as error:  # fmt: skip
-        raise _refused(path, f"it is damaged: {error}", "Download or copy it again") from error
+        raise _refused(path, _damage(error), "Download or copy it again") from error
 
 
 def _read(path: Path) -> Any:
@@ -104,6 +104,12 @@ def _refused(path: Path, reason: str, advice: str = "") -> CheckpointError:
         f"{path}: cannot be read as a weight file: {reason}. Expected a state dict saved by "
         f"torch.save or safetensors, or a checkpoint that holds one{f'. {advice}' if advice else ''}"
     )
+
+
+def _damage(error: Exception) -> str:
+    """Return what is wrong with a file; parts of it, which may be anything, stand in the errors."""
+    text = str(error)[:300]
+    return f"it is damaged: {text if text.isprintable() else ascii(text)[1:-1]}"
 
 
 # ---------------------------------------------------------------- PyTorch, since 1.6
@@ -162,9 +168,7 @@ def _read_pickle(path: Path, opener: Opener, head: bytes) -> Any:
     try:
         return plain_from_inert(*_load_pickle(opener))
     except PickleError as error:
-        reason = (
-            f"it is damaged ({error})" if head[:1] == b"\x80" else f"it is {kind_of_text(head)}"
-        )
+        reason = _damage(error) if head[:1] == b"\x80" else f"it is {kind_of_text(head)}"
         raise _refused(path, reason, "Download or copy it again") from error
 
 

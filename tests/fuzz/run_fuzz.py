@@ -17,6 +17,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "helpers")]
 from fuzz_frame import Kind, Report, generator, serve, watch  # noqa: E402
 
 KINDS = {
+    "checkpoint": "fuzz_checkpoints:CHECKPOINT",
     "manifest": "fuzz_manifests:MANIFEST",
     "onnx": "fuzz_onnx:ENCODED",
     "onnx_engine": "fuzz_onnx:RUN",

@@ -49,6 +49,7 @@ def test_a_fault_is_noticed_and_the_next_inputs_are_run(tmp_path, fault, what):
 @pytest.mark.parametrize(
     ("kind", "count", "outcomes"),
     [
+        ("checkpoint", 400, ("loaded", "CheckpointError", "MisfitError")),
         ("manifest", 400, ("accepted", "ManifestError")),
         ("onnx", 200, ("accepted", "UnsafeModel", "CorruptArtifact")),
         ("onnx_engine", 60, ("ran", "UnsafeModel", "CorruptArtifact")),

@@ -9,7 +9,8 @@ import edgeseg
 from edgeseg.models import get_spec
 from edgeseg.models.building import create
 from edgeseg.models.checkpoint import CheckpointError, load_weights
-from edgeseg.models.lookalikes import check_file_name
+from edgeseg.models.lookalikes import check_file_name, fitting_model, lookalikes
+from edgeseg.models.state_dicts import entries_of
 
 
 def _official(name, **config):
@@ -41,24 +42,20 @@ def _official(name, **config):
         ("retinaface_mobilenet025", ("retinaface_resnet50", {}), "retinaface_resnet50"),
     ],
 )  # fmt: skip
-def test_a_checkpoint_of_another_model_is_refused_with_the_name_that_fits(name, checkpoint, advice):
+def test_the_name_that_fits_is_found(name, checkpoint, advice):
     other, config = checkpoint
     state = {f"module.{key}": value for key, value in _official(other, **config).items()}
+    found = fitting_model(entries_of({"state_dict": state}), get_spec(name), {})
+    assert found == f"It fits {advice}."
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_the_name_that_fits():
+    state = _official("retinaface_resnet50")
     with pytest.raises(
-        CheckpointError, match=rf"does not fit the model:(?s:.*)\nIt fits {advice}\.$"
+        CheckpointError, match=r"does not fit the model:(?s:.*)\nIt fits retinaface_resnet50\.$"
     ):
-        edgeseg.create_model(name, weights={"state_dict": state}, image_size=_small(name))
-
-
-def _small(name):
-    """A size at which a model is quickly built."""
-    return {"maskrcnn": 64, "hourglass": 64, "landmarks": 64, "yolact": 138}.get(
-        name.partition("_")[0], 128
-    )
-
-
-def test_what_fits_no_model_says_what_to_check():
-    with pytest.raises(CheckpointError, match="Check the model's name, and num_classes"):
+        edgeseg.create_model("retinaface_mobilenet025", weights=state, image_size=64)
+    with pytest.raises(CheckpointError, match=r"\nCheck the model's name, and num_classes if "):
         edgeseg.create_model("retinaface_tiny", weights={"conv.weight": torch.ones(3)})
 
 
@@ -70,11 +67,23 @@ def test_own_classes_that_are_as_many_as_an_official_model_s_are_said(caplog):
         "the weights of yolact_resnet50 fit the official model yolact_resnet50_pascal as well, which "
         "differs in pred_scales, use_square_anchors" in caplog.text
     )
-    caplog.clear()
-    labels = tuple(f"part {number}" for number in range(20))
-    edgeseg.create_model("yolact_resnet50", weights=state, labels=labels, image_size=138)
-    edgeseg.create_model("yolact_resnet50_pascal", weights=state, image_size=138)
-    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "expected"),
+    [
+        ("yolact_resnet50", {"num_classes": 21}, {"yolact_resnet50_pascal"}),
+        ("yolact_resnet50", {"labels": tuple(map(str, range(20)))}, set()),
+        ("yolact_resnet50_pascal", {}, set()),
+        ("yolact_resnet101", {"num_classes": 21}, set()),
+        ("centernet_dla34", {"num_classes": 20}, {"centernet_dla34_pascal"}),
+        ("centernet_dla34_pascal", {"num_classes": 80}, {"centernet_dla34"}),
+    ],
+)
+def test_lookalikes_are_models_of_the_same_shapes_and_another_configuration(name, config, expected):
+    with torch.device("meta"):
+        model = get_spec(name).build(name, None, config)
+    assert {other for other, _ in lookalikes(model, config)} == expected
 
 
 @pytest.mark.parametrize(
