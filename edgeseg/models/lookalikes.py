@@ -65,8 +65,7 @@ def fitting_model(
         config: fields of its configuration that the caller gives.
     """
     option = _fitting_option(entries, spec, config)
-    family = [name for name in _others(spec) if MODELS[name] == MODELS[spec.name]]
-    for name in family if option else _others(spec):
+    for name in _family(spec.name) if option else _others(spec.name):
         other = _fitting_option(entries, get_spec(name), {}, counts=not option)
         if other is not None:
             own = f"; with classes of your own it fits with {option}" if option else ""
@@ -88,10 +87,7 @@ def lookalikes(model: ReferenceModel, config: Mapping[str, Any]) -> Iterator[tup
     if not given or config.get("labels"):
         return
     own = {name: value.shape for name, value in model.state_dict().items()}
-    family = MODELS[model.name]
-    for name in (
-        name for name, module in MODELS.items() if module == family and name != model.name
-    ):
+    for name in _family(model.name):
         other = _on_meta(get_spec(name), {}, model.config.image_size)
         if other is None or {k: v.shape for k, v in other.state_dict().items()} != own:
             continue
@@ -159,10 +155,16 @@ def _on_meta(
         return None
 
 
-def _others(spec: ModelSpec) -> list[str]:
+def _family(name: str) -> list[str]:
+    """Return the package's other models of a model's family; of a family outside it, none."""
+    module = MODELS.get(name)
+    return sorted(other for other in MODELS if MODELS[other] == module and other != name)
+
+
+def _others(name: str) -> list[str]:
     """Return all other models, those of the same family first."""
-    family = MODELS[spec.name]
-    return sorted(set(MODELS) - {spec.name}, key=lambda name: (MODELS[name] != family, name))
+    family = _family(name)
+    return [*family, *sorted(set(MODELS) - {name, *family})]
 
 
 def _knows_names(table: KeyTable, entries: Sequence[Entry]) -> bool:

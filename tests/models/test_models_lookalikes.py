@@ -1,5 +1,6 @@
 """Checkpoints of official models under another model's name: refused, or said, with the name that fits."""
 
+import dataclasses
 import logging
 
 import pytest
@@ -84,6 +85,22 @@ def test_lookalikes_are_models_of_the_same_shapes_and_another_configuration(name
     with torch.device("meta"):
         model = get_spec(name).build(name, None, config)
     assert {other for other, _ in lookalikes(model, config)} == expected
+
+
+def test_a_model_outside_the_package_is_told_of_the_package_s_that_fits():
+    tiny = get_spec("centernet_tiny")
+    spec = dataclasses.replace(
+        tiny,
+        name="harbour",
+        build=lambda name, size, config: tiny.build("centernet_tiny", size, config),
+        key_table=lambda name, config: tiny.key_table("centernet_tiny", config),
+    )
+    assert fitting_model(entries_of({"conv.weight": torch.ones(3)}), spec, {}) is None
+    found = fitting_model(entries_of(_official("hourglass_tiny")), spec, {})
+    assert found == "It fits hourglass_tiny."
+    model = tiny.build("centernet_tiny", None, {"num_classes": 3})
+    model.name = "own:harbour"
+    assert not list(lookalikes(model, {"num_classes": 3}))
 
 
 @pytest.mark.parametrize(
