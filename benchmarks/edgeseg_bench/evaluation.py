@@ -20,7 +20,7 @@ from edgeseg_bench.metrics.agreement import SCORE_THRESHOLD, Agreement, agreemen
 from edgeseg_bench.metrics.coco import Scores, coco_ap
 from edgeseg_bench.metrics.faces import gender_accuracy, landmark_nme, mesh_nme
 from edgeseg_bench.metrics.keypoints import NUM_JOINTS, head_size, pckh
-from edgeseg_bench.metrics.landmarks import OUTER_EYE_CORNERS, landmark_scores
+from edgeseg_bench.metrics.landmarks import OUTER_EYE_CORNERS, landmark_scores, points_label
 from edgeseg_bench.metrics.placed_points import agreement_of_points
 from edgeseg_bench.metrics.wider import wider_ap
 from edgeseg_runtime.image import Image
@@ -31,9 +31,6 @@ from edgeseg_runtime.results import Result
 Record: TypeAlias = dict[str, Any]
 Annotation: TypeAlias = Mapping[str, Any]
 GroundTruth: TypeAlias = Mapping[str, Any]
-
-POINT_LABELS = {5: "landmarks"}
-"""Number of points -> the annotation's key, where it is not points_NUMBER."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +116,7 @@ def _localisation(ground_truth: GroundTruth, results: Sequence[Record]) -> Score
         return {"NME": None}
     points = {key: np.reshape(flat, (-1, 3))[:, :2] for key, flat in found_of.items()}
     num_points = len(next(iter(points.values())))
-    label = POINT_LABELS.get(num_points, f"points_{num_points}")
+    label = points_label(num_points)
     faces = [face for face in ground_truth["annotations"] if face.get(label) is not None]
     if not faces:
         raise ValueError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgeseg.models.layers.boxes import encode_boxes
-from edgeseg.models.retinaface.model import NUM_LANDMARKS, RetinaFace, encode_points
+from edgeseg.models.retinaface.model import RetinaFace, encode_points
 from edgeseg_bench.datasets import Dataset, open_dataset
 from edgeseg_bench.datasets.faces import MEAN_SHAPE, NUM_FACES, NUM_VERTICES
 from edgeseg_runtime.geometry import fit_image, geometry_of, scale_points_to_network
@@ -62,7 +62,7 @@ def _draw(preprocess: Preprocess, index: int) -> tuple[Arrays, int]:
         return scale_points_to_network(np.asarray(points, np.float32), geometry)
 
     boxes = np.zeros((MAX_FACES, 4), np.float32)
-    landmarks = np.zeros((MAX_FACES, NUM_LANDMARKS, 2), np.float32)
+    landmarks = np.zeros((MAX_FACES, len(MIRRORED_LANDMARKS), 2), np.float32)
     gender = np.zeros(MAX_FACES, np.float32)
     mesh = np.zeros((MAX_FACES, NUM_VERTICES, 3), np.float32)
     for row, face in enumerate(sample.annotations):

@@ -15,7 +15,6 @@ from edgeseg.models import ModelSpec, Weights, get_spec
 from edgeseg.models.labels import ClassRules, class_settings
 
 if TYPE_CHECKING:
-    from edgeseg.models.checkpoint import LoadedWeights
     from edgeseg.models.reference import ReferenceModel
 
 _log = logging.getLogger(__name__)
@@ -137,32 +136,43 @@ def create(
         given = {**config, "image_size": image_size} if image_size else config
         check_file_name(weights, spec, given)
     if source is not None:
-        model.loaded_weights = _load(model, source, weights_key, spec, config)
+        model = _loaded(model, source, weights_key, spec, image_size, config)
     return model.eval()
 
 
-def _load(
+def _loaded(
     model: ReferenceModel,
     weights: str | Path | Mapping[str, Any],
     key: str | None,
     spec: ModelSpec,
+    image_size: tuple[int, int] | None,
     config: Mapping[str, Any],
-) -> LoadedWeights:
-    """Load weights into a model; what may be those of another model is said, with its name."""
+) -> ReferenceModel:
+    """Return a model with weights, another one where they tell numbers that the caller leaves open.
+
+    What may be the weights of another model is said, with its name.
+    """
     from edgeseg.models.checkpoint import MisfitError, load_weights
-    from edgeseg.models.lookalikes import fitting_model, lookalikes
+    from edgeseg.models.lookalikes import counts_read, fitting_model, lookalikes
 
     table, constants = spec.key_table(spec.name, config), spec.constants(model.config)
     try:
-        loaded = load_weights(model, weights, table, key=key, constants=constants)
+        model.loaded_weights = load_weights(model, weights, table, key=key, constants=constants)
     except MisfitError as error:
-        raise error.with_advice(fitting_model(error.entries, spec, config)) from error
-    for other, differing in lookalikes(model, config):
+        counts = counts_read(error.entries, spec, config)
+        if not counts:
+            raise error.with_advice(fitting_model(error.entries, spec, config)) from error
+        _log.info("%s: %s, as in the checkpoint", spec.name, counts)
+        config = {**config, **counts}
+        other = spec.build(spec.name, image_size, config)
+        other.name = model.name
+        return _loaded(other, weights, key, spec, image_size, config)
+    for other_name, differing in lookalikes(model, config):
         _log.warning(
             "the weights of %s fit the official model %s as well, which differs in %s: if they are its, "
             "take that name",
             spec.name,
-            other,
+            other_name,
             ", ".join(differing),
         )
-    return loaded
+    return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,10 @@ from edgeseg.models.weight_files import CheckpointError
 if TYPE_CHECKING:
     from edgeseg.models.reference import ReferenceModel
 
-COUNTS = ("num_classes", "num_points", "num_keypoints", "num_joints")
+COUNTS = ("num_classes", "num_points", "num_keypoints", "num_joints", "num_landmarks")
 """Fields of configurations that the widths of a model's last layers follow from."""
+READ_COUNTS = ("num_landmarks",)
+"""Those that are taken from a checkpoint unasked: no name of anything is lost with another number."""
 _CLASS_FIELDS = {"num_classes", "labels", "category_ids"}
 _NUM_SAMPLES = 24
 
@@ -66,11 +68,25 @@ def fitting_model(
     """
     option = _fitting_option(entries, spec, config)
     for name in _family(spec.name) if option else _others(spec.name):
-        other = _fitting_option(entries, get_spec(name), {}, counts=not option)
+        other = _fitting_option(entries, get_spec(name), {}, counts=() if option else COUNTS)
         if other is not None:
             own = f"; with classes of your own it fits with {option}" if option else ""
             return f"It fits {name}{f' with {other}' if other else ''}{own}."
     return f"It fits with {option}." if option else None
+
+
+def counts_read(
+    entries: Sequence[Entry], spec: ModelSpec, config: Mapping[str, Any]
+) -> dict[str, int]:
+    """Return the fields of a configuration that a checkpoint tells, with which it fits a model; none if it does not.
+
+    Args:
+        entries: of the checkpoint.
+        spec: of the model.
+        config: fields of its configuration that the caller gives, which are not replaced.
+    """
+    counts = _fitting_counts(entries, spec, config, counts=READ_COUNTS) or {}
+    return {} if counts.keys() & config.keys() else counts
 
 
 def lookalikes(model: ReferenceModel, config: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -102,15 +118,31 @@ def lookalikes(model: ReferenceModel, config: Mapping[str, Any]) -> Iterator[tup
 
 
 def _fitting_option(
-    entries: Sequence[Entry], spec: ModelSpec, config: Mapping[str, Any], *, counts: bool = True
+    entries: Sequence[Entry],
+    spec: ModelSpec,
+    config: Mapping[str, Any],
+    *,
+    counts: Collection[str] = COUNTS,
 ) -> str | None:
-    """Return what to give so that a checkpoint fits a model: "" if nothing, None if it never fits.
+    """Return what to give so that a checkpoint fits a model, see `_fitting_counts`: "" if nothing."""
+    found = _fitting_counts(entries, spec, config, counts=counts)
+    return None if found is None else " ".join(map(_option, found, found.values()))
+
+
+def _fitting_counts(
+    entries: Sequence[Entry],
+    spec: ModelSpec,
+    config: Mapping[str, Any],
+    *,
+    counts: Collection[str] = COUNTS,
+) -> dict[str, int] | None:
+    """Return the count with which a checkpoint fits a model: {} if it does as it is, None if it never does.
 
     Args:
         entries: of the checkpoint.
         spec: of the model.
         config: fields of its configuration.
-        counts: try those that the shapes tell, too.
+        counts: those to try.
     """
     table = spec.key_table(spec.name, config)
     model = _on_meta(spec, config) if _knows_names(table, entries) else None
@@ -118,15 +150,15 @@ def _fitting_option(
         return None
     fit = fits_of(entries, model.state_dict(), table)[0]
     if fit.is_complete:
-        return ""
-    if not counts or fit.missing or fit.unexpected or fit.unsuitable:
+        return {}
+    if fit.missing or fit.unexpected or fit.unsuitable:
         return None
     others = {key: value for key, value in config.items() if key not in _CLASS_FIELDS}
-    for count in COUNTS:
+    for count in counts:
         for value in _counts(getattr(model.config, count, None), fit, model):
             other = _on_meta(spec, {**others, count: value})
             if other and fits_of(entries, other.state_dict(), table)[0].is_complete:
-                return _option(count, value)
+                return {count: value}
     return None
 
 

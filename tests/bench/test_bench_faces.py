@@ -148,6 +148,17 @@ def test_nothing_is_measured_without_a_match():
     assert mesh_nme(truth, []) == {"NME": None, "NME3D": None}
 
 
+def test_labels_with_another_number_of_points_are_not_compared():
+    box = [100, 100, 64, 64]
+    truth = truth_of(
+        [face_of(landmarks=[[110, 110]] * 5, points_4=[[100, 100]] * 4, mesh=[[0, 0, 0]])]
+    )
+    four, six = (found(1, box, 0.9, landmarks=[[100, 104]] * count) for count in (4, 6))
+    assert landmark_nme(truth, [four])["NME"] == pytest.approx(4 / 64)
+    assert landmark_nme(truth, [six]) == {"NME": None, "failures": None, "matched": None}
+    assert mesh_nme(truth, [found(1, box, 0.9, mesh=[[0, 0, 0]] * 2)])["NME"] is None
+
+
 def test_balanced_gender_accuracy_does_not_reward_guessing_the_frequent_one():
     truth = truth_of([face_of(gender=1)], [face_of(gender=1)], [face_of(gender=0)])
     always_one = [found(i, [100, 100, 64, 64], 0.9, gender=0.9) for i in (1, 2, 3)]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from golden import load_case
+from retinaface_cases import tied_model
 
 import edgeseg
 import edgeseg_runtime
@@ -78,6 +79,17 @@ def test_the_bundle_says_what_it_holds(bundle):
     assert manifest.preprocess.pad_value == (104, 117, 123)
     assert manifest.parity["is_within_tolerance"] is True
     assert 0 < manifest.parity["stages"]["mesh"] < 1e-4
+
+
+def test_exact_ties_fall_in_the_bundle_as_in_the_model(tmp_path):
+    model = tied_model()
+    blank = np.zeros((64, 96, 3), np.uint8)
+    folder = edgeseg.export_bundle(model, tmp_path / "bundle", images=[blank])
+    (found,) = faces_of(folder, blank)
+    expected = edgeseg.torch_predictor(model)(blank)
+    assert len(found) == len(expected) == 12
+    np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
+    np.testing.assert_allclose(found.landmarks, expected.landmarks, atol=1e-3)
 
 
 @pytest.mark.parametrize(

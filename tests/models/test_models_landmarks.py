@@ -230,15 +230,54 @@ def _check_batch(name, num_points, *, image_size, **options):
 
 
 def test_every_point_has_a_name_of_its_own():
-    for num_points in (1, 5, 29, 68, 98):
+    for num_points in (1, 5, 19, 29, 68, 98):
         assert len(set(point_names(num_points))) == len(point_names(num_points)) == num_points
     assert point_names(68)[36] == "left_eye_0"
     assert point_names(98)[96:] == ("left_pupil", "right_pupil")
+    assert point_names(19)[12:] == (
+        *(f"nose_{i}" for i in range(3)),
+        *(f"mouth_{i}" for i in range(3)),
+        "chin",
+    )
+    assert point_names(29)[22:25] == ("left_mouth", "right_mouth", "upper_lip_1")
+
+
+MIRRORED = {  # pairs that change places in a mirror, counted from 1: MATCHED_PARTS of HRNet's transforms.py
+    19: ((1, 6), (2, 5), (3, 4), (7, 12), (8, 11), (9, 10), (13, 15), (16, 18)),
+    29: (
+        (1, 2),
+        (5, 7),
+        (3, 4),
+        (6, 8),
+        (9, 10),
+        (11, 12),
+        (13, 15),
+        (17, 18),
+        (14, 16),
+        (19, 20),
+        (23, 24),
+    ),
+}
+
+
+@pytest.mark.parametrize("num_points", MIRRORED)
+def test_the_markups_of_aflw_and_cofw_are_their_own_mirror_images(num_points):
+    mirror = {point: point for point in range(num_points)}
+    for one, other in MIRRORED[num_points]:
+        mirror |= {one - 1: other - 1, other - 1: one - 1}
+    lines = {frozenset(pair) for pair in skeleton(num_points)}
+    assert {frozenset(mirror[end] for end in pair) for pair in lines} == lines
+    part = [name.rpartition("_")[0] or name for name in point_names(num_points)]
+    for point, name in enumerate(part):
+        side = {"left": "right", "right": "left"}
+        first, _, rest = name.partition("_")
+        expected = f"{side[first]}_{rest}" if first in side and rest else side.get(first, name)
+        assert part[mirror[point]] == expected
 
 
 def test_the_lines_of_the_known_markups_join_neighbours():
     assert skeleton(7) == skeleton(5) == ()
-    for num_points, num_lines in ((68, 63), (98, 93)):
+    for num_points, num_lines in ((19, 12), (29, 28), (68, 63), (98, 93)):
         pairs = skeleton(num_points)
         assert len(pairs) == len(set(pairs)) == num_lines
         assert all(0 <= end < num_points for pair in pairs for end in pair)

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from golden import load_case
+from retinaface_cases import tied_model
 
 import edgeseg
+from edgeseg.models import model_manifest
 from edgeseg.models.checkpoint import CheckpointError
 from edgeseg.models.retinaface.model import (
     RetinaFace,
     RetinaFaceConfig,
+    best_first,
     decode_points,
     encode_points,
     nms_plus_one,
@@ -256,6 +259,27 @@ def test_scores_that_are_no_number_are_no_faces():
     assert all(torch.isfinite(value).all() for value in found.values())
 
 
+def test_of_two_boxes_with_the_very_same_score_the_later_one_is_kept():
+    model = tied_model()
+    with torch.inference_mode():
+        found = model(torch.zeros(1, 64, 96, 3, dtype=torch.uint8))
+    assert found["scores"][0].tolist() == [0.5] * 12
+    boxes, anchors = found["boxes"][0], model.anchors
+    torch.testing.assert_close(boxes[0], anchors[-1])
+    shift = 0.1 * (boxes[:, 2:] - boxes[:, :2])
+    centres = (boxes[:, 2:] + boxes[:, :2]) / 2
+    is_second = (found["landmarks"][0] - (centres + shift)[:, None]).abs().amax((1, 2)) < 1e-3
+    assert is_second.all(), "of the two equal anchors of a place the second is the later one"
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_the_best_of_equal_scores_come_from_behind(count):
+    scores = torch.tensor([[0.2, 0.9, 0.2, 0.5, 0.9, 0.0]])
+    best, places = best_first(scores, count)
+    assert places[0].tolist() == [4, 1, 3, 2, 0, 5][:count]
+    assert torch.equal(best, scores.gather(1, places))
+
+
 @pytest.mark.parametrize("winner", [0, 1], ids=["none", "maximum"])
 def test_no_face_and_the_maximum_come_in_the_same_shapes(winner):
     model = edgeseg.create_model("retinaface_tiny", image_size=64, nms_threshold=1.0)
@@ -322,6 +346,41 @@ def test_a_checkpoint_of_several_gpus_loads(golden, model, tmp_path):
         assert torch.equal(value, model.state_dict()[name]), name
 
 
+def with_landmarks(golden, number):
+    """Return the golden weights with heads for another number of landmarks."""
+    rng = np.random.default_rng(0)
+    state = dict(golden.weights())
+    for key, value in state.items():
+        if key.startswith("LandmarkHead"):
+            shape = (2 * 2 * number, *value.shape[1:])
+            state[key] = rng.normal(0, 0.1, shape).astype(np.float32)
+    return state
+
+
+@pytest.mark.parametrize("number", [1, 4, 10])
+def test_the_number_of_landmarks_is_that_of_the_checkpoint(golden, model, number):
+    weights = with_landmarks(golden, number)
+    other = edgeseg.create_model("retinaface_mobilenet025", weights=weights, image_size=(64, 96))
+    assert other.config.num_landmarks == number
+    manifest = model_manifest(other)
+    assert manifest.outputs[3].shape == (1, 750, number, 2)
+    assert len(set(manifest.keypoint_names)) == number
+    assert "nose" not in manifest.keypoint_names
+    picture = np.random.default_rng(1).integers(0, 256, (64, 96, 3), np.uint8)
+    found = edgeseg.torch_predictor(other)(picture)
+    assert found.landmarks.shape == (len(found), number, 2)
+    assert found.draw(picture).shape == picture.shape
+    (heads,) = (head.weight for head in other.landmark_heads[:1])
+    np.testing.assert_array_equal(heads.detach(), weights["LandmarkHead.0.conv1x1.weight"])
+
+
+def test_a_number_of_landmarks_that_is_given_must_be_the_checkpoint_s(golden):
+    with pytest.raises(CheckpointError, match="It fits with --set num_landmarks=4"):
+        edgeseg.create_model(
+            "retinaface_mobilenet025", weights=with_landmarks(golden, 4), num_landmarks=5
+        )
+
+
 def test_a_checkpoint_without_a_branch_is_refused(golden):
     with pytest.raises(CheckpointError, match=r"6 missing: gender_heads.0.weight"):
         edgeseg.create_model("retinaface_mobilenet025", weights=golden.weights(), branches=ALL[:3])
@@ -360,6 +419,7 @@ def test_a_picture_of_another_size_is_refused():
         ({"variance": (0.1, 0)}, r"variance \(0.1, 0\) found"),
         ({"branches": ("landmarks",)}, r"branches \('landmarks',\) found, expected 'box' and some"),
         ({"branches": ("box", "age")}, r"branches \('box', 'age'\) found"),
+        ({"num_landmarks": 0}, "num_landmarks 0 found, expected at least 1"),
         ({"num_vertices": 0}, "num_vertices 0 found, expected at least 1"),
         ({"nms_threshold": 1.1}, "nms_threshold 1.1 found, expected 0 to 1"),
         ({"initial_score": 0}, "initial_score 0 found, expected between 0 and 1"),

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_bench.metrics.coco import Scores
+from edgeseg_bench.metrics.landmarks import points_label
 from edgeseg_bench.metrics.matching import matched_pairs
 
 FAILURE_NME = 0.1
@@ -25,20 +26,21 @@ def landmark_nme(ground_truth: Entry, results: Sequence[Entry]) -> Scores:
     """Return the error of the landmarks of matched faces.
 
     Distances are divided by the square root of the labelled box's area, the normaliser of WIDER and AFLW, whose
-    profile faces have no useful distance between the eyes.
+    profile faces have no useful distance between the eyes. Only labels with as many landmarks count.
 
     Returns:
         NME (mean over points and faces), failures (share of faces above 0.1), matched (share of labelled faces
         that were found); None without a matched face.
     """
+    key = points_label(len(results[0]["landmarks"])) if results else "landmarks"
     errors = [
-        _mean_distance(face["landmarks"], found["landmarks"]) / _size(face)
-        for face, found in matched_pairs(ground_truth, results, key="landmarks")
+        _mean_distance(face[key], found["landmarks"]) / _size(face)
+        for face, found in matched_pairs(ground_truth, results, key=key)
     ]
     return {
         "NME": float(np.mean(errors)) if errors else None,
         "failures": float(np.mean(np.array(errors) > FAILURE_NME)) if errors else None,
-        "matched": _matched_share(ground_truth, len(errors), key="landmarks"),
+        "matched": _matched_share(ground_truth, len(errors), key=key),
     }
 
 
@@ -64,7 +66,8 @@ def gender_accuracy(ground_truth: Entry, results: Sequence[Entry]) -> Scores:
 def mesh_nme(ground_truth: Entry, results: Sequence[Entry]) -> Scores:
     """Return the error of the vertices of matched faces, divided by the square root of the box's area.
 
-    Depth has no origin in a picture: for the error in space both meshes are put at their mean depth.
+    Depth has no origin in a picture: for the error in space both meshes are put at their mean depth. Only labels
+    with as many vertices count.
 
     Returns:
         NME (in the picture) and NME3D (in space); None without a matched face.
@@ -72,6 +75,8 @@ def mesh_nme(ground_truth: Entry, results: Sequence[Entry]) -> Scores:
     flat, spatial = [], []
     for face, found in matched_pairs(ground_truth, results, key="mesh"):
         label, mesh = np.asarray(face["mesh"], np.float64), np.asarray(found["mesh"], np.float64)
+        if label.shape != mesh.shape:
+            continue
         flat.append(_mean_distance(label[:, :2], mesh[:, :2]) / _size(face))
         spatial.append(_mean_distance(_centred_depth(label), _centred_depth(mesh)) / _size(face))
     return {

@@ -28,8 +28,16 @@ PUPILS: dict[int, tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 """Number of points -> the points whose mean is the left and the right pupil (300W has none: its eyes' contours)."""
 
+_LABELS = {5: "landmarks"}
+"""Number of points -> the annotation's key, where it is not points_NUMBER."""
+
 THRESHOLDS = (0.08, 0.10)
 """Errors above which a face counts as failed: 300W's and WFLW's figures."""
+
+
+def points_label(num_points: int) -> str:
+    """Return the key under which an annotation has so many points."""
+    return _LABELS.get(num_points, f"points_{num_points}")
 
 
 def normalised_mean_errors(

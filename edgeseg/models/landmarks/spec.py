@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -55,10 +55,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Model name -> what differs from the defaults of ``LandmarksConfig``."""
 
-_MARKUPS: dict[int, tuple[tuple[str, range, bool], ...]] = {
+_MARKUPS: dict[int, tuple[tuple[str, Sequence[int], bool], ...]] = {
     5: (("left_eye", range(1), False), ("right_eye", range(1, 2), False),
         ("nose", range(2, 3), False), ("left_mouth", range(3, 4), False),
         ("right_mouth", range(4, 5), False)),
+    19: (("left_brow", range(3), False), ("right_brow", range(3, 6), False),
+         ("left_eye", range(6, 9), False), ("right_eye", range(9, 12), False),
+         ("nose", range(12, 15), False), ("mouth", range(15, 18), False),
+         ("chin", range(18, 19), False)),
+    29: (("left_brow", (0, 4, 2, 5), True), ("right_brow", (1, 6, 3, 7), True),
+         ("left_eye", (8, 12, 10, 13), True), ("right_eye", (9, 14, 11, 15), True),
+         ("left_pupil", (16,), False), ("right_pupil", (17,), False),
+         ("nose", (18, 20, 19, 21), True), ("left_mouth", (22,), False),
+         ("right_mouth", (23,), False), ("upper_lip", (22, 24, 23, 25), True),
+         ("lower_lip", (22, 26, 23, 27), True), ("chin", (28,), False)),
     68: (("jaw", range(17), False), ("left_brow", range(17, 22), False),
          ("right_brow", range(22, 27), False), ("nose", range(27, 31), False),
          ("nostrils", range(31, 36), False), ("left_eye", range(36, 42), True),
@@ -71,9 +81,10 @@ _MARKUPS: dict[int, tuple[tuple[str, range, bool], ...]] = {
          ("mouth", range(88, 96), True), ("left_pupil", range(96, 97), False),
          ("right_pupil", range(97, 98), False)),
 }  # fmt: skip
-"""Number of points -> the lines of the markup (68: 300W, 98: WFLW), and which of them are closed.
+"""Number of points -> the lines of the markup, and which of them are closed.
 
-Left and right as seen in the picture.
+19: AFLW, 29: COFW, 68: 300W, 98: WFLW. Left and right as seen in the picture. A point of several lines
+has the name of the first.
 """
 
 PRECISION = PrecisionRecipe(
@@ -137,12 +148,11 @@ def manifest(model: ReferenceModel) -> Manifest:
 
 def point_names(num_points: int) -> tuple[str, ...]:
     """Return a name for every point: of its line and its place in it, in a known markup."""
-    markup = _MARKUPS.get(num_points, (("point", range(num_points), False),))
-    return tuple(
-        f"{line}_{number}" if len(points) > 1 else line
-        for line, points, _ in markup
-        for number in range(len(points))
-    )
+    names: dict[int, str] = {}
+    for line, points, _ in _MARKUPS.get(num_points, (("point", range(num_points), False),)):
+        for place, point in enumerate(points):
+            names.setdefault(point, f"{line}_{place}" if len(points) > 1 else line)
+    return tuple(names[point] for point in range(num_points))
 
 
 def skeleton(num_points: int) -> tuple[tuple[int, int], ...]:

@@ -1,6 +1,6 @@
 """RetinaFace: faces, five landmarks, and the further branches that one asks for, in one stage.
 
-Shape suffixes: B pictures, N anchors, T candidates, K results, C channels, M mesh coefficients.
+Shape suffixes: B pictures, N anchors, T candidates, K results, L landmarks, C channels, M mesh coefficients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from edgeseg.ops import nms
 
 STRIDES = (8, 16, 32)
 NORM_EPS = 1e-5
-NUM_LANDMARKS = 5
 BRANCHES = ("box", "landmarks", "gender", "mesh")
 BACKBONES = ("mobilenet025", "resnet50", "small")
 RESIZES = ("original", "letterbox")
@@ -47,7 +46,8 @@ class RetinaFaceConfig:
     Anchors: ``min_sizes`` holds the sides of the square anchors of each level in pixels, ``steps``
     the distance of their centres. ``variance`` scales predicted shifts and log sizes.
 
-    ``branches`` are some of :data:`BRANCHES`; "box" is always there. The mesh has ``num_vertices``
+    ``branches`` are some of :data:`BRANCHES`; "box" is always there. Each object has ``num_landmarks``
+    landmarks, which a checkpoint tells: 5 of a face, 4 corners of a number plate. The mesh has ``num_vertices``
     vertices, decoded from ``mesh_coefficients`` numbers per anchor.
 
     ``initial_score`` is what an untrained model gives every anchor: a rare object is learned best from
@@ -71,6 +71,7 @@ class RetinaFaceConfig:
     variance: tuple[float, float] = (0.1, 0.2)
 
     branches: tuple[str, ...] = ("box", "landmarks")
+    num_landmarks: int = 5
     num_vertices: int = 1103
     mesh_coefficients: int = 64
     initial_score: float = 0.01
@@ -119,7 +120,7 @@ class RetinaFaceConfig:
             raise ValueError(
                 f"branches {self.branches} found, expected 'box' and some of {BRANCHES[1:]}, each once"
             )
-        for name in ("num_vertices", "mesh_coefficients"):
+        for name in ("num_landmarks", "num_vertices", "mesh_coefficients"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} found, expected at least 1")
 
@@ -196,7 +197,8 @@ class RetinaFace(ReferenceModel):
             with torch.no_grad():
                 head.bias[1::2] += math.log(config.initial_score / (1 - config.initial_score))
         self.box_heads = self._heads(4)
-        self.landmark_heads = self._heads(2 * NUM_LANDMARKS) if self.has("landmarks") else None
+        num_landmarks = config.num_landmarks if self.has("landmarks") else 0
+        self.landmark_heads = self._heads(2 * num_landmarks) if num_landmarks else None
         self.gender_heads = self._heads(1) if self.has("gender") else None
         self.mesh_heads = self.mesh_decoder = None
         if self.has("mesh"):
@@ -227,7 +229,7 @@ class RetinaFace(ReferenceModel):
 
         The results have ``keep_top_k`` rows K: boxes (B, K, 4) x1 y1 x2 y2 in network pixels, not
         clipped; scores (B, K) falling, 0 in empty rows; labels (B, K) int32, 1 for a face; and of
-        the branches that the model has: landmarks (B, K, 5, 2) x y in network pixels; gender (B, K),
+        the branches that the model has: landmarks (B, K, L, 2) x y in network pixels; gender (B, K),
         the probability of label 1; mesh (B, K, V, 3) x y z in network pixels, z away from the camera.
 
         Args:
@@ -243,7 +245,7 @@ class RetinaFace(ReferenceModel):
         """Return the stages up to what the heads say of each anchor, before any decoding.
 
         The last ones are box_deltas (B, N, 4); class_logits (B, N, 2), background first; and of the
-        branches landmark_deltas (B, N, 10), gender_logits (B, N, 1), mesh_coefficients (B, N, M).
+        branches landmark_deltas (B, N, 2 L), gender_logits (B, N, 1), mesh_coefficients (B, N, M).
 
         Args:
             image: (B, H, W, 3) uint8 BGR, the picture at the top left.
@@ -330,7 +332,7 @@ class RetinaFace(ReferenceModel):
         config = self.config
         shift = config.variance[0]
         scores_BN = self._scores(heads["class_logits"])
-        scores_BT, order_BT = scores_BN.topk(min(config.top_k, scores_BN.shape[1]), dim=1)
+        scores_BT, order_BT = best_first(scores_BN, min(config.top_k, scores_BN.shape[1]))
         boxes_BT4 = self._boxes(take_rows(heads["box_deltas"], order_BT), self.anchors[order_BT])
         kept_BK, is_kept_BK = nms_plus_one(
             boxes_BT4,
@@ -348,7 +350,7 @@ class RetinaFace(ReferenceModel):
         }
         if self.has("landmarks"):
             deltas_BKC = take_rows(heads["landmark_deltas"], anchor_BK)
-            shifts_BKL2 = deltas_BKC.reshape(-1, config.keep_top_k, NUM_LANDMARKS, 2)
+            shifts_BKL2 = deltas_BKC.reshape(-1, config.keep_top_k, config.num_landmarks, 2)
             found["landmarks"] = decode_points(shifts_BKL2, anchors_BK4, variance=shift)
         if self.has("gender"):
             found["gender"] = heads["gender_logits"].squeeze(-1).gather(1, anchor_BK).sigmoid()
@@ -446,6 +448,19 @@ def _point_frame(anchors: Tensor, num_coordinates: int) -> tuple[Tensor, Tensor]
     if num_coordinates == 2:
         return centers, sizes
     return F.pad(centers, (0, 1)), torch.cat([sizes, sizes[..., :1]], dim=-1)
+
+
+def best_first(scores_BN: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the best scores (B, count) and their places; of equal ones the later comes first.
+
+    So does a NumPy sort that is read backwards, as the original's (detect.py), if it is stable.
+    """
+    backwards_BN = scores_BN.flip(1)
+    if torch.onnx.is_in_onnx_export():
+        best_BT, place_BT = backwards_BN.topk(count, dim=1)  # ONNX puts equal scores in their order
+    else:
+        best_BT, place_BT = backwards_BN.sort(dim=1, descending=True, stable=True)
+    return best_BT[:, :count], scores_BN.shape[1] - 1 - place_BT[:, :count]
 
 
 def nms_plus_one(

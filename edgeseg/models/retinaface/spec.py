@@ -70,7 +70,7 @@ def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> Ke
 
 def manifest(model: ReferenceModel) -> Manifest:
     """Return what a device has to know of ``model``; artifacts are added by the exporter."""
-    from edgeseg.models.retinaface.model import NUM_LANDMARKS, RetinaFace
+    from edgeseg.models.retinaface.model import RetinaFace
 
     assert isinstance(model, RetinaFace)
     config = model.config
@@ -79,7 +79,7 @@ def manifest(model: ReferenceModel) -> Manifest:
         "boxes": (4,),
         "scores": (),
         "labels": (),
-        "landmarks": (NUM_LANDMARKS, 2),
+        "landmarks": (config.num_landmarks, 2),
         "gender": (),
         "mesh": (config.num_vertices, 3),
     }
@@ -107,8 +107,15 @@ def manifest(model: ReferenceModel) -> Manifest:
         postprocess={"score_threshold": 0.0},
         labels=config.labels,
         category_ids=config.category_ids,
-        keypoint_names=LANDMARKS if model.has("landmarks") else (),
+        keypoint_names=landmark_names(config.num_landmarks) if model.has("landmarks") else (),
     )
+
+
+def landmark_names(num_landmarks: int) -> tuple[str, ...]:
+    """Return a name for each landmark: those of a face for five, else numbers."""
+    if num_landmarks == len(LANDMARKS):
+        return LANDMARKS
+    return tuple(f"point_{number}" for number in range(num_landmarks))
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures
