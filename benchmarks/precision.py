@@ -50,7 +50,7 @@ def main() -> None:
                 edgeseg_runtime.load(folder, backend="onnxruntime", threads=arguments.threads)
             )
             memory[precision] = peak_memory(
-                folder, backend="onnxruntime", options={"threads": arguments.threads}
+                folder, {"backend": "onnxruntime", "threads": arguments.threads}
             ).peak_bytes
         console.print("Measuring")
         report = run_bench(

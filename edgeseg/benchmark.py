@@ -117,7 +117,6 @@ def benchmark(
 def open_torch(
     folder: Path,
     *,
-    backend: str = TORCH,
     model: str | None,
     weights: str | None,
     weights_key: str | None = None,
@@ -127,7 +126,6 @@ def open_torch(
 
     Args:
         folder: the bundle.
-        backend: always "torch".
         model: see `benchmark`.
         weights: see `benchmark`.
         weights_key: see `benchmark`.
@@ -152,8 +150,8 @@ def open_torch(
 
 def _peak_bytes(folder: Path, name: str, options: Mapping[str, Any]) -> int:
     if name != TORCH:
-        return peak_memory(folder, backend=name, options=options).peak_bytes
-    return peak_memory(folder, backend=name, opener=TORCH_OPENER, options=options).peak_bytes
+        return peak_memory(folder, {"backend": name, **options}).peak_bytes
+    return peak_memory(folder, options, opener=TORCH_OPENER).peak_bytes
 
 
 def _options(name: str, engines_folder: Path | None) -> dict[str, Any]:

@@ -38,10 +38,9 @@ class PeakMemory:
 
 def peak_memory(
     folder: str | Path,
+    options: Mapping[str, Any],
     *,
-    backend: str,
     opener: str = RUNTIME,
-    options: Mapping[str, Any] | None = None,
     image_size: tuple[int, int] = (480, 640),
     num_runs: int = 5,
     timeout_seconds: float = 600.0,
@@ -52,9 +51,8 @@ def peak_memory(
 
     Args:
         folder: the bundle.
-        backend: name of the engine, or of what the opener opens.
-        opener: "module:function", called as `function(folder, backend=backend, **options)`; returns a predictor.
-        options: of the opener, as JSON can hold them; `threads` for instance.
+        options: of the opener, as JSON can hold them; `backend` and `threads` for instance.
+        opener: "module:function", called as `function(folder, **options)`; returns a predictor.
         image_size: height and width of the pictures to run, which hold noise.
         num_runs: how many pictures.
         timeout_seconds: give up after this long.
@@ -63,7 +61,7 @@ def peak_memory(
         BackendError: the process failed; the message holds the end of what it wrote.
     """
     command = [sys.executable, "-m", "edgeseg_bench.memory", str(folder), "--opener", opener]
-    command += ["--options", json.dumps({"backend": backend, **(options or {})})]
+    command += ["--options", json.dumps(dict(options))]
     command += ["--image-size", str(image_size[0]), str(image_size[1]), "--runs", str(num_runs)]
     try:
         done = subprocess.run(
@@ -71,12 +69,12 @@ def peak_memory(
         )
     except subprocess.CalledProcessError as error:
         raise BackendError(
-            f"Measuring the memory of {folder} on {backend} failed (exit status {error.returncode}): "
+            f"Measuring the memory of {folder} with {dict(options)} failed (exit status {error.returncode}): "
             f"{error.stderr.strip()[-2000:]}"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise BackendError(
-            f"Measuring the memory of {folder} on {backend} took more than {timeout_seconds:.0f} s. "
+            f"Measuring the memory of {folder} with {dict(options)} took more than {timeout_seconds:.0f} s. "
             "Allow more time, or build the engine first."
         ) from error
     return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
