@@ -23,6 +23,7 @@ from edgeseg_runtime.errors import (
     MissingArtifact,
     UnsafeModel,
 )
+from edgeseg_runtime.session import run_frame
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
@@ -183,9 +184,12 @@ def test_a_shipped_model_gives_what_onnxruntime_gives(name, bundle_of):
         load(folder, backend="onnxruntime", threads=1) as reference,
         load(folder, backend="openvino", threads=1) as predictor,
     ):
-        for sample in open_dataset("shapes", limit=2, kind=dataset_kind(reference.manifest)):
+        manifest, backends = reference.manifest, (reference.backend, predictor.backend)
+        for sample in open_dataset("shapes", limit=2, kind=dataset_kind(manifest)):
             inputs, _ = reference.task.preprocess(sample.image)
-            expected, outputs = reference.backend.run(inputs), predictor.backend.run(inputs)
+            expected, outputs = (
+                run_frame(manifest, backend, inputs, backend.open_state()) for backend in backends
+            )
             assert_same_outputs(outputs, expected)
 
 

@@ -226,7 +226,8 @@ def test_a_library_that_does_not_load_is_unavailable_and_auto_goes_on(tmp_path):
     chosen, error = found.stdout.splitlines()
     assert chosen != "tensorrt"
     assert error.startswith(
-        "BackendUnavailable tensorrt cannot be imported (libnvinfer.so.10: cannot open)"
+        "BackendUnavailable tensorrt cannot be imported (tensorrt fails on import, OSError: "
+        "libnvinfer.so.10: cannot open)"
     )
 
 
