@@ -19,6 +19,8 @@ but at least and at most so many; large models have values of 20 times their pic
 MAX_LIVE = 8
 """Times as much may be needed at one time, and by constants that an engine computes when it loads."""
 
+MAX_EVALUATED = 2**20
+"""Elements of sizes and the like that are computed here, all together; a model has some thousands."""
 MAX_LOOPS = 256
 """An adaptive RoI-Align has 8, one suppression 4 at most."""
 
@@ -60,12 +62,14 @@ class _Walk:
         limit: of the elements of a value.
         num_folded: elements of constants that an engine computes when it loads the model.
         num_loops: Loops met so far.
+        num_evaluated: elements of values that were computed here.
     """
 
     functions: Mapping[Key, Function]
     limit: int
     num_folded: int = 0
     num_loops: int = 0
+    num_evaluated: int = 0
 
     def check_size(self, value: Value, what: str) -> None:
         if value.shape is None:
@@ -112,6 +116,7 @@ class _Body:
                     self.makers[name] = node
             num_live += sum(self._weight(name, node) for name in node.outputs)
             self._note(num_live + num_inside, node)
+            num_live -= sum(self._weight(name, node) for name in node.outputs if not uses[name])
             for name in _names_read(node):
                 uses[name] -= 1
                 if not uses[name] and name in self.makers:
@@ -140,9 +145,13 @@ class _Body:
             made = operator.infer(node, inputs)
             if len(made) < len(node.outputs):
                 raise ValueError(f"has {len(node.outputs)} outputs instead of {len(made)}")
-            made = evaluate(node, inputs, made)
+            if self.walk.num_evaluated < MAX_EVALUATED:
+                made = evaluate(node, inputs, made)
+                self.walk.num_evaluated += sum(v.num_elements for v in made if v.data is not None)
         except ValueError as error:
             raise ValueError(f"{described(node)} {error}") from error
+        except (LookupError, TypeError, ArithmeticError) as error:  # fewer axes than a rule looks at
+            raise ValueError(f"{described(node)} does not fit its inputs ({error})") from error
         is_constant = all(value.is_constant for value in present)
         made = [Value(value.dtype, value.shape, value.data, is_constant) for value in made]
         for value in made:
@@ -174,8 +183,12 @@ class _Body:
             or not all(states)
         ):
             raise ValueError(f"{described(node)} has other values than a condition and states")
-        if not node.inputs[0] and not node.inputs[1]:
+        if not any(node.inputs[:2]):
             raise ValueError(f"{described(node)} runs without end")
+        for name, dtype in zip(node.inputs[:2], (INT64, BOOL), strict=True):
+            value = self.values.get(name, Value(None, None))
+            if value.shape is not None and (value.num_elements, value.dtype) != (1, dtype):
+                raise ValueError(f"{described(node)} has a count or condition that is no scalar")
         self.walk.num_loops += 1
         if self.walk.num_loops > MAX_LOOPS:
             raise ValueError(f"more than {MAX_LOOPS} loops")

@@ -408,7 +408,7 @@ def quantized_mat_mul(node: Node, x: Inputs) -> Outputs:
     for index in (1, 2, 6, 7):
         _require(x[index].num_elements == 1, _mismatch(x))
     for index in (4, 5):
-        _require(x[index].num_elements in {1, x[3].shape[-1]}, _mismatch(x))
+        _require(x[index].num_elements == 1 or x[index].shape == x[3].shape[-1:], _mismatch(x))
     return [Value(x[7].dtype, _mat_mul(x[0].shape, x[3].shape))]
 
 
@@ -984,18 +984,22 @@ def broadcast(shapes: Sequence[Shape]) -> Shape:
     result = []
     for sizes in zip(*((1,) * (rank - len(shape)) + tuple(shape) for shape in shapes), strict=True):
         others = {size for size in sizes if size != 1}
-        _require(len(others) <= 1, f"joins {', '.join(str(list(shape)) for shape in shapes)}")
+        if len(others) > 1:
+            raise ValueError(f"joins {', '.join(str(list(shape)) for shape in shapes[:8])}")
         result.append(others.pop() if others else 1)
     return tuple(result)
 
 
-def _require(condition: bool, problem: str) -> None:
+def _require(condition: bool, problem: str | Callable[[], str]) -> None:
     if not condition:
-        raise ValueError(problem)
+        raise ValueError(problem if isinstance(problem, str) else problem())
 
 
-def _mismatch(x: Inputs) -> str:
-    return f"joins {', '.join('none' if value is None else str(list(value.shape)) for value in x)}"
+def _mismatch(x: Inputs) -> Callable[[], str]:
+    """Return what writes the shapes of inputs that do not fit; they may be many."""
+    return lambda: (
+        f"joins {', '.join('nothing' if v is None else str(list(v.shape)) for v in x[:8])}"
+    )
 
 
 def _axis(axis: int, rank: int) -> int:

@@ -165,6 +165,10 @@ OPERATORS = {
         ([node("Add", ["x", "w"], ["y"])], {"w": np.zeros(4, np.float32)}),
         r"the node 'y' \(Add\) joins \[2, 3\], \[4\]",
     ),
+    "fewer axes than it looks at": (
+        ([node("DeformConv", ["x", "w", "o"], ["y"])], {"w": np.zeros(2), "o": np.float32(0)}),
+        r"the node 'y' \(DeformConv\)",
+    ),
     "a size that is computed": (
         (
             [
@@ -338,16 +342,17 @@ LOOPS = {
     "no condition": (loop(GOES_ON, needed=""), r"\(Loop\) runs without end"),
     "a count without a number": (
         loop(GOES_ON, count="n", constants={"n": np.zeros(0, np.int64)}),
-        "a number of steps that is not a constant up to 262144",
+        "a count or condition that is no scalar",
     ),
     "too many steps": (
         loop(GOES_ON, count="n", constants={"n": np.int64(2**40)}),
-        "a number of steps that is not a constant",
+        "a number of steps that is not a constant up to 262144",
     ),
     "a count that is computed": (
         model_of(
             [
-                node("ArgMax", ["x"], ["k"], axis=1),
+                node("ReduceMax", ["x"], ["most"], keepdims=0),
+                node("Cast", ["most"], ["k"], to=7),
                 *loop(GOES_ON, count="k").graph.node,
             ],
             {"on": np.array(True)},
