@@ -150,7 +150,11 @@ class _Body:
                 self.walk.num_evaluated += sum(v.num_elements for v in made if v.data is not None)
         except ValueError as error:
             raise ValueError(f"{described(node)} {error}") from error
-        except (LookupError, TypeError, ArithmeticError) as error:  # fewer axes than a rule looks at
+        except (
+            LookupError,
+            TypeError,
+            ArithmeticError,
+        ) as error:  # fewer axes than a rule looks at
             raise ValueError(f"{described(node)} does not fit its inputs ({error})") from error
         is_constant = all(value.is_constant for value in present)
         made = [Value(value.dtype, value.shape, value.data, is_constant) for value in made]
