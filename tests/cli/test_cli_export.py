@@ -128,7 +128,7 @@ def test_compare_goes_from_the_rebuilt_model_to_the_bundle(exported, command):
         ("pre-processing", True),
         ("post-processing", True),
     ]
-    assert "backbone.stem.0.conv/Conv" in {tap["name"] for tap in report["taps"]}
+    assert "detect/backbone.stem.0.conv/Conv" in {tap["name"] for tap in report["taps"]}
 
 
 def test_the_rebuilt_model_has_the_exported_weights(exported):

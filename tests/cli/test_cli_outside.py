@@ -10,7 +10,7 @@ BROKEN = """
 import dataclasses
 from edgeseg.models.landmarks.spec import SPECS as FACES
 
-def build(name, weights, image_size, config):
+def build(name, image_size, config):
     return len(None)
 
 SPECS = {"x": dataclasses.replace(FACES["landmarks_regression_tiny"], name="x", build=build)}

@@ -15,6 +15,7 @@ from edgeseg_bench.latency import Plan
 from edgeseg_bench.report import markdown
 from edgeseg_bench.runner import run_bench
 from edgeseg_runtime import Predictor, Source
+from edgeseg_runtime.outputs import OutputFolder
 from edgeseg_runtime.tasks.inputs import PictureInput
 
 SCORES = (0.9, 0.2)
@@ -77,8 +78,8 @@ def test_another_result_class_is_recorded(tmp_path):
     assert cv2.imwrite(str(picture), np.zeros((20, 30, 3), np.uint8))
     outcome = record(
         predictor(),
-        Source(picture),
-        tmp_path / "out",
+        [Source(picture)],
+        OutputFolder(tmp_path / "out"),
         score=0.5,
         stop=threading.Event(),
         progress=lambda stage, done, total: None,

@@ -127,7 +127,9 @@ def test_the_own_output_arrives_with_the_detections(followed):
 
 
 @pytest.mark.parametrize(
-    "command", [["bench", "spotter_fp32"], ["compare", "torch", "spotter_fp32"]], ids=lambda c: c[0]
+    "command",
+    [["bench", "spotter_fp32", "--out", "named"], ["compare", "torch", "spotter_fp32"]],
+    ids=lambda c: c[0],
 )
 def test_a_module_is_imported_only_if_it_is_named(followed, capsys, command):
     assert main([*command, "--limit", "1"]) == 2
