@@ -25,7 +25,10 @@ from edgeseg_bench.system import default_threads
 # ---------------------------------------------------------------- run
 
 
-def test_run_writes_annotated_pictures_and_coco_results(command, tiny, pictures, tmp_path):
+def test_run_writes_annotated_pictures_and_coco_results(
+    command, tiny, pictures, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "300")
     out = tmp_path / "out"
     code, text, err = command("run", tiny, pictures, "-o", out)
     assert code == 0
