@@ -18,7 +18,7 @@ from edgeseg.models.labels import (
     SHAPES,
     ClassRules,
 )
-from edgeseg_runtime.graphs import Graph, Rows, Schedule
+from edgeseg_runtime.graphs import Graph, Rows, Schedule, one_graph
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
@@ -144,6 +144,10 @@ def manifest(model: ReferenceModel) -> Manifest:
     height, width = config.image_size
     num_keypoints = config.num_keypoints
     graphs = _graphs(model)
+    if config.box_detections_per_img == 1:  # a row that is always there is no free number of rows
+        detect, branch = graphs.values()
+        found = [spec.with_rows(1) for spec in branch.given]
+        graphs = one_graph(detect.inputs, (*detect.given, *found))
     return Manifest(
         name=model.name,
         task="instances",
