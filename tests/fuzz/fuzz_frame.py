@@ -117,7 +117,8 @@ def _watch_child(name: str, kind: Kind, seed: int, first: int, count: int, repor
             try:
                 line = lines.get(timeout=POLL_S)
             except queue.Empty:
-                line, waited_s = "", waited_s + POLL_S
+                line = ""
+                waited_s += 0 if _is_stopped(child.pid) else POLL_S
             else:
                 waited_s = 0.0
             if line is None:
@@ -134,8 +135,12 @@ def _watch_child(name: str, kind: Kind, seed: int, first: int, count: int, repor
             problem = _problem(kind, _memory_bytes(child.pid) - before, waited_s, limit_s)
             if problem and (current is not None or waited_s > limit_s):
                 child.kill()
-                report.violations.append(Violation(following - 1, problem))
-                return following
+                if limit_s == STARTUP_S:
+                    raise RuntimeError(f"the child of {name} does not start: {problem}")
+                # Between two inputs the next one is being made.
+                wrong = following if current is None else current
+                report.violations.append(Violation(wrong, problem))
+                return wrong + 1
         status = child.wait()
     if current is not None:
         report.violations.append(Violation(current, f"the process ended with {status}"))
@@ -162,15 +167,22 @@ def _problem(kind: Kind, num_bytes: int, waited_s: float, limit_s: float) -> str
 
 def _memory_bytes(process: int) -> int:
     """Return the most memory that a process had so far; 0 where the system does not tell."""
+    return 1024 * int((_status(process, "VmHWM:") or "0").split()[0])
+
+
+def _is_stopped(process: int) -> bool:
+    """Tell whether somebody has stopped a process, which is no fault of its own."""
+    return _status(process, "State:").startswith("T")
+
+
+def _status(process: int, key: str) -> str:
+    """Return an entry of what Linux says of a process, "" where there is none."""
     with contextlib.suppress(OSError):
-        for line in (
-            Path(f"/proc/{process}/status")
-            .read_text(encoding="ascii", errors="replace")
-            .splitlines()
-        ):
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
+        text = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
+        for line in text.splitlines():
+            if line.startswith(key):
+                return line.removeprefix(key).strip()
+    return ""
 
 
 def _note(report: Report, number: str, outcome: str) -> None:
