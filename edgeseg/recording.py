@@ -103,8 +103,9 @@ def record(
 
     Pictures become `NAME.jpg` with the detections drawn in, a video or camera `annotated.mp4`,
     several of them `NAME.mp4` each; `predictions.json` holds the records of all results, where
-    `image_id` is the number of the frame over all sources and `file_name` where it came from. A model of one object
-    at a time looks at whole frames. Whatever ends the run, what was done by then is written.
+    `image_id` is the number of the frame over all sources and `file_name` where it came from. A
+    model of one object at a time looks at whole frames. Whatever ends the run, what was done by
+    then is written.
 
     Args:
         predictor: the model.

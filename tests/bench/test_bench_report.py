@@ -326,6 +326,11 @@ def test_files_are_written_whole(report, tmp_path):
     assert BenchReport.from_json(json_path.read_text(encoding="utf-8")) == report
     assert markdown_path.read_text(encoding="utf-8") == markdown(report)
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["report.json", "report.md"]
+    with pytest.raises(FileExistsError, match=r"report\.json, report\.md in .* would be replaced"):
+        write_report(report, tmp_path / "new")
+    markdown_path.write_text("old", encoding="utf-8")
+    write_report(report, tmp_path / "new", overwrite=True)
+    assert markdown_path.read_text(encoding="utf-8") == markdown(report)
 
 
 def test_the_environment_names_this_machine():

@@ -35,7 +35,9 @@ def bundles(tmp_path):
 
 def test_the_broken_node_is_shown_and_everything_is_written(command, bundles, squares, tmp_path):
     out = tmp_path / "report"
-    code, text, err = command("compare", *bundles, "--data", squares, "-o", out)
+    out.mkdir()
+    (out / "report.md").write_text("of an earlier day", encoding="utf-8")
+    code, text, err = command("compare", *bundles, "--data", squares, "-o", out, "--overwrite")
     assert (code, text.splitlines()[-1]) == (0, str(out))
     assert "the first bad node is body/Conv" in " ".join(text.split())
     assert "ONNX fp32" in text

@@ -46,6 +46,8 @@ def test_what_is_there_is_replaced_only_when_that_is_wanted(
     assert (code, out) == (2, "")
     assert f"{', '.join(names)} in {earlier} would be replaced" in err
     assert {path.read_text(encoding="utf-8") for path in earlier.iterdir()} == {"of an earlier day"}
+    if arguments[0] != "run":  # their files are written in the same way: see the tests of both
+        return
     code, _, err = command(*arguments, "-o", earlier, "-q", "--overwrite")
     assert code == 0, err
     assert all(b"of an earlier day" not in (earlier / name).read_bytes() for name in names)

@@ -14,6 +14,7 @@ from tiny_bundle import write_bundle
 
 from edgeseg.doctor import describe_cache
 from edgeseg_runtime import engine_store
+from edgeseg_runtime.libraries import import_library
 
 SCRIPT = (sys.executable, "-m", "edgeseg")
 
@@ -34,9 +35,8 @@ def shell(line, *arguments):
         ('"$@" >&-', "models", 0, ""),
         ('"$@" <&- >&- 2>&-', "models --json", 0, ""),
         ('"$@" > /dev/full', "models", 1, "No space left on device"),
-        ('"$@" > /dev/full', "--version", 1, "No space left on device"),
-        ('"$@" > /dev/full 2>&1', "models", 1, ""),
-        ('"$@" 2> /dev/full', "models -v", 0, ""),
+        ('"$@" > /dev/full 2>&1', "--version", 1, ""),
+        ('"$@" 2> /dev/full', "models nothing", 2, ""),
     ],
 )
 def test_a_stream_that_cannot_be_written_is_said_once(line, arguments, code, message):
@@ -156,14 +156,13 @@ for arguments in commands:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize("mode", [0o000, 0o400])
-def test_inspect_and_doctor_bear_a_cache_that_cannot_be_read(process, mode):
+def test_inspect_and_doctor_bear_a_cache_that_cannot_be_read(process):
     with tempfile.TemporaryDirectory() as base:  # pytest's own folders are for one user
         Path(base).chmod(0o755)
         write_bundle(Path(base, "tiny"))
         cache = Path(base, "private", "engines")
         cache.mkdir(parents=True)
-        cache.parent.chmod(mode)
+        cache.parent.chmod(0o000)
         done = process(Path(base, "tiny"), cache, code=AS_ANOTHER_USER)
     assert done.returncode == 0, done.stderr
     inspection, end = json.JSONDecoder().raw_decode(done.stdout)
@@ -206,20 +205,20 @@ for backend in ("auto", "openvino", "tensorrt"):
 """
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        "RuntimeError('Could not determine home directory.')",
-        "KeyError('getpwuid(): uid not found: 12345')",
-    ],
-)
-def test_a_library_that_fails_on_import_is_passed_over(process, tiny, pictures, tmp_path, failure):
+@pytest.mark.parametrize("failure", ["RuntimeError", "KeyError", "OSError", "ImportError"])
+def test_whatever_a_library_raises_on_import_is_an_import_error(tmp_path, monkeypatch, failure):
+    (tmp_path / f"engine_with_{failure.lower()}.py").write_text(f"raise {failure}('12345')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="12345"):
+        import_library(f"engine_with_{failure.lower()}")
+
+
+def test_a_library_that_fails_on_import_is_passed_over(process, tiny, pictures, tmp_path):
     for name in ("openvino", "tensorrt"):
-        (tmp_path / f"{name}.py").write_text(f"raise {failure}\n")
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('no home directory')\n")
     arguments = (tmp_path, tiny, pictures / "0.png", tmp_path / "out")
     done = process(*arguments, code=WITH_BROKEN_LIBRARIES)
     assert done.stdout.splitlines() == [str(tmp_path / "out" / "auto"), "0", "4", "4"], done.stderr
-    kind = failure.partition("(")[0]
     for name in ("openvino", "tensorrt"):
-        assert f"{name} fails on import, {kind}: " in done.stderr
+        assert f"{name} fails on import, RuntimeError: no home directory" in done.stderr
     assert "mistake in edgeseg" not in done.stderr
