@@ -20,6 +20,7 @@ def _manifest(name, **config):
         ("maskrcnn_resnet50_fpn_3x", COCO_80, COCO_80_IDS),
         ("keypointrcnn_resnet50_fpn", ("__background__", "person"), (0, 1)),
         ("yolact_resnet50", COCO_80, COCO_80_IDS),
+        ("yolact_resnet50_pascal", PASCAL_20, tuple(range(1, 21))),
         ("centernet_resnet18_dcn", COCO_80, COCO_80_IDS),
         ("centernet_resnet18_dcn_pascal", PASCAL_20, tuple(range(1, 21))),
         ("centernet_dla34_pose", ("person",), (1,)),

@@ -235,7 +235,7 @@ def test_a_picture_of_another_size_is_refused():
         ({"image_size": (100, 64)}, "image_size 100x64 found, .* use 128x64"),
         ({"image_size": 64, "nms": 0.3}, "options nms found"),
         ({"num_classes": 1}, "num_classes 1 found, expected at least 2"),
-        ({"labels": ("a", "b")}, "labels with 2 entries found"),
+        ({"num_classes": 7, "labels": ("a", "b")}, "labels with 2 entries found"),
         ({"min_size": 0}, "min_size 0"),
         ({"num_keypoints": -1}, r"num_keypoints -1 found, expected 0 \(a mask branch\) or more"),
         (
@@ -291,7 +291,7 @@ def test_no_detection_and_the_maximum_come_in_the_same_shapes(score):
 @pytest.mark.parametrize(
     ("name", "num_classes", "names"),
     [
-        ("maskrcnn_resnet50_fpn", 2, ("__background__", "person")),
+        ("maskrcnn_resnet50_fpn", 2, ("__background__", "class_1")),
         ("maskrcnn_resnet50_fpn", 3, ("__background__", "class_1", "class_2")),
         ("maskrcnn_resnet50_fpn_3x", 2, ("class_1", "class_2")),
     ],
