@@ -24,7 +24,7 @@ _WRAPPERS = {
     "_forward_module",  # Lightning Fabric
 }
 """Parts of a name that stand for a wrapper around a module, wherever in the model it is."""
-_AVERAGED = re.compile(r"(^|[._])(ema|avg|averaged?|swa|teacher)([._]|$)")
+_AVERAGED = re.compile(r"(?i)(^|[._])(ema|avg|averaged?|swa|teacher)([._]|$)")
 """What trainers call weights that were averaged over the training."""
 
 

@@ -286,6 +286,7 @@ def test_a_picture_of_another_size_is_refused():
         ("tiny", {"num_classes": 0}, "num_classes 0 found, expected at least 1"),
         ("tiny", {"max_detections": 0}, "max_detections 0 found, expected 1 to 3136"),
         ("tiny", {"image_size": 32, "max_detections": 65}, "expected 1 to 64 for maps of 64 places"),
+        ("tiny", {"num_classes": 6, "labels": ("a", "b")}, "labels with 2 entries found, expected 6"),
         ("tiny", {"std": (1.0, 0.0, 1.0)}, "expected positive grey levels"),
         ("tiny", {"task": "pose", "labels": ("p",), "category_ids": (1,), "skeleton": ((0, 17),)},
          "expected numbers below 17"),

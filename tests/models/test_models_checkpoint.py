@@ -171,7 +171,7 @@ def test_safetensors_load_under_the_trainer_s_prefix(tmp_path):
     ("averaged", "plain"),
     [
         ("model_ema", "model"),
-        ("ema", "net"),
+        ("EMA", "net"),
         ("state_dict_ema", "state_dict"),
         ("teacher", "student"),
     ],

@@ -235,6 +235,7 @@ def test_a_picture_of_another_size_is_refused():
         ({"image_size": (100, 64)}, "image_size 100x64 found, .* use 128x64"),
         ({"image_size": 64, "nms": 0.3}, "options nms found"),
         ({"num_classes": 1}, "num_classes 1 found, expected at least 2"),
+        ({"num_classes": 7, "labels": ("a", "b")}, "labels with 2 entries found"),
         ({"min_size": 0}, "min_size 0"),
         ({"num_keypoints": -1}, r"num_keypoints -1 found, expected 0 \(a mask branch\) or more"),
         (

@@ -218,6 +218,7 @@ def test_a_picture_of_another_size_is_refused():
         ({"nms_top_k": 4000}, "nms_top_k 4000 found, expected 1 to 3840: TensorRT"),
         ({"nms_thresh": 1.5}, "nms_thresh 1.5 found, expected 0 to 1"),
         ({"num_classes": 1, "labels": (), "category_ids": ()}, "num_classes 1 found"),
+        ({"num_classes": 7, "labels": ("a", "b")}, "labels with 2 entries found, expected 6"),
         ({"pred_scales": (24, 48)}, "pred_scales .* expected 5 positive sizes"),
         ({"pred_aspect_ratios": ()}, "pred_aspect_ratios"),
         ({"scales_per_level": 0}, "scales_per_level 0 found"),
