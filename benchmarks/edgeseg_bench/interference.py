@@ -7,7 +7,8 @@ takes: a contender whose threads wait for one another loses many times what a co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -93,19 +94,23 @@ def interference_between(before: Counters, after: Counters) -> Interference:
     )
 
 
-def disturbed_share(values: Sequence[float], num_inputs: int) -> float | None:
-    """Return the share of rounds that are more than 1.5-fold off what is usual for their input.
+def disturbed_share(values: Sequence[float], works: Sequence[Hashable]) -> float | None:
+    """Return the share of rounds that are more than 1.5-fold off what is usual for their work.
 
     Args:
-        values: times, or ratios of times, one per round; round r had input r modulo `num_inputs`.
-        num_inputs: pictures that differ, as their own times do.
+        values: times, or ratios of times, one per round.
+        works: what was to be done in each round, such as the number of the picture: times of
+            different works differ by themselves.
 
     Returns:
-        None if no input was run twice.
+        None if nothing was done twice.
     """
     logs = np.log(np.maximum(np.asarray(values, dtype=np.float64), np.finfo(np.float64).tiny))
-    by_input = [logs[start::num_inputs] for start in range(num_inputs)]
-    deviations = [each - np.median(each) for each in by_input if len(each) > 1]
+    rounds_of: dict[Hashable, list[int]] = defaultdict(list)
+    for number, work in enumerate(works):
+        rounds_of[work].append(number)
+    alike = [logs[rounds] for rounds in rounds_of.values() if len(rounds) > 1]
+    deviations = [each - np.median(each) for each in alike]
     if not deviations:
         return None
     # with two samples the median lies between them; rounding must not decide about the limit

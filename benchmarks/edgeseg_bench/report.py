@@ -140,7 +140,8 @@ def _trust_note(report: BenchReport) -> str:
     if report.interference is None:
         return _load_note(report)
     if not report.findings:
-        return ""
+        is_known = report.interference.others_share is not None
+        return "" if is_known else " This system does not tell whether others took cores meanwhile."
     seen = "; ".join(finding.text for finding in report.findings)
     has_ratios = len(report.backends) > 1
     if has_ratios and all(finding.spoils == "times" for finding in report.findings):

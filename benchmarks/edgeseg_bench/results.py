@@ -74,7 +74,7 @@ class BackendReport:
         peak_memory_bytes: resident memory of a process that runs only this; None = not measured.
         engine: what ran where, see `CheckedBackend.describe`: version, provider, nodes by provider.
         graphs: the model's time by graph, kind of frame and number of instances; empty where all runs are alike.
-        disturbed_rounds: share of the rounds whose time is far from what is usual for their picture, see
+        disturbed_rounds: share of the rounds whose time is far from what is usual for their picture and frame, see
             `interference.disturbed_share`; None = not known.
         disturbed_ratios: the same of the ratio to the reference.
     """

@@ -137,13 +137,13 @@ def run_bench(
                 latency=latencies[name],
                 graphs=calls[name].graphs(),
                 disturbed_rounds=disturbed_share(
-                    latencies[name].end_to_end.samples_ns, len(images)
+                    latencies[name].end_to_end.samples_ns, calls[name].works()
                 ),
                 disturbed_ratios=None
                 if is_reference
                 else disturbed_share(
                     _pair_ratios(latencies[name].end_to_end, latencies[reference].end_to_end),
-                    len(images),
+                    calls[name].works(),
                 ),
                 warm_up=warm_ups[name],
                 ratio_end_to_end=None
@@ -250,6 +250,13 @@ class StagedCall(Probe):
             model=_latency(query.ran - query.ready for query in self.queries),
             post=_latency(query.end - query.ran for query in self.queries),
         )
+
+    def works(self) -> list[tuple[int, tuple[str, ...]]]:
+        """Return what each query had to do: the number of its picture, and the graphs of its frame."""
+        return [
+            (number % len(self._images), tuple(step.graph for step in query.steps))
+            for number, query in enumerate(self.queries)
+        ]
 
     def graphs(self) -> tuple[GraphLatency, ...]:
         """Return the model's time by graph, kind of frame and number of instances."""

@@ -97,12 +97,24 @@ def test_a_system_that_tells_nothing_has_no_findings():
     assert findings(replace(before, wall_s=200.0, own_s=90.0), before) == ()
 
 
+def works(num_rounds, num_pictures):
+    return [number % num_pictures for number in range(num_rounds)]
+
+
 def test_pictures_that_differ_are_no_disturbance():
     """Each picture has its own time, and repeats it within some per cent."""
     rng = np.random.default_rng(0)
     times = np.tile(rng.uniform(1, 50, 32), 4) * rng.normal(1, 0.05, 128)
-    assert disturbed_share(times.tolist(), 32) == 0.0
-    assert disturbed_share(times.tolist(), 1) > 0.3
+    assert disturbed_share(times.tolist(), works(128, 32)) == 0.0
+    assert disturbed_share(times.tolist(), works(128, 1)) > 0.3
+
+
+def test_key_frames_that_take_longer_are_no_disturbance():
+    """Of three pictures every one is a key frame sometimes, since three and five have no common factor."""
+    times = [30.0 if number % 5 == 0 else 10.0 for number in range(60)]
+    frames = [(number % 3, number % 5 == 0) for number in range(60)]
+    assert disturbed_share(times, frames) == 0.0
+    assert disturbed_share(times, works(60, 3)) == 0.2
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
@@ -111,27 +123,28 @@ def test_bursts_are_counted(share):
     times = np.full(640, 10.0)
     struck = rng.permutation(640)[: int(share * 640)]
     times[struck] *= rng.uniform(3, 10, len(struck))
-    assert disturbed_share(times.tolist(), 8) == pytest.approx(share, abs=0.01)
+    assert disturbed_share(times.tolist(), works(640, 8)) == pytest.approx(share, abs=0.01)
 
 
 def test_a_slow_drift_disturbs_times_and_not_ratios():
     drift = np.linspace(1, 6, 256)
     ours, theirs = 10 * drift, 20 * drift
-    assert disturbed_share(ours.tolist(), 32) > 0.1
-    assert disturbed_share((ours / theirs).tolist(), 32) == 0.0
+    assert disturbed_share(ours.tolist(), works(256, 32)) > 0.1
+    assert disturbed_share((ours / theirs).tolist(), works(256, 32)) == 0.0
 
 
 def test_bursts_that_strike_one_of_two_disturb_their_ratio():
     """The order in which contenders take turns protects from drift, not from this."""
     rng = np.random.default_rng(2)
     ours, theirs = np.where(rng.random((2, 128)) < 0.3, 100.0, 10.0)
-    assert disturbed_share((ours / theirs).tolist(), 32) > 0.1
+    assert disturbed_share((ours / theirs).tolist(), works(128, 32)) > 0.1
 
 
 @pytest.mark.parametrize(
-    ("values", "num_inputs", "expected"),
-    [([], 1, None), ([5.0], 1, None), ([1, 2, 3], 3, None), ([1, 2, 3, 1], 3, 0.0), ([0, 0], 1, 0.0)],
+    ("values", "pictures", "expected"),
+    [([], [], None), ([5.0], [0], None), ([1, 2, 3], [0, 1, 2], None), ([1, 2, 3, 1], [0, 1, 2, 0], 0.0),
+     ([0, 0], [0, 0], 0.0)],
     ids=["none", "one", "each-once", "one-twice", "zeros"],
 )  # fmt: skip
-def test_what_was_run_once_says_nothing(values, num_inputs, expected):
-    assert disturbed_share(values, num_inputs) == expected
+def test_what_was_run_once_says_nothing(values, pictures, expected):
+    assert disturbed_share(values, pictures) == expected

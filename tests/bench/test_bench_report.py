@@ -249,6 +249,12 @@ def test_of_an_old_report_only_the_load_before_it_is_known(report, load, is_note
     assert "- while measuring: not recorded" in text
 
 
+def test_a_system_that_tells_nothing_of_others_is_not_taken_for_quiet(report):
+    text = markdown(replace(report, interference=replace(QUIET, others_share=None)))
+    assert "This system does not tell whether others took cores meanwhile." in text
+    assert "does not tell" not in markdown(report)
+
+
 def test_markdown_tells_what_else_happened(report):
     assert (
         "- while measuring: 1.5 cores at work in 61.2 s, 1.2% of the usable cores' time for others, "
