@@ -101,7 +101,8 @@ def test_a_pair_of_another_length_is_refused():
 def test_every_field_of_the_configuration_can_be_set(name):
     spec = get_spec(name)
     preset = importlib.import_module(MODELS[name]).PRESETS[name]
-    settings = dataclasses.asdict(config_type(spec)()) | preset
+    fields = preset if isinstance(preset, dict) else dataclasses.asdict(preset)
+    settings = dataclasses.asdict(config_type(spec)()) | fields
     if "skeleton" in settings:
         settings["skeleton"] = COCO_SKELETON
     for key, value in settings.items():
