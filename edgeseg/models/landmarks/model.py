@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgeseg.models.hourglass.model import HourglassConfig, StackedHourglass
+from edgeseg.models.hourglass.config import HourglassConfig
+from edgeseg.models.hourglass.model import StackedHourglass
 from edgeseg.models.layers.conv import ConvNorm, dense
 from edgeseg.models.layers.heatmaps import find_peaks, quarter_shifts, soft_argmax
 from edgeseg.models.layers.hrnet import HRNet, fuse_sizes
