@@ -112,8 +112,8 @@ def no_constants(_config: Any) -> dict[str, Sequence[float]]:
 class ModelSpec:
     """What is known of a model before it is built.
 
-    ``task`` is what one takes it for: "instances", "keypoints" or "landmarks". Its manifest's task,
-    how a device reads its outputs, may be another: instances can have key points.
+    ``purpose`` is what one takes it for: "instances", "keypoints" or "landmarks". The task of its
+    manifest, how a device reads its outputs, may be another: instances can have key points.
 
     ``manifest(model)`` describes a model to a device, without artifacts. ``variants(model)`` are the
     same model, weights included, for further shapes of pictures, by name. ``num_parameters``
@@ -135,7 +135,7 @@ class ModelSpec:
     """
 
     name: str
-    task: str
+    purpose: str
     family: str
     image_size: tuple[int, int]
     num_parameters: int
@@ -190,7 +190,7 @@ class Family:
     """
 
     name: str
-    task: str
+    purpose: str
     image_size: tuple[int, int] = (0, 0)
     presets: Mapping[str, Any]
     origins: Mapping[str, tuple[str, str]]
@@ -208,14 +208,15 @@ class Family:
         origin: str,
         num_parameters: int,
         *,
-        task: str | None = None,
+        purpose: str | None = None,
         gflops: float,
         accuracy: Mapping[str, float],
         weights: Mapping[str, Path] | None = None,
     ) -> ModelSpec:
         """Return the description of one variant.
 
-        Its task is the family's if None; so are its weights, which origin "edgeseg" has in the package.
+        Its purpose is the family's if None. Its weights are then those in the package, for the origin
+        "edgeseg", or none.
         """
         licence, source = self.origins[origin]
         preset = self.presets[name]
@@ -224,7 +225,7 @@ class Family:
             weights = {SHAPES: WEIGHTS_FOLDER / f"{name}.safetensors"} if has_weights else {}
         return ModelSpec(
             name=name,
-            task=task or self.task,
+            purpose=purpose or self.purpose,
             family=self.name,
             image_size=preset.get("image_size", self.image_size)
             if isinstance(preset, Mapping)

@@ -140,7 +140,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
 
 FAMILY = Family(
     name="centernet",
-    task="instances",
+    purpose="instances",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,
@@ -168,7 +168,7 @@ SPECS: dict[str, ModelSpec] = {
             "centernet_dla34_pose",
             "coco_pose",
             20_070_618,
-            task="keypoints",
+            purpose="keypoints",
             gflops=40.2,
             accuracy={"keypoint_AP": 0.589},
         ),
@@ -176,7 +176,7 @@ SPECS: dict[str, ModelSpec] = {
             "centernet_hourglass104_pose",
             "coco_pose",
             191_255_738,
-            task="keypoints",
+            purpose="keypoints",
             gflops=292.3,
             accuracy={"keypoint_AP": 0.640},
         ),

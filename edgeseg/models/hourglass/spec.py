@@ -99,7 +99,7 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 
 FAMILY = Family(
     name="hourglass",
-    task="keypoints",
+    purpose="keypoints",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,

@@ -147,7 +147,7 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 
 FAMILY = Family(
     name="landmarks",
-    task="landmarks",
+    purpose="landmarks",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,

@@ -211,7 +211,7 @@ def constants(config: MaskRCNNConfig) -> dict[str, tuple[float, ...]]:
 
 FAMILY = Family(
     name="maskrcnn",
-    task="instances",
+    purpose="instances",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,
@@ -234,7 +234,7 @@ SPECS: dict[str, ModelSpec] = {
             gflops=436.6, accuracy={"box_AP": 0.474, "mask_AP": 0.418},
         ),
         FAMILY.spec(
-            "keypointrcnn_resnet50_fpn", "torchvision", 59_137_258, task="keypoints",
+            "keypointrcnn_resnet50_fpn", "torchvision", 59_137_258, purpose="keypoints",
             gflops=565.1, accuracy={"box_AP": 0.546, "keypoint_AP": 0.650},
         ),
         FAMILY.spec(

@@ -108,7 +108,7 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 
 FAMILY = Family(
     name="retinaface",
-    task="instances",
+    purpose="instances",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,

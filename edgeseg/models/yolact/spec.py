@@ -133,7 +133,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
 
 FAMILY = Family(
     name="yolact",
-    task="instances",
+    purpose="instances",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,
