@@ -31,7 +31,7 @@ def card_of_model(name: str) -> dict[str, Any]:
     spec = get_spec(name)
     return {
         "name": name,
-        "task": spec.task,
+        "task": spec.purpose,  # what `edgeseg models --task` asks for
         "family": spec.family,
         "num_parameters": spec.num_parameters,
         "gflops": spec.gflops,

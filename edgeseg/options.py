@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
 import re
 import types
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
@@ -137,27 +135,12 @@ def settings_from_text(spec: ModelSpec, assignments: Iterable[str]) -> dict[str,
         texts[key.strip()] = text.strip()
     if not texts:
         return {}
-    kinds = get_type_hints(config_type(spec))
+    kinds = get_type_hints(type(spec.preset))
     for key in texts:
         if key not in kinds:
             close = difflib.get_close_matches(key, kinds, n=3) or sorted(kinds)
             raise ValueError(f"--set {key!r} found, expected one of {', '.join(close)}")
     return {key: _value(text, kinds[key], key) for key, text in texts.items()}
-
-
-def config_type(spec: ModelSpec) -> type:
-    """Return the configuration dataclass of a model: its preset's, or the family's ...Config."""
-    if is_dataclass(spec.preset):
-        return type(spec.preset)
-    module = importlib.import_module(f"edgeseg.models.{spec.family}.model")
-    found = [
-        value
-        for name, value in vars(module).items()
-        if name.endswith("Config") and is_dataclass(value) and value.__module__ == module.__name__
-    ]
-    assert len(found) == 1, f"{module.__name__} defines {len(found)} configurations, expected one"
-    assert isinstance(found[0], type)
-    return found[0]
 
 
 def _value(text: str, kind: Any, key: str) -> Any:
@@ -168,6 +151,11 @@ def _value(text: str, kind: Any, key: str) -> Any:
         kind = next(member for member in get_args(kind) if member is not types.NoneType)
     if get_origin(kind) is tuple:
         return _tuple(text, get_args(kind), key)
+    if kind not in _SCALARS:
+        raise ValueError(
+            f"--set {key} found, expected another field: text becomes no {kind}; give it to "
+            "edgeseg.create_model in Python"
+        )
     expected, read = _SCALARS[kind]
     try:
         return read(text)

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edgeseg.models.centernet.model import STRIDE, CenterNet
+from edgeseg.models.centernet.config import STRIDE
+from edgeseg.models.centernet.model import CenterNet
 from edgeseg.models.layers.peaks import take_places
 from edgeseg_bench.datasets import Dataset, open_dataset
 from edgeseg_runtime.geometry import scale_boxes_to_network

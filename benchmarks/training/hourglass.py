@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from edgeseg.models.hourglass.model import STRIDE, StackedHourglass
+from edgeseg.models.hourglass.config import STRIDE
+from edgeseg.models.hourglass.model import StackedHourglass
 from edgeseg.models.labels import MPII_FLIP_ORDER
 from edgeseg_bench.datasets import Dataset, open_dataset
 from edgeseg_runtime.geometry import fit_image, geometry_of, scale_points_to_network

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edgeseg.models.landmarks.model import STRIDE, LandmarkHeatmaps, LandmarkRegressor, decode_soft
+from edgeseg.models.landmarks.config import STRIDE
+from edgeseg.models.landmarks.model import LandmarkHeatmaps, LandmarkRegressor, decode_soft
 from edgeseg_bench.datasets import Dataset, open_dataset
 from edgeseg_runtime.geometry import Box, fit_image, geometry_of, scale_points_to_network
 from edgeseg_runtime.manifest import Manifest

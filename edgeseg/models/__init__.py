@@ -8,9 +8,9 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from edgeseg.models.outside import is_outside, specs_of_module, split_name
 from edgeseg_runtime.manifest import Manifest
@@ -108,12 +108,21 @@ def no_constants(_config: Any) -> dict[str, Sequence[float]]:
     return {}
 
 
+class Config(Protocol):
+    """What the configurations of all families have in common; they are frozen dataclasses."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the network input."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What is known of a model before it is built.
 
-    ``task`` is what one takes it for: "instances", "keypoints" or "landmarks". Its manifest's task,
-    how a device reads its outputs, may be another: instances can have key points.
+    ``purpose`` is what one takes it for: "instances", "keypoints" or "landmarks". The task of its
+    manifest, how a device reads its outputs, may be another: instances can have key points.
 
     ``manifest(model)`` describes a model to a device, without artifacts. ``variants(model)`` are the
     same model, weights included, for further shapes of pictures, by name. ``num_parameters``
@@ -135,15 +144,14 @@ class ModelSpec:
     """
 
     name: str
-    task: str
+    purpose: str
     family: str
-    image_size: tuple[int, int]
     num_parameters: int
     gflops: float
     licence: str
     source: str
     accuracy: Mapping[str, float] = field(default_factory=dict)
-    preset: Any
+    preset: Config
     weights: Mapping[str, Path] = field(default_factory=dict)
     precision: PrecisionRecipe = PrecisionRecipe()
     build: Callable[[str, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
@@ -154,11 +162,21 @@ class ModelSpec:
     constants: Constants = no_constants
 
     def __post_init__(self) -> None:
+        if not is_dataclass(self.preset):
+            raise ValueError(
+                f"the preset of {self.name} is a {type(self.preset).__name__}, expected a dataclass "
+                "with a field image_size"
+            )
         if RANDOM in self.weights:
             raise ValueError(
                 f"weights {RANDOM!r} found for {self.name}, expected another keyword: this one "
                 "stands for no weights"
             )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the network input, unless other ones are asked for."""
+        return self.preset.image_size
 
     def find_weights(self, weights: Weights) -> Weights:
         """Return the file that a keyword of shipped weights stands for; anything else as it is.
@@ -183,16 +201,14 @@ class Family:
 
     Attributes:
         name: folder of the family.
-        image_size: of variants whose preset names none.
-        presets: variant -> its configuration, or what differs from the configuration's defaults.
+        presets: variant -> its configuration.
         origins: where a variant comes from -> licence of code and weights, source of the figures.
             "edgeseg" are those that ship with weights for the built-in data.
     """
 
     name: str
-    task: str
-    image_size: tuple[int, int] = (0, 0)
-    presets: Mapping[str, Any]
+    purpose: str
+    presets: Mapping[str, Config]
     origins: Mapping[str, tuple[str, str]]
     precision: PrecisionRecipe
     build: Callable[[str, tuple[int, int] | None, Mapping[str, Any]], ReferenceModel]
@@ -208,33 +224,30 @@ class Family:
         origin: str,
         num_parameters: int,
         *,
-        task: str | None = None,
+        purpose: str | None = None,
         gflops: float,
         accuracy: Mapping[str, float],
         weights: Mapping[str, Path] | None = None,
     ) -> ModelSpec:
         """Return the description of one variant.
 
-        Its task is the family's if None; so are its weights, which origin "edgeseg" has in the package.
+        Its purpose is the family's if None. Its weights are then those in the package, for the origin
+        "edgeseg", or none.
         """
         licence, source = self.origins[origin]
-        preset = self.presets[name]
         if weights is None:
             has_weights = origin == "edgeseg"
             weights = {SHAPES: WEIGHTS_FOLDER / f"{name}.safetensors"} if has_weights else {}
         return ModelSpec(
             name=name,
-            task=task or self.task,
+            purpose=purpose or self.purpose,
             family=self.name,
-            image_size=preset.get("image_size", self.image_size)
-            if isinstance(preset, Mapping)
-            else preset.image_size,
             num_parameters=num_parameters,
             gflops=gflops,
             licence=licence,
             source=source,
             accuracy=accuracy,
-            preset=preset,
+            preset=self.presets[name],
             weights=weights,
             precision=self.precision,
             build=self.build,

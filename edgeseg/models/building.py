@@ -6,7 +6,7 @@ Nothing here imports torch before a model is built.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,11 +15,13 @@ from edgeseg.models import ModelSpec, Weights, get_spec
 from edgeseg.models.labels import ClassRules, class_settings
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from edgeseg.models.reference import ReferenceModel
 
-_log = logging.getLogger(__name__)
+    Config = TypeVar("Config", bound=DataclassInstance)
 
-Config = TypeVar("Config")
+_log = logging.getLogger(__name__)
 
 
 def configured(
@@ -35,7 +37,7 @@ def configured(
 
     Args:
         name: of the model, for the message.
-        preset: of the variant, a dataclass.
+        preset: of the variant.
         image_size: height and width of the network input; the preset's if None.
         config: fields of the configuration.
         classes: how the family counts them; None if its results have none.
@@ -43,74 +45,31 @@ def configured(
     Raises:
         ValueError: a field that the configuration does not have, or values that it refuses.
     """
-    known = {field.name for field in fields(preset)}  # type: ignore[arg-type]  # it is a dataclass
-    settings = dict(_checked(name, known, config, classes))
-    if classes is not None:
-        official = {"num_classes": classes.num_classes, **vars(preset)}
-        named = class_settings(official, settings, classes)
-        settings |= {key: value for key, value in named.items() if key in known}
-    if image_size is not None:
-        settings["image_size"] = image_size
-    return replace(preset, **settings)  # type: ignore[type-var]
-
-
-def settings_of(
-    name: str,
-    config_type: type[Any],
-    preset: Mapping[str, Any],
-    image_size: tuple[int, int] | None,
-    config: Mapping[str, Any],
-    classes: ClassRules | None = None,
-) -> dict[str, Any]:
-    """Return the fields of a configuration: the preset's, replaced by what the caller gives.
-
-    Names and ids of the classes follow their number.
-
-    Args:
-        name: of the model, for the message.
-        config_type: the family's configuration dataclass.
-        preset: of the variant.
-        image_size: height and width of the network input; the preset's if None.
-        config: fields of ``config_type``.
-        classes: how the family counts them; None if its results have none.
-
-    Raises:
-        ValueError: a field that the configuration does not have.
-    """
-    known = {field.name for field in fields(config_type)}
-    config = _checked(name, known, config, classes)
-    settings = {**preset, **config}
-    if classes is not None:
-        fixed = classes.num_classes or getattr(config_type, "num_classes", None)
-        official = {"num_classes": fixed, **preset}
-        named = class_settings(official, config, classes)
-        settings |= {key: value for key, value in named.items() if key in known}
-    if image_size is not None:
-        settings["image_size"] = image_size
-    return settings
-
-
-def _checked(
-    name: str, known: Collection[str], config: Mapping[str, Any], classes: ClassRules | None
-) -> Mapping[str, Any]:
-    """Return what the caller gives, without a number of classes that the family always has."""
+    known = {field.name for field in fields(preset)}
+    settings = dict(config)
     fixed = classes.num_classes if classes else None
     if "num_classes" in config and "num_classes" not in known:
-        if config["num_classes"] != fixed:
-            expected = (
-                f"{fixed}, as it always has" if fixed else "none: its results have no classes"
-            )
-            raise ValueError(
-                f"num_classes {config['num_classes']} found for {name}, expected {expected}"
-            )
-        config = {key: value for key, value in config.items() if key != "num_classes"}
-    unknown = sorted(set(config) - set(known))
+        _check_num_classes(name, settings.pop("num_classes"), fixed)
+    unknown = sorted(set(settings) - known)
     if unknown:
         raise ValueError(
             f"options {', '.join(unknown)} found for {name}, expected some of "
             f"{', '.join(sorted(known))}"
         )
-    return config
+    if classes is not None:
+        official = {"num_classes": fixed, **vars(preset)}
+        named = class_settings(official, settings, classes)
+        settings |= {key: value for key, value in named.items() if key in known}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    return replace(preset, **settings)
+
+
+def _check_num_classes(name: str, found: int, fixed: int | None) -> None:
+    """Refuse another number of classes than the one that a family always has."""
+    if found != fixed:
+        expected = f"{fixed}, as it always has" if fixed else "none: its results have no classes"
+        raise ValueError(f"num_classes {found} found for {name}, expected {expected}")
 
 
 def create(

@@ -1,14 +1,12 @@
 """Text of options to values: sizes, lists and typed fields of a configuration."""
 
 import dataclasses
-import importlib
 
 import pytest
 
 from edgeseg.models import MODELS, get_spec
 from edgeseg.models.labels import COCO_SKELETON
 from edgeseg.options import (
-    config_type,
     image_size_from_text,
     labels_from_text,
     names_from_text,
@@ -97,11 +95,21 @@ def test_a_pair_of_another_length_is_refused():
         settings_from_text(get_spec("hourglass_tiny"), ["skeleton=0;1,2"])
 
 
+def test_a_field_that_text_cannot_become_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class OwnConfig:
+        image_size: tuple[int, int] = (64, 64)
+        palette: dict = dataclasses.field(default_factory=dict)
+
+    spec = dataclasses.replace(get_spec("maskrcnn_tiny"), preset=OwnConfig())
+    with pytest.raises(ValueError, match="--set palette found, expected another field: text beco"):
+        settings_from_text(spec, ["palette=red"])
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_field_of_the_configuration_can_be_set(name):
     spec = get_spec(name)
-    preset = importlib.import_module(MODELS[name]).PRESETS[name]
-    settings = dataclasses.asdict(config_type(spec)()) | preset
+    settings = dataclasses.asdict(spec.preset)
     if "skeleton" in settings:
         settings["skeleton"] = COCO_SKELETON
     for key, value in settings.items():

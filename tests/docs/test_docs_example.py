@@ -12,6 +12,7 @@ import pytest
 
 import edgeseg
 from edgeseg.cli import main
+from edgeseg.models.checkpoint import CheckpointError
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.datasets.shapes import ShapesDataset, write_coco
 from edgeseg_runtime import Manifest, load
@@ -96,6 +97,18 @@ def test_options_reach_the_model_and_wrong_ones_are_named(folder, capsys):
     assert "--set 'max_detection' found, expected one of max_detections" in capsys.readouterr().err
     assert main(["export", NAME, "--image-size", "100"]) == 2
     assert "image_size 100x100 found, expected positive multiples" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_taken_or_refused_as_that_of_any_model(folder):
+    state = edgeseg.create_model(NAME, weights="shapes").state_dict()
+    tuned = edgeseg.create_model(NAME, num_classes=2).state_dict()
+    model = edgeseg.create_model(NAME, weights=tuned, num_classes=2)
+    assert model.config.labels == ("class_1", "class_2")
+    with pytest.raises(CheckpointError, match=r"2 misshapen: head\.predictor\.weight"):
+        edgeseg.create_model(NAME, weights=tuned)
+    del state["head.predictor.bias"]
+    with pytest.raises(CheckpointError, match=r"1 missing: head\.predictor\.bias"):
+        edgeseg.create_model(NAME, weights=state)
 
 
 def test_following_the_page_gives_the_model_on_every_way(followed):

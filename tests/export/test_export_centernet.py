@@ -45,7 +45,7 @@ def test_a_bundle_gives_the_original_s_detections(tmp_path, case):
     final = golden.arrays["final"]
     for result in results_of(folder, golden.image, golden.image):
         rows = match(result.boxes, result.labels, result.scores, final, box=0.01, score=1e-4)
-        if model.config.task == "pose":
+        if model.config.kind == "pose":
             joints = result.keypoints[rows, :, :2].reshape(100, 34)
             np.testing.assert_allclose(joints, final[:, 5:39], rtol=0, atol=0.01)
 
@@ -80,14 +80,14 @@ def test_the_bundle_says_what_it_holds(bundle):
     [(-200.0, 50, 0, False), (20.0, 1, 1, True), (20.0, 50, 50, False)],
     ids=["none", "one", "maximum"],
 )
-@pytest.mark.parametrize("task", ["detection", "pose"])
+@pytest.mark.parametrize("kind", ["detection", "pose"])
 def test_no_detection_one_and_the_maximum_twice_in_a_row(
-    tmp_path, picture, task, logit, max_detections, count, keep_res
+    tmp_path, picture, kind, logit, max_detections, count, keep_res
 ):
     model = edgeseg.create_model(
         "centernet_tiny",
-        weights="shapes" if task == "detection" else None,
-        task=task,
+        weights="shapes" if kind == "detection" else None,
+        kind=kind,
         image_size=128,
         max_detections=max_detections,
         keep_res=keep_res,
@@ -100,14 +100,14 @@ def test_no_detection_one_and_the_maximum_twice_in_a_row(
     for result in results_of(folder, picture, picture):
         assert len(result) == count
         assert result.boxes.shape == (count, 4)
-        if task == "pose":
+        if kind == "pose":
             assert result.keypoints.shape == (count, 17, 3)
             assert np.isfinite(result.keypoints).all()
 
 
 def test_a_person_model_s_joints_come_through_a_free_batch_axis(tmp_path, picture):
     """A deformable trunk of random weights; the pose decoder keeps the batch axis free, too."""
-    model = edgeseg.create_model("centernet_resnet18_dcn", task="pose", image_size=64)
+    model = edgeseg.create_model("centernet_resnet18_dcn", kind="pose", image_size=64)
     folder = edgeseg.export_bundle(
         model, tmp_path / "bundle", dynamic_batch=True, images=[picture], allow_mismatch=True
     )

@@ -19,7 +19,7 @@ TINY = [
     for graph in (("detect", "mask") if name == "maskrcnn_tiny" else ("main",))
 ]
 OPTIONS = {
-    ("centernet_tiny", "pose"): {"task": "pose", "image_size": 128},
+    ("centernet_tiny", "pose"): {"kind": "pose", "image_size": 128},
     ("centernet_resnet18_dcn", "small"): {"image_size": 64},
     ("yolact_tiny", "plus"): {"use_maskiou": True, "image_size": 256},
 }

@@ -46,7 +46,7 @@ def test_every_licence_says_what_it_is_of():
 
 
 def test_what_finds_joints_is_listed_under_key_points():
-    found = {name for name, spec in SPECS.items() if spec.task == "keypoints"}
+    found = {name for name, spec in SPECS.items() if spec.purpose == "keypoints"}
     assert {name for name in SPECS if name.endswith("_pose")} <= found
     assert "keypointrcnn_resnet50_fpn" in found
     assert {name for name, spec in SPECS.items() if spec.family == "hourglass"} <= found

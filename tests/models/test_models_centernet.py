@@ -11,8 +11,9 @@ from golden import load_case
 import edgeseg
 from edgeseg.models import get_spec, model_manifest
 from edgeseg.models.centernet.checkpoint import HOURGLASS
-from edgeseg.models.centernet.model import CenterNet, CenterNetConfig, decode
-from edgeseg.models.centernet.spec import DEMO, PRESETS, SPECS, key_table
+from edgeseg.models.centernet.config import PRESETS
+from edgeseg.models.centernet.model import CenterNet, decode
+from edgeseg.models.centernet.spec import DEMO, SPECS, key_table
 from edgeseg.models.layers.hourglass104 import Hourglass104
 
 # A float64 run of the original differs by up to 5e-5 (the offsets of the deformable convolutions
@@ -43,7 +44,7 @@ def own_state(model):
 def meta_model(name, **options):
     """The modules without memory or arithmetic."""
     with torch.device("meta"):
-        return CenterNet(name, replace(CenterNetConfig(**PRESETS[name]), **options))
+        return CenterNet(name, replace(PRESETS[name], **options))
 
 
 @pytest.mark.parametrize("case", NAMES)
@@ -168,10 +169,9 @@ def test_parameters_are_counted(name):
 @pytest.mark.parametrize("name", SPECS)
 def test_the_manifest_tells_resize_labels_and_joints(name):
     manifest = model_manifest(meta_model(name))
-    config = {**PRESETS[name]}
-    is_pose = config.get("task") == "pose"
+    is_pose = PRESETS[name].kind == "pose"
     assert manifest.preprocess.resize == "affine"
-    assert len(manifest.labels) == len(manifest.category_ids) == config.get("num_classes", 80)
+    assert len(manifest.labels) == len(manifest.category_ids) == PRESETS[name].num_classes
     assert len(manifest.keypoint_names) == (17 if is_pose else 0)
     assert [output.name for output in manifest.outputs] == [
         "boxes", "scores", "labels", *(["keypoints"] if is_pose else [])
@@ -183,12 +183,17 @@ def test_the_manifest_tells_resize_labels_and_joints(name):
     assert resized == "center"
 
 
-def test_any_trunk_does_either_task():
-    model = edgeseg.create_model("centernet_resnet18_dcn", task="pose", image_size=64, num_joints=5)
+def test_any_trunk_does_either_kind():
+    model = edgeseg.create_model("centernet_resnet18_dcn", kind="pose", image_size=64, num_joints=5)
     with torch.inference_mode():
         results = model(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
     assert results["keypoints"].shape == (2, 100, 5, 3)
     assert model_manifest(model).keypoint_names == ()
+
+
+def test_a_kind_by_the_name_that_older_bundles_record_is_known():
+    model = edgeseg.create_model("centernet_resnet18_dcn", task="pose", image_size=64)
+    assert model.config.kind == "pose"
 
 
 def test_the_demonstration_s_constants_are_an_option():
@@ -280,7 +285,7 @@ def test_a_picture_of_another_size_is_refused():
         ("tiny", {"image_size": (100, 64)}, "image_size 100x64 found, .* use 128x64"),
         ("hourglass104", {"image_size": 96}, "multiples of 128: use 128x128"),
         ("tiny", {"nms": 0.3}, "options nms found"),
-        ("tiny", {"task": "masks"}, "task 'masks' found, expected one of detection, pose"),
+        ("tiny", {"kind": "masks"}, "kind 'masks' found, expected one of detection, pose"),
         ("tiny", {"backbone": "vgg"}, "backbone 'vgg' found"),
         ("tiny", {"backbone": "dla34"}, "expected four widths for 'small' and none"),
         ("tiny", {"num_classes": 0}, "num_classes 0 found, expected at least 1"),
@@ -288,7 +293,7 @@ def test_a_picture_of_another_size_is_refused():
         ("tiny", {"image_size": 32, "max_detections": 65}, "expected 1 to 64 for maps of 64 places"),
         ("tiny", {"num_classes": 6, "labels": ("a", "b")}, "labels with 2 entries found, expected 6"),
         ("tiny", {"std": (1.0, 0.0, 1.0)}, "expected positive grey levels"),
-        ("tiny", {"task": "pose", "labels": ("p",), "category_ids": (1,), "skeleton": ((0, 17),)},
+        ("tiny", {"kind": "pose", "labels": ("p",), "category_ids": (1,), "skeleton": ((0, 17),)},
          "expected numbers below 17"),
     ],
 )  # fmt: skip

@@ -9,8 +9,9 @@ from golden import load_case
 
 import edgeseg
 from edgeseg.models.checkpoint import CheckpointError
-from edgeseg.models.hourglass.model import HourglassConfig, StackedHourglass, decode
-from edgeseg.models.hourglass.spec import PRESETS, SPECS, key_table
+from edgeseg.models.hourglass.config import PRESETS
+from edgeseg.models.hourglass.model import StackedHourglass, decode
+from edgeseg.models.hourglass.spec import SPECS, key_table
 
 # The crop carries 1/512 of a grey level where the original's is float64: 8e-6 of its largest value.
 TOLERANCE = 2e-5
@@ -215,5 +216,5 @@ def test_a_picture_of_another_size_is_refused():
 
 def _meta_model(name):
     """The modules without memory or arithmetic."""
-    config = replace(HourglassConfig(**PRESETS[name]), flip_test=False)
+    config = replace(PRESETS[name], flip_test=False)
     return StackedHourglass(name, config)

@@ -1,5 +1,6 @@
 """Landmark models against the recorded results of PFLD-pytorch and HRNet, stage by stage."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -9,15 +10,15 @@ from golden import fill, load_case
 
 import edgeseg
 from edgeseg.models.checkpoint import CheckpointError
+from edgeseg.models.landmarks.config import PRESETS
 from edgeseg.models.landmarks.model import (
     LandmarkHeatmaps,
     LandmarkRegressor,
-    LandmarksConfig,
     decode_quarter,
     decode_soft,
     stretch_contrast,
 )
-from edgeseg.models.landmarks.spec import PRESETS, SPECS, key_table, point_names, skeleton
+from edgeseg.models.landmarks.spec import SPECS, key_table, point_names, skeleton
 
 # Ten times the noise of float32 (a float64 run of the originals: 1e-6).
 TOLERANCE = 1e-5
@@ -162,7 +163,7 @@ def test_parameters_are_counted(name):
 
 def _meta_model(name, **options):
     """The modules without memory or arithmetic."""
-    config = LandmarksConfig(**{**PRESETS[name], **options})
+    config = replace(PRESETS[name], **options)
     return (LandmarkRegressor if config.is_regression else LandmarkHeatmaps)(name, config).eval()
 
 

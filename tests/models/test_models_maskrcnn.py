@@ -8,7 +8,9 @@ from torch.nn import functional as F
 
 import edgeseg
 from edgeseg.models import get_spec, model_manifest
+from edgeseg.models.maskrcnn.config import CHOICES
 from edgeseg.models.maskrcnn.spec import SPECS, key_table
+from edgeseg.ops.pyramid_roi_align import LEVEL_RULES
 
 # Between the noise of float32 (a float64 run of the originals: 5e-6) and the smallest mistake that
 # was tried (another eps in the frozen norms: 5.5e-5 in the scores).
@@ -216,10 +218,10 @@ def _meta_model(name):
     """The modules without memory or arithmetic; the anchors are computed on the CPU."""
     from dataclasses import replace
 
-    from edgeseg.models.maskrcnn.model import MaskRCNN, MaskRCNNConfig
-    from edgeseg.models.maskrcnn.spec import PRESETS
+    from edgeseg.models.maskrcnn.config import PRESETS
+    from edgeseg.models.maskrcnn.model import MaskRCNN
 
-    return MaskRCNN(name, replace(MaskRCNNConfig(**PRESETS[name]), image_size=(64, 64)))
+    return MaskRCNN(name, replace(PRESETS[name], image_size=(64, 64)))
 
 
 def test_a_picture_of_another_size_is_refused():
@@ -263,6 +265,10 @@ def test_a_picture_of_another_size_is_refused():
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         edgeseg.create_model("maskrcnn_tiny", **options)
+
+
+def test_the_configuration_knows_the_rules_of_the_operator():
+    assert CHOICES["roi_level_rule"] == LEVEL_RULES, "the operator's module imports torch"
 
 
 def test_an_unknown_model_gets_the_closest_names():

@@ -138,6 +138,11 @@ def test_no_weights_may_be_called_random():
         dataclasses.replace(spec, weights={"random": spec.weights["shapes"]})
 
 
+def test_a_preset_that_is_no_dataclass_is_refused():
+    with pytest.raises(ValueError, match=r"tiny is a dict, expected a dataclass with a field imag"):
+        dataclasses.replace(get_spec(NAME), preset={"image_size": (80, 80)})
+
+
 def recorded(name, **provenance):
     """Return the manifest of a bundle of this model, as an export records it."""
     model = edgeseg.create_model(name, weights="shapes")

@@ -1,6 +1,7 @@
 """RetinaFace against the recorded results of the original, stage by stage, and its further branches."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,15 +12,15 @@ from retinaface_cases import tied_model
 import edgeseg
 from edgeseg.models import model_manifest
 from edgeseg.models.checkpoint import CheckpointError
+from edgeseg.models.retinaface.config import PRESETS
 from edgeseg.models.retinaface.model import (
     RetinaFace,
-    RetinaFaceConfig,
     best_first,
     decode_points,
     encode_points,
     nms_plus_one,
 )
-from edgeseg.models.retinaface.spec import PRESETS, SPECS, key_table
+from edgeseg.models.retinaface.spec import SPECS, key_table
 from edgeseg_bench.datasets import open_dataset
 
 # float32 against float64 moves the original's boxes by 2e-4 pixels and its scores by 3e-6.
@@ -393,7 +394,7 @@ def test_parameters_are_counted(name):
 
 def meta_model(name):
     """The modules without memory or arithmetic; the anchors are computed on the CPU."""
-    config = RetinaFaceConfig(**{**PRESETS[name], "image_size": (64, 64)})
+    config = replace(PRESETS[name], image_size=(64, 64))
     with torch.device("meta"):
         return RetinaFace(name, config)
 

@@ -11,8 +11,9 @@ from yolact_cases import NAMES, SUPPRESSIONS, load_instances
 
 import edgeseg
 from edgeseg.models.checkpoint import load_weights
-from edgeseg.models.yolact.model import Yolact, YolactConfig
-from edgeseg.models.yolact.spec import PRESETS, SPECS, key_table
+from edgeseg.models.yolact.config import PRESETS, YolactConfig
+from edgeseg.models.yolact.model import Yolact, priors_of
+from edgeseg.models.yolact.spec import SPECS, key_table
 
 # Between the noise of float32 (found on two kinds of CPU: 4e-6 and 1.5e-5) and the smallest mistake
 # that was tried (no eps in the norms: 4e-5 in the logits).
@@ -154,7 +155,7 @@ def test_the_deformable_blocks_are_the_original_s(name, blocks):
 def _meta_model(name):
     """The modules without memory or arithmetic."""
     with torch.device("meta"):
-        return Yolact(name, YolactConfig(**PRESETS[name]))
+        return Yolact(name, PRESETS[name])
 
 
 def test_another_backbone_s_checkpoint_has_its_own_names():
@@ -193,7 +194,7 @@ def test_the_priors_follow_the_size_of_the_input(image_size, scales):
 def test_priors_of_pascal_are_not_square():
     options = {"use_square_anchors": False, "pred_scales": (32, 64, 128, 256, 512)}
     config = replace(YolactConfig(), **options)
-    first = config.priors()[:3]
+    first = priors_of(config)[:3]
     sizes = first[:, 2:] - first[:, :2]
     root = 2**0.5
     expected = [[32, 32], [32 / root, 32 * root], [32 * root, 32 / root]]

@@ -70,7 +70,7 @@ def manifest(model: ReferenceModel) -> Manifest:
 
 FAMILY = Family(
     name="spotter",
-    task="instances",
+    purpose="instances",
     presets=PRESETS,
     origins={
         "trained": ("Apache-2.0 (code and weights)", "README.md, 200 pictures of shapes val"),

@@ -5,136 +5,23 @@ Shape suffixes: B pictures, C channels, Y classes, J joints, H W a map of stride
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
+from edgeseg.models.centernet.config import STRIDE, CenterNetConfig
 from edgeseg.models.layers.conv import ConvNorm
 from edgeseg.models.layers.deform import ModulatedDeformConv2d
 from edgeseg.models.layers.dla import DLA34, DLAUp
 from edgeseg.models.layers.heatmaps import suppress_neighbours
 from edgeseg.models.layers.hourglass104 import Hourglass104
 from edgeseg.models.layers.image import ImageNormalization
-from edgeseg.models.layers.limits import MAX_TOP_K
 from edgeseg.models.layers.peaks import TopPeaks, take_places, top_peaks, top_peaks_of_each
 from edgeseg.models.layers.resnet import ResNet, SmallResNet
 from edgeseg.models.reference import ReferenceModel, check_image_size
 
-STRIDE = 4
-"""Network pixels a place of the maps."""
 NORM_EPS = 1e-5
-TASKS = ("detection", "pose")
-BACKBONES = ("resnet18", "resnet34", "resnet101", "dla34", "dlav0_34", "hourglass104", "small")
-
-COCO_MEAN = (0.40789654 * 255, 0.44719302 * 255, 0.47026115 * 255)
-COCO_STD = (0.28863828 * 255, 0.27408164 * 255, 0.27809835 * 255)
-"""Grey levels of blue, green, red in the training and evaluation on COCO."""
-
 JOINT_SCORE_THRESHOLD = 0.1
 JOINT_REACH = 0.3  # of the longer side of a person's box
-
-
-@dataclass(frozen=True, kw_only=True)
-class CenterNetConfig:
-    """Everything that tells one CenterNet from another.
-
-    Input: ``image_size`` is height and width of the network input. With ``keep_res`` a picture keeps
-    its scale and lies in the middle, black around it, and one that is too large is shrunk (the
-    original's COCO evaluation, which makes the input as large as each picture needs); otherwise it is
-    scaled so that its longer side fills the width (the original's ``fix_res``). ``mean`` and ``std``
-    are grey levels of blue, green, red.
-
-    Labels: ``labels`` names every class number and ``category_ids`` gives its COCO id. ``task`` is "detection" or "pose", persons with
-    ``num_joints`` joints (``keypoint_names`` and ``skeleton`` are COCO's where not given).
-
-    ``backbone_channels`` are those of the backbone "small", ``head_channels`` the width inside each
-    head, ``max_detections`` the original's K.
-    """
-
-    image_size: tuple[int, int] = (512, 512)
-    keep_res: bool = False
-    mean: tuple[float, float, float] = COCO_MEAN
-    std: tuple[float, float, float] = COCO_STD
-
-    task: str = "detection"
-    num_classes: int = 80
-    labels: tuple[str, ...] = ()
-    category_ids: tuple[int, ...] = ()
-    num_joints: int = 17
-    keypoint_names: tuple[str, ...] = ()
-    skeleton: tuple[tuple[int, int], ...] = ()
-
-    backbone: str = "resnet18"
-    backbone_channels: tuple[int, ...] = ()
-    head_channels: int = 64
-    max_detections: int = 100
-
-    def __post_init__(self) -> None:
-        self._check_choices()
-        height, width = self.image_size
-        divisor = self.size_divisor
-        if height % divisor or width % divisor or height <= 0 or width <= 0:
-            up = (max(divisor, -(-side // divisor) * divisor) for side in (height, width))
-            raise ValueError(
-                f"image_size {height}x{width} found, expected positive multiples of {divisor}: "
-                f"use {'x'.join(map(str, up))}"
-            )
-        num_places = height // STRIDE * (width // STRIDE)
-        limit = min(num_places, MAX_TOP_K)
-        if not 1 <= self.max_detections <= limit:
-            raise ValueError(
-                f"max_detections {self.max_detections} found, expected 1 to {limit} "
-                f"for maps of {num_places} places"
-            )
-        for name, count in (
-            ("labels", self.num_classes),
-            ("category_ids", self.num_classes),
-            ("keypoint_names", self.num_joints),
-        ):
-            values = getattr(self, name)
-            if values and len(values) != count:
-                raise ValueError(f"{name} with {len(values)} entries found, expected {count}")
-
-    def _check_choices(self) -> None:
-        for name, choices in (("task", TASKS), ("backbone", BACKBONES)):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} {getattr(self, name)!r} found, expected one of {', '.join(choices)}"
-                )
-        if (self.backbone == "small") != bool(self.backbone_channels):
-            raise ValueError(
-                f"backbone {self.backbone!r} with backbone_channels {self.backbone_channels} found, "
-                "expected four widths for 'small' and none for the others"
-            )
-        for name in ("num_classes", "num_joints", "head_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} found, expected at least 1")
-        if any(value <= 0 for value in self.std):
-            raise ValueError(f"std {self.std} found, expected positive grey levels")
-        if any(not 0 <= joint < self.num_joints for bone in self.skeleton for joint in bone):
-            raise ValueError(
-                f"skeleton {self.skeleton} found, expected numbers below {self.num_joints}"
-            )
-
-    @property
-    def size_divisor(self) -> int:
-        """Both sides of the network input are multiples of it."""
-        return 128 if self.backbone == "hourglass104" else 32
-
-    @property
-    def head_maps(self) -> dict[str, int]:
-        """Head -> number of its maps, in the order of the original."""
-        maps = {"heatmap": self.num_classes, "size": 2}
-        if self.task == "detection":
-            return {**maps, "offset": 2}
-        return {
-            **maps,
-            "joints": 2 * self.num_joints,
-            "offset": 2,
-            "joint_heatmap": self.num_joints,
-            "joint_offset": 2,
-        }
 
 
 class UpStage(nn.Module):
@@ -210,7 +97,7 @@ class CenterNet(ReferenceModel):
             nn.init.constant_(heads[name].predictor.bias, -2.19)  # type: ignore[arg-type]  # it has one
         self.heads = nn.ModuleDict(heads)
         self.outputs = ("boxes", "scores", "labels") + (
-            ("keypoints",) if config.task == "pose" else ()
+            ("keypoints",) if config.kind == "pose" else ()
         )
 
     def stages(self, image: Tensor) -> dict[str, Tensor]:

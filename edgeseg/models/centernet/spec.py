@@ -1,4 +1,4 @@
-"""The CenterNet variants: configurations, published figures, manifests."""
+"""The CenterNet variants: how they are built, manifests, published figures."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import settings_of
+from edgeseg.models.building import configured
+from edgeseg.models.centernet.config import PRESETS, RENAMED, pose
 from edgeseg.models.labels import (
-    COCO_80,
-    COCO_80_IDS,
     COCO_KEYPOINTS,
     COCO_SKELETON,
-    PASCAL_20,
-    SHAPES,
     ClassRules,
 )
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
@@ -23,56 +20,11 @@ if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
     from edgeseg.models.reference import ReferenceModel
 
-COCO: dict[str, Any] = {"labels": COCO_80, "category_ids": COCO_80_IDS}
-RESNET18: dict[str, Any] = {**COCO, "backbone": "resnet18"}
-RESNET101: dict[str, Any] = {**COCO, "backbone": "resnet101"}
-DLA34: dict[str, Any] = {**COCO, "backbone": "dla34", "head_channels": 256}
-DLA34_V0: dict[str, Any] = {**COCO, "backbone": "dlav0_34", "head_channels": 256}
-HOURGLASS: dict[str, Any] = {**COCO, "backbone": "hourglass104", "head_channels": 256}
-POSE: dict[str, Any] = {
-    "task": "pose",
-    "num_classes": 1,
-    "labels": ("person",),
-    "category_ids": (1,),
-}
-PASCAL: dict[str, Any] = {
-    "image_size": (384, 384),
-    "num_classes": 20,
-    "labels": PASCAL_20,
-    "category_ids": tuple(range(1, 21)),
-    # ImageNet's numbers for red, green, blue, which the original puts on blue, green, red.
-    "mean": (0.485 * 255, 0.456 * 255, 0.406 * 255),
-    "std": (0.229 * 255, 0.224 * 255, 0.225 * 255),
-}
 DEMO: dict[str, Any] = {
     "mean": (0.408 * 255, 0.447 * 255, 0.470 * 255),
     "std": (0.289 * 255, 0.274 * 255, 0.278 * 255),
 }
 """The rounded constants of the original's demonstration, an option of every COCO model."""
-TINY: dict[str, Any] = {
-    "image_size": (224, 224),
-    "num_classes": len(SHAPES) - 1,
-    "labels": SHAPES[1:],
-    "category_ids": tuple(range(1, len(SHAPES))),
-    "backbone": "small",
-    "backbone_channels": (24, 40, 64, 96),
-    "head_channels": 48,
-    "max_detections": 50,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "centernet_dla34": DLA34,
-    "centernet_dla34_pascal": {**DLA34, **PASCAL},
-    "centernet_dla34_pose": {**DLA34, **POSE},
-    "centernet_dlav0_34": DLA34_V0,
-    "centernet_hourglass104": HOURGLASS,
-    "centernet_hourglass104_pose": {**HOURGLASS, **POSE},
-    "centernet_resnet101_dcn": RESNET101,
-    "centernet_resnet101_dcn_pascal": {**RESNET101, **PASCAL},
-    "centernet_resnet18_dcn": RESNET18,
-    "centernet_resnet18_dcn_pascal": {**RESNET18, **PASCAL},
-    "centernet_tiny": TINY,
-}
-"""Model name -> what differs from the defaults of ``CenterNetConfig``."""
 
 PRECISION = PrecisionRecipe(
     int8=("backbone", "neck", "heads"),
@@ -93,13 +45,13 @@ def build(
 ) -> ReferenceModel:
     """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`.
 
-    ``task="pose"`` implies the one class person.
+    ``kind="pose"`` implies the one class person.
     """
-    from edgeseg.models.centernet.model import CenterNet, CenterNetConfig
+    from edgeseg.models.centernet.model import CenterNet
 
-    preset = {**PRESETS[name], **(POSE if config.get("task") == "pose" else {})}
-    settings = settings_of(name, CenterNetConfig, preset, image_size, config, ClassRules())
-    return CenterNet(name, CenterNetConfig(**settings))
+    config = {RENAMED.get(field, field): value for field, value in config.items()}
+    preset = pose(PRESETS[name]) if config.get("kind") == "pose" else PRESETS[name]
+    return CenterNet(name, configured(name, preset, image_size, config, ClassRules()))
 
 
 def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
@@ -114,7 +66,7 @@ def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> Ke
         "resnet101": checkpoint.RESNET,
         "small": checkpoint.OWN,
     }
-    return tables[{**PRESETS[name], **config}["backbone"]]
+    return tables[config.get("backbone", PRESETS[name].backbone)]
 
 
 def manifest(model: ReferenceModel) -> Manifest:
@@ -125,7 +77,7 @@ def manifest(model: ReferenceModel) -> Manifest:
     config = model.config
     height, width = config.image_size
     num_results, num_joints = config.max_detections, config.num_joints
-    is_pose = config.task == "pose"
+    is_pose = config.kind == "pose"
     keypoints = TensorSpec(name="keypoints", dtype="float32", shape=(1, num_results, num_joints, 3))
     has_coco_joints = is_pose and num_joints == len(COCO_KEYPOINTS) and not config.keypoint_names
     return Manifest(
@@ -173,7 +125,9 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
     f"ctdet_pascal_{theirs}_{side}": (
         f"centernet_{ours}_pascal",
-        {} if (side, side) == PASCAL["image_size"] else {"image_size": (side, side)},
+        {}
+        if (side, side) == PRESETS[f"centernet_{ours}_pascal"].image_size
+        else {"image_size": (side, side)},
     )
     for theirs, ours in (
         ("dla", "dla34"),
@@ -186,8 +140,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
 
 FAMILY = Family(
     name="centernet",
-    task="instances",
-    image_size=(512, 512),
+    purpose="instances",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,
@@ -215,7 +168,7 @@ SPECS: dict[str, ModelSpec] = {
             "centernet_dla34_pose",
             "coco_pose",
             20_070_618,
-            task="keypoints",
+            purpose="keypoints",
             gflops=40.2,
             accuracy={"keypoint_AP": 0.589},
         ),
@@ -223,7 +176,7 @@ SPECS: dict[str, ModelSpec] = {
             "centernet_hourglass104_pose",
             "coco_pose",
             191_255_738,
-            task="keypoints",
+            purpose="keypoints",
             gflops=292.3,
             accuracy={"keypoint_AP": 0.640},
         ),

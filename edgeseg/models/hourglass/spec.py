@@ -1,4 +1,4 @@
-"""The Stacked Hourglass variants: configurations, published figures, manifests."""
+"""The Stacked Hourglass variants: how they are built, manifests, published figures."""
 
 from __future__ import annotations
 
@@ -8,31 +8,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import settings_of
-from edgeseg.models.labels import BACKGROUND, MPII_KEYPOINTS, MPII_SKELETON, ClassRules
+from edgeseg.models.building import configured
+from edgeseg.models.hourglass.config import PRESETS, HourglassConfig
+from edgeseg.models.labels import MPII_KEYPOINTS, MPII_SKELETON, ClassRules
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
     from edgeseg.models.reference import ReferenceModel
-
-TINY = {
-    "image_size": (128, 128),
-    "crop_rounding": "none",
-    "takes_fraction": False,
-    "point_rounding": "none",
-    "flip_test": False,
-    "num_stacks": 2,
-    "channels": 64,
-    "stem_channels": (16, 32, 32),
-}
-PERSON: dict[str, Any] = {"labels": (BACKGROUND, "person")}
-PRESETS: dict[str, dict[str, Any]] = {
-    "hourglass_stack2": {**PERSON, "num_stacks": 2},
-    "hourglass_stack8": PERSON,
-    "hourglass_tiny": {**PERSON, **TINY},
-}
-"""Model name -> what differs from the defaults of ``HourglassConfig``."""
 
 CLASSES = ClassRules(names_background=True, num_classes=1)
 
@@ -49,10 +32,9 @@ def build(
     name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
     """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
-    from edgeseg.models.hourglass.model import HourglassConfig, StackedHourglass
+    from edgeseg.models.hourglass.model import StackedHourglass
 
-    settings = settings_of(name, HourglassConfig, PRESETS[name], image_size, config, CLASSES)
-    return StackedHourglass(name, HourglassConfig(**settings))
+    return StackedHourglass(name, configured(name, PRESETS[name], image_size, config, CLASSES))
 
 
 def key_table(name: str, _config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
@@ -97,7 +79,7 @@ def manifest(model: ReferenceModel) -> Manifest:
     )
 
 
-def _names(config: Any) -> tuple[str, ...]:
+def _names(config: HourglassConfig) -> tuple[str, ...]:
     return config.keypoint_names or tuple(
         f"keypoint_{joint}" for joint in range(config.num_keypoints)
     )
@@ -117,8 +99,7 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 
 FAMILY = Family(
     name="hourglass",
-    task="keypoints",
-    image_size=(256, 256),
+    purpose="keypoints",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,

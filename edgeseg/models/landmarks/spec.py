@@ -1,4 +1,4 @@
-"""The landmark models: configurations, published figures, manifests."""
+"""The landmark models: how they are built, manifests, published figures."""
 
 from __future__ import annotations
 
@@ -8,52 +8,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import settings_of
+from edgeseg.models.building import configured
+from edgeseg.models.landmarks.config import PRESETS, LandmarksConfig
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
-    from edgeseg.models.landmarks.model import LandmarksConfig
     from edgeseg.models.reference import ReferenceModel
-
-PFLD = {
-    "image_size": (112, 112),
-    "crop_margin": 1.2,
-    "crop_rounding": "pfld",
-    "channel_order": "bgr",
-    "mean": (0.0, 0.0, 0.0),
-    "std": (255.0, 255.0, 255.0),
-    "trunk": "pfld",
-}
-TINY = {"image_size": (80, 80), "crop_rounding": "none", "num_points": 68}
-PRESETS: dict[str, dict[str, Any]] = {
-    "landmarks_heatmap_hourglass": {
-        "mean": (0.0, 0.0, 0.0),
-        "std": (255.0, 255.0, 255.0),
-        "trunk": "hourglass",
-    },
-    "landmarks_heatmap_hrnet_w18": {"crop_rounding": "hrnet"},
-    "landmarks_heatmap_tiny": {
-        **TINY,
-        "decoding": "soft_argmax",
-        "sharpness": 12.0,
-        "window": 0,
-        "hrnet_widths": (16, 32, 64),
-        "hrnet_modules": (1, 2),
-        "hrnet_blocks": 2,
-        "hrnet_stem_channels": 16,
-        "hrnet_stem_blocks": 1,
-    },
-    "landmarks_regression_pfld": PFLD,
-    "landmarks_regression_tiny": {
-        **TINY,
-        "trunk": "pfld",
-        "pfld_channels": (24, 48),
-        "pfld_blocks": (1, 2),
-        "pfld_scales": (16, 32, 64),
-    },
-}
-"""Model name -> what differs from the defaults of ``LandmarksConfig``."""
 
 _MARKUPS: dict[int, tuple[tuple[str, Sequence[int], bool], ...]] = {
     5: (("left_eye", range(1), False), ("right_eye", range(1, 2), False),
@@ -98,10 +59,9 @@ def build(
     name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
     """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
-    from edgeseg.models.landmarks.model import LandmarkHeatmaps, LandmarkRegressor, LandmarksConfig
+    from edgeseg.models.landmarks.model import LandmarkHeatmaps, LandmarkRegressor
 
-    settings = settings_of(name, LandmarksConfig, PRESETS[name], image_size, config)
-    checked = LandmarksConfig(**settings)
+    checked = configured(name, PRESETS[name], image_size, config)
     if checked.is_regression:
         return LandmarkRegressor(name, checked)
     return LandmarkHeatmaps(name, checked)
@@ -187,8 +147,7 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 
 FAMILY = Family(
     name="landmarks",
-    task="landmarks",
-    image_size=(256, 256),
+    purpose="landmarks",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,

@@ -13,13 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.models.layers.limits import SCORER_CHANNELS
 
 CROP_MARGIN = 1.0
 """Prototype pixels that a mask may reach beyond its box (layers/box_utils.py)."""
-
-SCORER_CHANNELS = (1, 8, 16, 32, 64, 128)
-SCORER_MIN_SIZE = 2 ** len(SCORER_CHANNELS) - 1
-"""Side of the smallest mask of which the unpadded convolutions leave a pixel."""
 
 
 class ProtoNet(nn.Module):

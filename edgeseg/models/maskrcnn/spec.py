@@ -1,4 +1,4 @@
-"""The Mask R-CNN and Keypoint R-CNN variants: configurations, published figures, manifests."""
+"""The Mask R-CNN and Keypoint R-CNN variants: how they are built, manifests, published figures."""
 
 from __future__ import annotations
 
@@ -9,89 +9,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import settings_of
+from edgeseg.models.building import configured
 from edgeseg.models.labels import (
-    BACKGROUND,
-    COCO_80,
-    COCO_80_IDS,
-    COCO_91,
-    SHAPES,
     ClassRules,
 )
+from edgeseg.models.maskrcnn.config import PRESETS, STRIDES, MaskRCNNConfig
 from edgeseg_runtime.graphs import Graph, Rows, Schedule, one_graph
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
-    from edgeseg.models.maskrcnn.model import MaskRCNN, MaskRCNNConfig
+    from edgeseg.models.maskrcnn.model import MaskRCNN
     from edgeseg.models.reference import ReferenceModel
-
-TORCHVISION: dict[str, Any] = {"labels": COCO_91}
-V2 = {
-    **TORCHVISION,
-    "backbone_norm_eps": 1e-5,
-    "head_norm_eps": 1e-5,
-    "rpn_conv_depth": 2,
-    "box_num_convs": 4,
-    "box_num_fcs": 1,
-}
-DETECTRON2 = {
-    "takes_fraction": False,
-    "interpolation": "pillow_bilinear",
-    "rounding": "half_up",
-    "channel_order": "bgr",
-    "mean": (103.53, 116.28, 123.675),
-    "std": (1.0, 1.0, 1.0),
-    "num_classes": 80,
-    "labels": COCO_80,
-    "category_ids": COCO_80_IDS,
-    "background_first": False,
-    "backbone_norm_eps": 1e-5,
-    "stride_in_1x1": True,
-    "anchors_rounded": False,
-    "anchor_strides_from_map": False,
-    "rpn_min_box_size": 0.0,
-    "rpn_score_is_probability": False,
-    "roi_sampling_ratio": 0,
-    "roi_aligned": True,
-    "roi_level_rule": "detectron2",
-    "box_min_size": None,
-    "mask_paste": "grid_sample",
-    "drop_empty_boxes": True,
-}
-TINY = {
-    "takes_fraction": False,
-    "image_size": (256, 256),
-    "num_classes": len(SHAPES),
-    "labels": SHAPES,
-    "backbone": "small",
-    "backbone_channels": (24, 40, 64, 96),
-    "backbone_norm_eps": 1e-5,
-    "fpn_channels": 48,
-    "anchor_sizes": (16, 32, 64, 128, 192),
-    "rpn_pre_nms_top_n": 200,
-    "rpn_post_nms_top_n": 100,
-    "roi_canonical_scale": 112,
-    "box_num_fcs": 1,
-    "box_fc_channels": 120,
-    "box_detections_per_img": 30,
-    "box_candidates": 300,
-    "mask_num_convs": 2,
-    "mask_channels": 48,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "keypointrcnn_resnet50_fpn": {
-        "num_classes": 2,
-        "labels": (BACKGROUND, "person"),
-        "num_keypoints": 17,
-    },
-    "maskrcnn_resnet101_fpn_3x": {**DETECTRON2, "backbone": "resnet101"},
-    "maskrcnn_resnet50_fpn": TORCHVISION,
-    "maskrcnn_resnet50_fpn_3x": DETECTRON2,
-    "maskrcnn_resnet50_fpn_v2": V2,
-    "maskrcnn_tiny": TINY,
-}
-"""Model name -> what differs from the defaults of ``MaskRCNNConfig``."""
 
 PRECISION = PrecisionRecipe(
     int8=("backbone", "fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head"),
@@ -112,16 +41,19 @@ def build(
     name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
     """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
-    from edgeseg.models.maskrcnn.model import MaskRCNN, MaskRCNNConfig
+    from edgeseg.models.maskrcnn.model import MaskRCNN
 
-    has_background = {**PRESETS[name], **config}.get("background_first", True)
+    preset = PRESETS[name]
+    has_background = config.get("background_first", preset.background_first)
     classes = ClassRules(counts_background=has_background, names_background=has_background)
-    settings = settings_of(name, MaskRCNNConfig, PRESETS[name], image_size, config, classes)
-    height, width = settings.get("image_size", MaskRCNNConfig.image_size)
-    sizes = OFFICIAL_SIZES.get((height, width), (min(height, width), max(height, width)))
-    settings.setdefault("min_size", sizes[0])
-    settings.setdefault("max_size", max(sizes[1], settings["min_size"]))
-    return MaskRCNN(name, MaskRCNNConfig(**settings))
+    sides = _sides(image_size or config.get("image_size", preset.image_size), config)
+    return MaskRCNN(name, configured(name, preset, image_size, {**sides, **config}, classes))
+
+
+def _sides(image_size: tuple[int, int], config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the shorter and the longer side of the resized picture, for a size of the input."""
+    shorter, longer = OFFICIAL_SIZES.get(image_size, (min(image_size), max(image_size)))
+    return {"min_size": shorter, "max_size": max(longer, config.get("min_size", shorter))}
 
 
 def key_table(name: str, _config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
@@ -177,7 +109,7 @@ def manifest(model: ReferenceModel) -> Manifest:
 
 def _graphs(model: MaskRCNN) -> dict[str, Graph]:
     """Return what finds the detections, and the stage that runs once for each of them."""
-    from edgeseg.models.maskrcnn.model import DETECT, STRIDES
+    from edgeseg.models.maskrcnn.model import DETECT
     from edgeseg.ops.pyramid_atlas import atlas_layout
 
     config = model.config
@@ -279,8 +211,7 @@ def constants(config: MaskRCNNConfig) -> dict[str, tuple[float, ...]]:
 
 FAMILY = Family(
     name="maskrcnn",
-    task="instances",
-    image_size=(800, 1344),
+    purpose="instances",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,
@@ -303,7 +234,7 @@ SPECS: dict[str, ModelSpec] = {
             gflops=436.6, accuracy={"box_AP": 0.474, "mask_AP": 0.418},
         ),
         FAMILY.spec(
-            "keypointrcnn_resnet50_fpn", "torchvision", 59_137_258, task="keypoints",
+            "keypointrcnn_resnet50_fpn", "torchvision", 59_137_258, purpose="keypoints",
             gflops=565.1, accuracy={"box_AP": 0.546, "keypoint_AP": 0.650},
         ),
         FAMILY.spec(

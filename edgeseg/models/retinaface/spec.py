@@ -1,4 +1,4 @@
-"""The RetinaFace variants: configurations, published figures, manifests."""
+"""The RetinaFace variants: how they are built, manifests, published figures."""
 
 from __future__ import annotations
 
@@ -7,36 +7,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import settings_of
-from edgeseg.models.labels import BACKGROUND, ClassRules
+from edgeseg.models.building import configured
+from edgeseg.models.labels import ClassRules
+from edgeseg.models.retinaface.config import PRESETS
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
     from edgeseg.models.reference import ReferenceModel
-
-RESNET50 = {"image_size": (840, 840), "backbone": "resnet50", "fpn_channels": 256}
-TINY = {
-    "image_size": (192, 192),
-    "resize": "letterbox",
-    "backbone": "small",
-    "backbone_channels": (16, 32, 56, 80),
-    "fpn_channels": 48,
-    "min_sizes": ((12, 18), (27, 40), (60, 90)),
-    "branches": ("box", "landmarks", "gender", "mesh"),
-    "num_vertices": 169,
-    "mesh_coefficients": 32,
-    "initial_score": 0.5,
-    "keep_top_k": 20,
-    "top_k": 400,
-}
-FACE: dict[str, Any] = {"labels": (BACKGROUND, "face")}
-PRESETS: dict[str, dict[str, Any]] = {
-    "retinaface_mobilenet025": FACE,
-    "retinaface_resnet50": {**FACE, **RESNET50},
-    "retinaface_tiny": {**FACE, **TINY},
-}
-"""Model name -> what differs from the defaults of ``RetinaFaceConfig``."""
 
 CLASSES = ClassRules(counts_background=True, names_background=True, num_classes=2)
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
@@ -53,10 +31,9 @@ def build(
     name: str, image_size: tuple[int, int] | None, config: Mapping[str, Any]
 ) -> ReferenceModel:
     """Return the model with random weights, see :class:`edgeseg.models.ModelSpec`."""
-    from edgeseg.models.retinaface.model import RetinaFace, RetinaFaceConfig
+    from edgeseg.models.retinaface.model import RetinaFace
 
-    settings = settings_of(name, RetinaFaceConfig, PRESETS[name], image_size, config, CLASSES)
-    return RetinaFace(name, RetinaFaceConfig(**settings))
+    return RetinaFace(name, configured(name, PRESETS[name], image_size, config, CLASSES))
 
 
 def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:
@@ -64,8 +41,7 @@ def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> Ke
     from edgeseg.models.retinaface import checkpoint
 
     tables = {"mobilenet025": checkpoint.MOBILENET, "resnet50": checkpoint.RESNET}
-    backbone = {**PRESETS[name], **config}.get("backbone", "mobilenet025")
-    return tables.get(backbone, checkpoint.OWN)
+    return tables.get(config.get("backbone", PRESETS[name].backbone), checkpoint.OWN)
 
 
 def manifest(model: ReferenceModel) -> Manifest:
@@ -132,8 +108,7 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 
 FAMILY = Family(
     name="retinaface",
-    task="instances",
-    image_size=(640, 640),
+    purpose="instances",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,

@@ -1,4 +1,4 @@
-"""The YOLACT and YOLACT++ variants: configurations, published figures, manifests."""
+"""The YOLACT and YOLACT++ variants: how they are built, manifests, published figures."""
 
 from __future__ import annotations
 
@@ -8,50 +8,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import settings_of
-from edgeseg.models.labels import COCO_80, COCO_80_IDS, PASCAL_20, SHAPES, ClassRules
+from edgeseg.models.building import configured
+from edgeseg.models.labels import ClassRules
+from edgeseg.models.yolact.config import PRESETS
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
     from edgeseg.models.reference import ReferenceModel
-
-COCO: dict[str, Any] = {"labels": COCO_80, "category_ids": COCO_80_IDS}
-DARKNET53 = {**COCO, "backbone": "darknet53", "mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
-PLUS = {**COCO, "use_maskiou": True, "use_square_anchors": False, "scales_per_level": 3}
-PASCAL: dict[str, Any] = {
-    "num_classes": 21,
-    "labels": PASCAL_20,
-    "category_ids": tuple(range(1, 21)),
-    "use_square_anchors": False,
-    "pred_scales": (32, 64, 128, 256, 512),
-}
-TINY = {
-    "takes_fraction": False,
-    "image_size": (192, 192),
-    "num_classes": len(SHAPES),
-    "labels": SHAPES[1:],
-    "category_ids": tuple(range(1, len(SHAPES))),
-    "backbone": "small",
-    "backbone_channels": (24, 40, 64, 96),
-    "fpn_channels": 64,
-    "head_channels": 64,
-    "proto_channels": 48,
-    "mask_dim": 16,
-    "pred_scales": (12, 24, 48, 96, 176),
-    "nms_top_k": 50,
-    "max_num_detections": 30,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "yolact_darknet53": DARKNET53,
-    "yolact_plus_resnet101": {**PLUS, "dcn_layers": (0, 4, 23, 3), "dcn_interval": 3},
-    "yolact_plus_resnet50": {**PLUS, "backbone": "resnet50", "dcn_layers": (0, 4, 6, 3)},
-    "yolact_resnet101": COCO,
-    "yolact_resnet50": {**COCO, "backbone": "resnet50"},
-    "yolact_resnet50_pascal": {**PASCAL, "backbone": "resnet50"},
-    "yolact_tiny": TINY,
-}
-"""Model name -> what differs from the defaults of ``YolactConfig``."""
 
 MASK_THRESHOLD = 0.500001
 """The original sets a pixel above 0.5. Where all prototypes are 0 the probability is exactly 0.5,
@@ -76,21 +40,21 @@ def build(
     The sizes of the priors follow ``image_size``, as in the original's im400 and im700, unless
     ``config`` gives them.
     """
-    from edgeseg.models.yolact.model import Yolact, YolactConfig
+    from edgeseg.models.yolact.model import Yolact
 
+    preset = PRESETS[name]
+    scales = _scaled_scales(
+        preset.pred_scales,
+        from_size=preset.image_size,
+        to_size=image_size or config.get("image_size", preset.image_size),
+    )
+    given = {"pred_scales": scales, **config}
     classes = ClassRules(counts_background=True)
-    settings = settings_of(name, YolactConfig, PRESETS[name], image_size, config, classes)
-    if "pred_scales" not in config:
-        settings["pred_scales"] = _scaled_scales(
-            settings.get("pred_scales", YolactConfig.pred_scales),
-            from_size=PRESETS[name].get("image_size", YolactConfig.image_size),
-            to_size=settings.get("image_size", YolactConfig.image_size),
-        )
-    return Yolact(name, YolactConfig(**settings))
+    return Yolact(name, configured(name, preset, image_size, given, classes))
 
 
 def _scaled_scales(
-    scales: tuple[int, ...], *, from_size: tuple[int, int], to_size: tuple[int, int]
+    scales: tuple[float, ...], *, from_size: tuple[int, int], to_size: tuple[int, int]
 ) -> tuple[float, ...]:
     """Return the sizes of the priors at another size of the input, in whole pixels (data/config.py)."""
     return tuple(max(scale * max(to_size) // max(from_size), 1) for scale in scales)
@@ -101,8 +65,7 @@ def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> Ke
     from edgeseg.models.yolact import checkpoint
 
     tables = {"darknet53": checkpoint.DARKNET, "small": checkpoint.OWN}
-    backbone = {**PRESETS[name], **config}.get("backbone", "resnet101")
-    return tables.get(backbone, checkpoint.RESNET)
+    return tables.get(config.get("backbone", PRESETS[name].backbone), checkpoint.RESNET)
 
 
 def manifest(model: ReferenceModel) -> Manifest:
@@ -170,8 +133,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
 
 FAMILY = Family(
     name="yolact",
-    task="instances",
-    image_size=(550, 550),
+    purpose="instances",
     presets=PRESETS,
     origins=_ORIGINS,
     precision=PRECISION,
