@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgeseg_bench.environment import portable, read_environment
 from edgeseg_bench.interference import Finding, Interference
 from edgeseg_bench.latency import Latency, Ratio, WarmUp
 from edgeseg_bench.metrics.agreement import Agreement, ImageAgreement
 from edgeseg_bench.report import markdown, render_table, write_report
 from edgeseg_bench.results import BackendReport, BenchReport, GraphLatency, StageLatency
+from edgeseg_runtime.environment import portable, read_environment
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 STAGES = "## Where the time goes"

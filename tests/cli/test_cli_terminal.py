@@ -4,7 +4,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from edgeseg.terminal import Terminal
+from edgeseg.cli.terminal import Terminal
 from edgeseg_runtime.__main__ import main
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J"
