@@ -130,8 +130,6 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a model as a bundle, and prove that it computes what PyTorch computes."""
-    from edgeseg_bench.pictures import calibration_pictures, first_pictures
-
     terminal = terminal_of(ctx, json, verbose, quiet)
     look_for_modules_here(name)
     spec = get_spec(name)
@@ -149,6 +147,7 @@ def export(
         if labels is not None:
             config |= labels_from_text(labels)
         from edgeseg.models.provenance import build_model, weights_source
+        from edgeseg_bench.pictures import calibration_pictures, first_pictures
         from edgeseg_export.bundle import export_bundle
 
         model = build_model(

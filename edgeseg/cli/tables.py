@@ -18,8 +18,11 @@ def drawn(table: Table) -> RichTable:
     )
     if table.names:
         for column, name in enumerate(table.names):
-            justify = "right" if column in table.numbers else "left"
-            found.add_column(Text(name), justify=justify, overflow="fold")
+            found.add_column(
+                Text(name),
+                justify="right" if column in table.numbers else "left",
+                overflow="fold",
+            )
     else:
         found.show_header = False
         found.add_column(style="bold", no_wrap=True)

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import IO, Any, TextIO
+from typing import IO, Any, TextIO, cast
 
 import typer
 from rich.console import (
@@ -40,7 +40,7 @@ class Terminal(plain.Terminal):
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self._people = _console(sys.stdout)
-        self._errors = _console(sys.stderr, plain.Forgiving(sys.stderr))
+        self._errors = _console(sys.stderr, cast("IO[str]", plain.Forgiving(sys.stderr)))
         super().__init__(arguments)
 
     def _make_handler(self) -> logging.Handler:

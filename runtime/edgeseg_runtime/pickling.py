@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edgeseg_runtime.errors import BundleError
+from edgeseg_runtime.errors import BundleError, MissingArtifact
 from edgeseg_runtime.files import read_limited
 from edgeseg_runtime.manifest import FILE_NAME
 from edgeseg_runtime.strict_json import MAX_BYTES
@@ -68,7 +68,13 @@ class Origin:
         Raises:
             BundleError: if it does, or there is none any more.
         """
-        found = _manifest_sha256(self.folder)
+        try:
+            found = _manifest_sha256(self.folder)
+        except MissingArtifact as error:
+            raise BundleError(
+                f"there is no bundle at {self.folder}, where the pickled predictor was loaded from. The "
+                "path must lead to it in this process, too: on this machine, in this container"
+            ) from error
         if found != self.manifest_sha256:
             raise BundleError(
                 f"{self.folder} is not the bundle that the pickled predictor was loaded from: sha256 of "

@@ -25,7 +25,7 @@ LAYERS = (
     ),
     ("edgeseg_export", "edgeseg_bench"),
     ("edgeseg",),
-    ("edgeseg.cli",),
+    ("edgeseg.cli", "edgeseg.__main__"),
 )
 PACKAGES = {
     "edgeseg": ROOT / "edgeseg",

@@ -1,7 +1,6 @@
 """The description of an ONNX model agrees with what the onnx package reads."""
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_bundle import tiny_model
@@ -64,9 +63,6 @@ def test_what_is_no_model_is_refused(content):
 def test_the_names_of_types_are_onnx_s():
     from edgeseg_runtime.onnx_summary import _DTYPES
 
-    known = dict(TensorProto.DataType.items())
-    for name, number in known.items():
-        if number < len(_DTYPES):
-            expected = {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
-            assert _DTYPES[number] == expected
-    assert onnx.__version__
+    for number, name in enumerate(_DTYPES):
+        if name not in ("undefined", "string"):
+            assert helper.tensor_dtype_to_np_dtype(number).name == name

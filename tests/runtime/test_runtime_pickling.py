@@ -46,7 +46,7 @@ def test_a_relative_path_is_the_folder_s_in_any_other_place(tiny, tmp_path, monk
         content = pickle.dumps(predictor)
     monkeypatch.chdir("/")
     with pickle.loads(content) as again:
-        assert len(again(PICTURE)) == 4
+        assert len(again(PICTURE)) == 3
 
 
 def test_another_bundle_at_the_same_path_is_refused(predictor, tiny):
@@ -60,7 +60,7 @@ def test_another_bundle_at_the_same_path_is_refused(predictor, tiny):
     ):
         pickle.loads(content)
     (tiny / FILE_NAME).unlink()
-    with pytest.raises(BundleError, match=FILE_NAME):
+    with pytest.raises(BundleError, match="The path must lead to it in this process, too"):
         pickle.loads(content)
 
 
@@ -88,7 +88,7 @@ def test_what_lies_in_an_engine_stays_in_its_process(predictor):
 
 def test_a_predictor_that_was_not_loaded_says_so():
     manifest = task_manifest(
-        "landmarks", {"points": (5, 2), "scores": (5,)}, preprocess={"resize": "stretch"}
+        "landmarks", {"points": (5, 2), "scores": (5,)}, preprocess={"resize": "stretch", "rounding": "floor"}
     )
     made = Predictor(manifest, create_task(manifest), FakeBackend({}))
     with pytest.raises(TypeError, match=r"it was not loaded from a bundle. Export the model"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Protocol
 
 from edgeseg_runtime.text import printable
 
-__all__ = ["Lines", "OneLine", "StageProgress", "View"]
+__all__ = ["Lines", "OneLine", "StageProgress", "StatusStream", "View"]
 
 LINE_EVERY_S = 10.0
 """How often a stage that takes long writes a line into a file."""
@@ -101,9 +101,7 @@ class Lines:
 
     def begin(self, stage: str) -> None:
         """Write the stage's name."""
-        self._stage = stage
-        self._done, self._total = 0, 0
-        self._begin_s = time.monotonic()
+        self._reset(stage)
         if self._keeps_stages:
             self._write(f"  {stage}")
 
@@ -122,6 +120,11 @@ class Lines:
     def close(self) -> None:
         """Leave everything as it is written."""
 
+    def _reset(self, stage: str) -> None:
+        self._stage = stage
+        self._done, self._total = 0, 0
+        self._begin_s = time.monotonic()
+
     def _count(self) -> str:
         seconds = time.monotonic() - self._begin_s
         total = f"/{self._total}" if self._total else ""
@@ -133,40 +136,47 @@ class Lines:
         self._write_line(line)
 
 
+class StatusStream(Protocol):
+    """A terminal whose last line is replaced by whatever is written next."""
+
+    def write(self, text: str) -> int:
+        """Write, in place of the status."""
+        ...
+
+    def show_status(self, line: str) -> None:
+        """Replace the status; an empty one takes it away."""
+        ...
+
+
 class OneLine(Lines):
-    """The lines of `Lines`, each finished one in its place; how far a stage is stands below them.
+    """One line that shows the latest stage, and above it those that are finished.
 
     Args:
         stream: a terminal.
         keeps_stages: leave finished stages on the screen.
     """
 
-    def __init__(self, stream: TextIO, *, keeps_stages: bool) -> None:
-        super().__init__(self._replace, keeps_stages=keeps_stages)
+    def __init__(self, stream: StatusStream, *, keeps_stages: bool) -> None:
+        super().__init__(lambda line: _write_line(stream, line), keeps_stages=keeps_stages)
         self._stream = stream
 
     def begin(self, stage: str) -> None:
-        """Show the stage's name, where the last one's was."""
-        super().begin(stage)
-        if not self._keeps_stages:
-            self._replace(f"  {stage}")
+        """Show the stage's name, in place of the last one's."""
+        self._reset(stage)
+        self._show()
 
     def update(self, done: int, total: int) -> None:
         """Show how far the stage is."""
         self._done, self._total = done, total
-        self._replace(f"  {self._stage}{self._count()}")
-
-    def finish(self) -> None:
-        """Leave the line of the finished stage, if it is to stay."""
-        super().finish()
-        if self._keeps_stages:
-            self._stream.write("\n")
+        self._show()
 
     def close(self) -> None:
-        """Take away what is not to stay."""
-        self._stream.write("\r\x1b[K")
-        self._stream.flush()
+        """Take the line away."""
+        self._stream.show_status("")
 
-    def _replace(self, line: str) -> None:
-        self._stream.write(f"\r\x1b[K{printable(line)}")
-        self._stream.flush()
+    def _show(self) -> None:
+        self._stream.show_status(printable(f"  {self._stage}{self._count()}"))
+
+
+def _write_line(stream: StatusStream, line: str) -> None:
+    stream.write(printable(line) + "\n")

@@ -18,6 +18,7 @@ from edgeseg_runtime.text import printable
 
 __all__ = ["Forgiving", "StreamError", "Terminal"]
 
+_CLEAR_LINE = "\r\x1b[K"
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
 
@@ -51,7 +52,7 @@ class Terminal:
         self.has_result = False
         self.is_interrupted = False
         self._stdout: TextIO = sys.stdout
-        self._stderr = cast("TextIO", Forgiving(sys.stderr))
+        self._stderr = Forgiving(sys.stderr)
         self._handler = self._make_handler()
 
     def configure(self, *, is_json: bool, verbose: int, quiet: bool) -> None:
@@ -114,7 +115,7 @@ class Terminal:
     # What a better terminal does in another way.
 
     def _make_handler(self) -> logging.Handler:
-        handler = logging.StreamHandler(self._stderr)
+        handler = logging.StreamHandler(cast("TextIO", self._stderr))
         handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
         return handler
 
@@ -155,13 +156,26 @@ class Terminal:
 
 
 class Forgiving:
-    """Stderr, without the errors of a pipe whose reader is gone or of a full disk: work goes on."""
+    """Stderr, without the errors of a pipe whose reader is gone or of a full disk: work goes on.
+
+    Its last line may be a status, which makes room for what is written next.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._has_status = False
+
+    def show_status(self, line: str) -> None:
+        """Replace the status; an empty one takes it away."""
+        self.write(f"{_CLEAR_LINE}{line}")
+        self.flush()
+        self._has_status = bool(line)
 
     def write(self, text: str) -> int:
-        """Write, or let the stream lead nowhere."""
+        """Write, in place of the status, or let the stream lead nowhere."""
+        if self._has_status:
+            self._has_status = False
+            text = _CLEAR_LINE + text
         try:
             return self._stream.write(text)
         except OSError:
