@@ -13,6 +13,7 @@ from edgeseg.cli.parameters import (
     Bundle,
     Engines,
     EqualThreads,
+    ExportedWeights,
     Json,
     Model,
     Overwrite,
@@ -37,9 +38,7 @@ def bench(
     backends: Annotated[
         str, typer.Option(help="What to compare; torch is the original model.")
     ] = "torch,onnxruntime",
-    weights: Annotated[
-        str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
-    ] = None,
+    weights: ExportedWeights = None,
     weights_key: WeightsKey = None,
     model: Model = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first pictures.")] = None,

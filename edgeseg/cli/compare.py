@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from edgeseg.cli.options import look_for_modules_here
-from edgeseg.cli.parameters import Json, Model, Overwrite, Quiet, Verbose, WeightsKey
+from edgeseg.cli.parameters import (
+    ExportedWeights,
+    Json,
+    Model,
+    Overwrite,
+    Quiet,
+    Verbose,
+    WeightsKey,
+)
 from edgeseg.cli.terminal import terminal_of
 
 
@@ -25,9 +33,7 @@ def compare(
     score: Annotated[
         float, typer.Option(min=0, max=1, help="Reference detections that count for agreement.")
     ] = 0.3,
-    weights: Annotated[
-        str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
-    ] = None,
+    weights: ExportedWeights = None,
     weights_key: WeightsKey = None,
     model: Model = None,
     fail_on: Annotated[

@@ -88,7 +88,9 @@ def test_what_lies_in_an_engine_stays_in_its_process(predictor):
 
 def test_a_predictor_that_was_not_loaded_says_so():
     manifest = task_manifest(
-        "landmarks", {"points": (5, 2), "scores": (5,)}, preprocess={"resize": "stretch", "rounding": "floor"}
+        "landmarks",
+        {"points": (5, 2), "scores": (5,)},
+        preprocess={"resize": "stretch", "rounding": "floor"},
     )
     made = Predictor(manifest, create_task(manifest), FakeBackend({}))
     with pytest.raises(TypeError, match=r"it was not loaded from a bundle. Export the model"):
