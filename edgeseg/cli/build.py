@@ -9,7 +9,6 @@ import typer
 
 from edgeseg.cli.parameters import Bundle, Json, Quiet, Verbose
 from edgeseg.cli.terminal import terminal_of
-from edgeseg_runtime.commands.build import build as build_engines
 from edgeseg_runtime.commands.options import BUILD_HELP
 
 
@@ -34,6 +33,8 @@ def build(
     quiet: Quiet = False,
 ) -> None:
     """Compile a bundle's TensorRT engines; needs no torch."""
+    from edgeseg_runtime.commands.build import build as build_engines
+
     build_engines(
         terminal_of(ctx, json, verbose, quiet),
         bundle,

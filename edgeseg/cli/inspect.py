@@ -9,7 +9,6 @@ import typer
 
 from edgeseg.cli.parameters import Json, Quiet, Verbose
 from edgeseg.cli.terminal import terminal_of
-from edgeseg_runtime.commands.inspect import inspect as inspect_with
 from edgeseg_runtime.commands.options import INSPECT_HELP
 
 
@@ -21,4 +20,6 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """Describe a bundle or an ONNX file (-v: in full), and check that nothing is damaged."""
+    from edgeseg_runtime.commands.inspect import inspect as inspect_with
+
     inspect_with(terminal_of(ctx, json, verbose, quiet), path)

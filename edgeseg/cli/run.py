@@ -10,7 +10,6 @@ import typer
 from edgeseg.cli.parameters import Bundle, Engines, Json, Overwrite, Quiet, Threads, Verbose
 from edgeseg.cli.terminal import terminal_of
 from edgeseg_runtime.commands.options import RUN_HELP
-from edgeseg_runtime.commands.run import run as run_bundle
 
 
 def run(
@@ -43,6 +42,8 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a bundle on pictures, a video or a camera; needs no torch."""
+    from edgeseg_runtime.commands.run import run as run_bundle
+
     code = run_bundle(
         terminal_of(ctx, json, verbose, quiet),
         bundle,

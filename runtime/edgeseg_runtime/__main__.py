@@ -9,16 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from edgeseg_runtime import __version__
-from edgeseg_runtime.commands.build import build
-from edgeseg_runtime.commands.doctor import doctor
 from edgeseg_runtime.commands.failures import UsageError
-from edgeseg_runtime.commands.inspect import inspect
 from edgeseg_runtime.commands.options import (
     BUILD_HELP,
     BUNDLE_HELP,
@@ -27,17 +25,17 @@ from edgeseg_runtime.commands.options import (
     INSPECT_HELP,
     RUN_HELP,
 )
-from edgeseg_runtime.commands.run import run
 from edgeseg_runtime.commands.running import exit_code_of
 from edgeseg_runtime.commands.terminal import Terminal
 from edgeseg_runtime.streams import exit_code_after_flush, open_standard_streams
 
-COMMANDS: dict[str, Callable[..., int | None]] = {
-    "build": build,
-    "run": run,
-    "inspect": inspect,
-    "doctor": doctor,
+COMMANDS: dict[str, str] = {
+    "build": "edgeseg_runtime.commands.build:build",
+    "run": "edgeseg_runtime.commands.run:run",
+    "inspect": "edgeseg_runtime.commands.inspect:inspect",
+    "doctor": "edgeseg_runtime.commands.doctor:doctor",
 }
+"""Name -> "module:function", imported when it is asked for: help comes at once."""
 ELSEWHERE = ("bench", "compare", "export", "models")
 """Commands that the workstation alone has."""
 EPILOG = """exit codes: 0 ok, 1 a check failed, 2 usage, 3 corrupt artifact, 4 engine or device missing,
@@ -63,8 +61,10 @@ def _command(terminal: Terminal, words: Sequence[str]) -> int | None:
     terminal.configure(
         is_json=options.pop("json"), verbose=options.pop("verbose"), quiet=options.pop("quiet")
     )
+    module, _, function = COMMANDS[name].partition(":")
     with contextlib.redirect_stdout(sys.stderr):  # what libraries print
-        return COMMANDS[name](terminal, **options)
+        code: int | None = getattr(importlib.import_module(module), function)(terminal, **options)
+    return code
 
 
 def _unknown(name: str) -> str:

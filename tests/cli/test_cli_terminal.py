@@ -36,7 +36,7 @@ def test_escapes_of_a_stranger_are_shown_and_not_obeyed(capsys, write):
 
 
 def test_the_runtimes_command_shows_escapes_too(capsys):
-    assert main(["inspect", f"missing{ESCAPES}"]) == 3
+    assert main(["inspect", f"missing{ESCAPES}"]) == 2
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
     assert SHOWN in err
