@@ -297,6 +297,25 @@ def test_markdown_tells_where_it_ran(report):
         assert expected in text
 
 
+@pytest.mark.parametrize(
+    ("devices", "line"),
+    [
+        (
+            ("CPU: a processor", "GPU: graphics"),
+            "- OpenVINO's devices: CPU: a processor, GPU: graphics\n",
+        ),
+        ((), "- OpenVINO's devices: none\n"),
+    ],
+)
+def test_markdown_names_the_devices_of_openvino_where_it_is_installed(report, devices, line):
+    environment = replace(report.environment, openvino_devices=devices)
+    shown = replace(report, environment=environment)
+    assert line in markdown(shown)
+    assert BenchReport.from_json(shown.to_json()) == shown
+    absent = replace(report.environment, openvino_devices=None)
+    assert "OpenVINO" not in markdown(replace(report, environment=absent))
+
+
 def test_markdown_tells_what_ran_where(report):
     engine = {
         "engine": "onnxruntime",
