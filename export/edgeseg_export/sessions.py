@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_runtime.backends import State, Tensors
 from edgeseg_runtime.backends.state import KeptTensors, first_rows
 from edgeseg_runtime.graphs import MAIN
@@ -20,17 +20,22 @@ from edgeseg_runtime.tasks import create_task
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Graphs = Mapping[str, onnx.ModelProto]
+Graphs = Mapping[str, OnnxModel]
 """The graphs of a model by their names in its manifest."""
 
 
-def cpu_session(model: onnx.ModelProto) -> InferenceSession:
-    """Return a session on the CPU that logs errors only; the graph runs as the runtime would run it."""
+def cpu_session(model: OnnxModel) -> InferenceSession:
+    """Return a session on the CPU that logs errors only; the graph runs as the runtime would run it.
+
+    The engine reads the weights where they are, and keeps only those that it stores in another order.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    content = prepare_for_cpu(model.SerializeToString(), options)
+    values = map(onnxruntime.OrtValue.ortvalue_from_numpy, model.weights.values())
+    options.add_external_initializers(list(model.weights), list(values))
+    content = prepare_for_cpu(model.described().SerializeToString(), options)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
@@ -48,7 +53,7 @@ class GraphBackend:
         graphs: Graphs,
         manifest: Manifest,
         *,
-        open_session: Callable[[onnx.ModelProto], Any] = cpu_session,
+        open_session: Callable[[OnnxModel], Any] = cpu_session,
     ) -> None:
         self._graphs = manifest.graphs
         self._sessions = {name: open_session(graph) for name, graph in graphs.items()}
