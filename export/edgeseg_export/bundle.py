@@ -9,7 +9,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,12 @@ from edgeseg_export.graph import (
     with_free_batch,
     without_stages,
 )
+from edgeseg_export.heap import give_back_freed_memory
 from edgeseg_export.lower import AUTO, CALIBRATED, Progress, find_lowering
 from edgeseg_export.onnx_model import Buffer, OnnxModel, num_bytes
 from edgeseg_export.parity import Image, Parity, measure_parity
 from edgeseg_export.precision import PRECISIONS
-from edgeseg_export.prove import prove_bundle
+from edgeseg_export.prove import check_names, prove_bundle
 from edgeseg_export.search import DEFAULT_MAX_DROP
 from edgeseg_export.sessions import Graphs
 from edgeseg_export.thresholds import without_threshold
@@ -155,6 +156,7 @@ def export_bundle(
             in float32; nothing is written.
     """
     folder = Path(folder)
+    give_back_freed_memory()
     _check_options(opset, precision, calibration, calibration_method, max_drop, backends, targets)
     check_folder(folder, overwrite=overwrite)
     check_finite(model)
@@ -174,16 +176,10 @@ def export_bundle(
             tolerance=tolerance,
             progress=progress,
         )
-        views: list[_View] = []
-        for name, shaped in models.items():
-            traced = [graph for view in views for graph in view.plain.values()]
-            views.append(measure(name, shaped, *shown[name], sharing=traced))
-        pictures, _ = shown[""]
-        if not allow_mismatch:
-            for view in views:
-                view.parity.check()
+        views = _checked_views(models, shown, measure, allow_mismatch=allow_mismatch)
     finally:
         model.train(was_training)
+    pictures, _ = shown[""]
     if precision != "fp32":
         views, precision, loss = _lowered(
             views,
@@ -217,6 +213,31 @@ def export_bundle(
         _compile(partial_folder, backends, targets, progress)
         progress("finish", 0, 1)  # what is cancelled by now leaves nothing
     return folder
+
+
+def _checked_views(
+    models: Mapping[str, ReferenceModel],
+    shown: Mapping[str, tuple[Sequence[Image], str]],
+    measure: Callable[..., _View],
+    *,
+    allow_mismatch: bool,
+) -> list[_View]:
+    """Trace a model in all of its shapes, and check each of them.
+
+    Args:
+        models: by the names of the variants.
+        shown: the pictures to compare each of them on, and what to call them.
+        measure: :func:`_traced_view` with its other options.
+        allow_mismatch: do not ask for parity.
+    """
+    views: list[_View] = []
+    for name, model in models.items():
+        sharing = [graph for view in views for graph in view.plain.values()]
+        views.append(measure(name, model, *shown[name], sharing=sharing))
+        check_names(views[-1].parity.largest_label, views[-1].manifest)
+        if not allow_mismatch:
+            views[-1].parity.check()
+    return views
 
 
 def _traced_view(

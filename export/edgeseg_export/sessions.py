@@ -24,19 +24,42 @@ Graphs = Mapping[str, OnnxModel]
 """The graphs of a model by their names in its manifest."""
 
 
-def cpu_session(model: OnnxModel) -> InferenceSession:
+def cpu_session(model: OnnxModel, *, keeps_order: bool = False) -> InferenceSession:
     """Return a session on the CPU that logs errors only; the graph runs as the runtime would run it.
 
-    The engine reads the weights where they are, and keeps only those that it stores in another order.
+    The engine is given the weights where they are.
+
+    Args:
+        model: complete.
+        keeps_order: read the weights of convolutions in place, instead of a copy in the order that the
+            processor likes best. It is slower, and needs no memory for them.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    values = map(onnxruntime.OrtValue.ortvalue_from_numpy, model.weights.values())
-    options.add_external_initializers(list(model.weights), list(values))
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
+        for name, value in model.weights.items()
+    }
+    options.add_external_initializers(list(values), list(values.values()))
+    if keeps_order:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        for name in _convolved(model) & values.keys():
+            options.add_initializer(name, values[name])
     content = prepare_for_cpu(model.described().SerializeToString(), options)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _convolved(model: OnnxModel) -> set[str]:
+    """Return the initializers that convolutions alone read: no optimizer gives one of them another content."""
+    read: set[str] = set()
+    otherwise = {output.name for output in model.graph.output}
+    for node in model.graph.node:
+        is_convolution = not node.domain and node.op_type in {"Conv", "ConvTranspose"}
+        read |= {name for name in node.input[1:2] if is_convolution}
+        otherwise |= {name for i, name in enumerate(node.input) if i != 1 or not is_convolution}
+    return read - otherwise
 
 
 class GraphBackend:
