@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"(\d{1,5})(?:[xX](\d{1,5}))?")
 LABEL_SUFFIXES = (".json", ".names", ".txt")
+OTHER_SUFFIXES = (".csv", ".xml", ".yaml", ".yml")
+"""Of files whose lines are more than names."""
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -61,7 +63,7 @@ def labels_from_text(text: str) -> dict[str, tuple[Any, ...]]:
 
 def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")  # Windows editors begin with a mark
         lines = [line.strip() for line in content.splitlines() if line.strip()]
         found = json.loads(content) if path.suffix == ".json" else lines
     except ValueError as error:
@@ -69,8 +71,11 @@ def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
     if isinstance(found, dict) and isinstance(found.get("categories"), list):
         return _labels_of_categories(str(path), found["categories"])
     names = tuple(found) if isinstance(found, list) else ()
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"--labels {path} holds no list of names and no COCO annotations")
+    if path.suffix in OTHER_SUFFIXES or not names or not all(isinstance(n, str) for n in names):
+        raise ValueError(
+            f"--labels {path} holds no list of names and no COCO annotations; expected a text file "
+            "with a name in each line, or JSON"
+        )
     return {"labels": names}
 
 

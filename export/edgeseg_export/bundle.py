@@ -9,7 +9,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,17 @@ from edgeseg_export.graph import (
     with_free_batch,
     without_stages,
 )
+from edgeseg_export.heap import give_back_freed_memory
 from edgeseg_export.lower import AUTO, CALIBRATED, find_lowering
+from edgeseg_export.onnx_model import Buffer, OnnxModel, num_bytes
 from edgeseg_export.parity import Image, Parity, measure_parity
 from edgeseg_export.precision import PRECISIONS
-from edgeseg_export.prove import prove_bundle
+from edgeseg_export.prove import check_names, prove_bundle
 from edgeseg_export.search import DEFAULT_MAX_DROP
 from edgeseg_export.sessions import Graphs
 from edgeseg_export.thresholds import without_threshold
 from edgeseg_export.trace import OPSET, ExportError
-from edgeseg_export.weights import share_weights
+from edgeseg_export.weights import share_arrays, share_weights
 from edgeseg_runtime import __version__
 from edgeseg_runtime.engine_key import PORTABLE, group_targets
 from edgeseg_runtime.engines import build_bundle
@@ -156,6 +158,7 @@ def export_bundle(
             in float32; nothing is written.
     """
     folder = Path(folder)
+    give_back_freed_memory()
     _check_options(opset, precision, calibration, calibration_method, max_drop, backends, targets)
     check_folder(folder, overwrite=overwrite)
     check_finite(model)
@@ -175,13 +178,10 @@ def export_bundle(
             tolerance=tolerance,
             progress=progress,
         )
-        views = [measure(name, shaped, *shown[name]) for name, shaped in models.items()]
-        pictures, _ = shown[""]
-        if not allow_mismatch:
-            for view in views:
-                view.parity.check()
+        views = _checked_views(models, shown, measure, allow_mismatch=allow_mismatch)
     finally:
         model.train(was_training)
+    pictures, _ = shown[""]
     if precision != "fp32":
         views, precision, loss = _lowered(
             views,
@@ -210,10 +210,36 @@ def export_bundle(
             parity=_parity_document(views) | loss,
             provenance=_provenance(model, opset, command, weights_source),
         ).save(partial_folder)
+        del views  # an engine now reads their weights from the disk
         prove_bundle(partial_folder, [picture for seen, _ in shown.values() for picture in seen])
         _compile(partial_folder, backends, targets, progress)
         progress("finish", 0, 1)  # what is cancelled by now leaves nothing
     return folder
+
+
+def _checked_views(
+    models: Mapping[str, ReferenceModel],
+    shown: Mapping[str, tuple[Sequence[Image], str]],
+    measure: Callable[..., _View],
+    *,
+    allow_mismatch: bool,
+) -> list[_View]:
+    """Trace a model in all of its shapes, and check each of them.
+
+    Args:
+        models: by the names of the variants.
+        shown: the pictures to compare each of them on, and what to call them.
+        measure: :func:`_traced_view` with its other options.
+        allow_mismatch: do not ask for parity.
+    """
+    views: list[_View] = []
+    for name, model in models.items():
+        sharing = [graph for view in views for graph in view.plain.values()]
+        views.append(measure(name, model, *shown[name], sharing=sharing))
+        check_names(views[-1].parity.largest_label, views[-1].manifest)
+        if not allow_mismatch:
+            views[-1].parity.check()
+    return views
 
 
 def _traced_view(
@@ -222,6 +248,7 @@ def _traced_view(
     pictures: Sequence[Image],
     data: str,
     *,
+    sharing: Sequence[OnnxModel],
     stages: bool,
     dynamic_batch: bool,
     opset: int,
@@ -231,7 +258,7 @@ def _traced_view(
     """Trace a model and compare its graphs with it.
 
     Where the model finds nothing, its graphs could place and select as they like. Then the parity is that of the
-    same model without a threshold.
+    same model without a threshold. What has the weights of graphs traced before, in ``sharing``, has their arrays.
     """
     suffix = f" ({name})" if name else ""
     progress(f"trace{suffix}", 0, 1)
@@ -239,6 +266,7 @@ def _traced_view(
     if not stages:
         manifest = in_one_graph(manifest)
     plain = trace_graphs(model, manifest, dynamic_batch=dynamic_batch)
+    share_arrays([*sharing, *plain.values()])
     tapped = {key: complete_graph(graph, opset=opset) for key, graph in plain.items()}
     graphs = without_stages(tapped, manifest)
     stage = f"parity{suffix}"
@@ -263,6 +291,7 @@ def _traced_view(
                 unlimited,
                 pictures,
                 data,
+                sharing=[*sharing, *plain.values()],
                 stages=stages,
                 dynamic_batch=dynamic_batch,
                 opset=opset,
@@ -336,6 +365,7 @@ def _lowered(
         plain = lowering.lowered(without_stages(view.plain, view.manifest))
         graphs = {name: complete(graph) for name, graph in plain.items()}
         lowered.append(dataclasses.replace(view, graphs=graphs))
+        share_arrays(graph for each in lowered for graph in each.graphs.values())
     agreement = measure_agreement(
         own.graphs,
         lowered[0].graphs,
@@ -427,7 +457,7 @@ def _write_graphs(
         for key, graph in graphs.items()
     }
     if weights is not None:
-        artifacts[WEIGHTS] = _write(folder, WEIGHTS_FILE, weights)
+        artifacts[WEIGHTS] = _write(folder, WEIGHTS_FILE, [weights])
     manifests = []
     for view in views:
         named = {
@@ -447,20 +477,24 @@ def _artifact_name(variant: str, graph: str) -> str:
     return f"{variant}.{name}" if variant else name
 
 
-def _encoded(name: str, graph: onnx.ModelProto) -> bytes:
-    if graph.ByteSize() > MAX_ONNX_BYTES:
+def _encoded(name: str, graph: OnnxModel) -> list[Buffer]:
+    pieces = graph.encoded()
+    size = num_bytes(pieces)
+    if size > MAX_ONNX_BYTES:
         raise ExportError(
-            f"the graph {name!r} has {graph.ByteSize()} bytes, expected at most {MAX_ONNX_BYTES}: "
+            f"the graph {name!r} has {size} bytes, expected at most {MAX_ONNX_BYTES}: "
             "one ONNX file holds no more"
         )
-    raw = graph.SerializeToString(deterministic=True)
-    check_exported(raw, name)
-    return raw
+    check_exported(graph.proto.SerializeToString(), name)
+    return pieces
 
 
-def _write(folder: Path, file: str, content: bytes) -> Artifact:
-    write_atomic(folder / file, content)
-    return Artifact(file=file, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+def _write(folder: Path, file: str, pieces: Sequence[Buffer]) -> Artifact:
+    write_atomic(folder / file, pieces)
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return Artifact(file=file, sha256=digest.hexdigest(), size_bytes=num_bytes(pieces))
 
 
 def _compile(

@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper
 
 from edgeseg_export.feeds import feeds_of
 from edgeseg_export.histograms import CLIPPING, NUM_BINS, Counts, count_magnitudes
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.sessions import Graphs, cpu_session
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
@@ -85,7 +85,7 @@ def _rounds(graphs: Graphs, values: Mapping[str, Sequence[str]]) -> Iterator[dic
             yield wanted
 
 
-def groups_that_fit(model: onnx.ModelProto, values: Sequence[str]) -> list[list[str]]:
+def groups_that_fit(model: OnnxModel, values: Sequence[str]) -> list[list[str]]:
     """Return the values in groups that can be fetched in one run; see `MAX_ELEMENTS`."""
     sizes = {
         info.name: int(np.prod([dim.dim_value or 1 for dim in info.type.tensor_type.shape.dim]))
@@ -122,10 +122,9 @@ def _largest(
     return {name: dict(zip(values[name], found[name].tolist(), strict=True)) for name in values}
 
 
-def _with_largest(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+def _with_largest(model: OnnxModel, values: Sequence[str]) -> OnnxModel:
     """Return a graph that gives the largest magnitude of each value."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched = model.copy()
     del watched.graph.output[:]
     for value in values:
         output = f"{value}/largest"
@@ -179,9 +178,8 @@ def _clipped(
     return found
 
 
-def _with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+def _with_outputs(model: OnnxModel, values: Sequence[str]) -> OnnxModel:
+    watched = model.copy()
     del watched.graph.output[:]
     watched.graph.output.extend(
         helper.make_tensor_value_info(value, TensorProto.FLOAT, None) for value in values

@@ -220,8 +220,10 @@ def _parsed(folder: Path, manifest: Manifest, name: str) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
+    from edgeseg_export.onnx_model import model_from_proto
+
     try:
-        return onnx.load_model_from_string(read_graph(folder, manifest, name))
+        return model_from_proto(onnx.load_model_from_string(read_graph(folder, manifest, name)))
     except DecodeError as error:
         file = manifest.artifact(manifest.graphs[name].artifact).file
         raise CorruptArtifact(file, "an ONNX model", f"something else ({error})") from error

@@ -9,7 +9,8 @@ import onnx
 
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.functions import add_functions
-from edgeseg_export.passes import Pass, apply
+from edgeseg_export.onnx_model import OnnxModel
+from edgeseg_export.passes import Pass, apply, without_weights
 from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.passes.fold_constants import fold_constants
 from edgeseg_export.passes.fold_norms import fold_norms
@@ -30,15 +31,15 @@ GRAPH_PASSES = (
 )
 """What every graph goes through; edgeseg's operators get their bodies last, see `complete_graph`."""
 COMPLETING_PASSES: dict[int, tuple[Pass, ...]] = {
-    OLDER_OPSET: (add_functions, to_opset17),
-    OPSET: (add_functions,),
+    OLDER_OPSET: (without_weights(add_functions), without_weights(to_opset17)),
+    OPSET: (without_weights(add_functions),),
 }
 """Opset that a graph can be written in -> what completes it."""
 
 
 def trace_graphs(
     model: ReferenceModel, manifest: Manifest, *, dynamic_batch: bool = False
-) -> dict[str, onnx.ModelProto]:
+) -> dict[str, OnnxModel]:
     """Return the model's graphs with every intermediate stage as a further output.
 
     edgeseg's operators have no bodies yet: see :func:`complete_graph`.
@@ -46,7 +47,7 @@ def trace_graphs(
     return {name: _traced(model, manifest, name, dynamic_batch) for name in manifest.graphs}
 
 
-def complete_graph(plain: onnx.ModelProto, *, opset: int = OPSET) -> onnx.ModelProto:
+def complete_graph(plain: OnnxModel, *, opset: int = OPSET) -> OnnxModel:
     """Return a copy of a graph in which edgeseg's operators have bodies, so that any engine runs it.
 
     Args:
@@ -56,17 +57,15 @@ def complete_graph(plain: onnx.ModelProto, *, opset: int = OPSET) -> onnx.ModelP
     Raises:
         ExportError: the result is not valid ONNX.
     """
-    complete = onnx.ModelProto()
-    complete.CopyFrom(plain)
-    complete = apply(complete, COMPLETING_PASSES[opset])
+    complete = apply(plain.copy(), COMPLETING_PASSES[opset])
     try:
-        onnx.checker.check_model(complete)
+        onnx.checker.check_model(complete.described())
     except onnx.checker.ValidationError as error:
         raise ExportError(f"the graph is not valid ONNX: {error}") from error
     return complete
 
 
-def without_stages(graphs: Graphs, manifest: Manifest) -> dict[str, onnx.ModelProto]:
+def without_stages(graphs: Graphs, manifest: Manifest) -> dict[str, OnnxModel]:
     """Return graphs that give no more than the manifest lists."""
     return {
         name: drop_outputs(graph, [spec.name for spec in manifest.graphs[name].outputs])
@@ -103,12 +102,10 @@ def with_free_batch(manifest: Manifest) -> Manifest:
     return dataclasses.replace(manifest, graphs=graphs)
 
 
-def _traced(
-    model: ReferenceModel, manifest: Manifest, name: str, dynamic_batch: bool
-) -> onnx.ModelProto:
+def _traced(model: ReferenceModel, manifest: Manifest, name: str, dynamic_batch: bool) -> OnnxModel:
     taps = stage_names(model, manifest, name)
     plain = trace(model, manifest, name, taps=taps, dynamic_batch=dynamic_batch)
     plain = apply(plain, GRAPH_PASSES)
-    plain.producer_name = "edgeseg"
-    plain.producer_version = __version__
+    plain.proto.producer_name = "edgeseg"
+    plain.proto.producer_version = __version__
     return plain

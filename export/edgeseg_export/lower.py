@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx
-
 from edgeseg.models import PrecisionRecipe
 from edgeseg_export.calibration import Magnitudes, calibrate
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.precision import (
     Assignments,
     assign,
@@ -47,7 +46,7 @@ class Lowering:
     magnitudes: Magnitudes
     summary: dict[str, Any]
 
-    def lowered(self, plain: Graphs) -> dict[str, onnx.ModelProto]:
+    def lowered(self, plain: Graphs) -> dict[str, OnnxModel]:
         """Return copies of graphs, operators without bodies, in which the nodes compute as assigned."""
         return {
             name: convert(graph, self.assignments[name], self.magnitudes[name])
@@ -65,7 +64,7 @@ def find_lowering(
     calibration: Sequence[Image],
     method: str,
     max_drop: float,
-    complete: Callable[[onnx.ModelProto], onnx.ModelProto],
+    complete: Callable[[OnnxModel], OnnxModel],
     progress: Progress,
 ) -> Lowering:
     """Decide which nodes compute in fewer bits, and find the ranges of their values.

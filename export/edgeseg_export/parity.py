@@ -5,6 +5,7 @@ Shape suffixes: N rows (proposals or detections) of one picture.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from edgeseg.models.reference import Candidates, ReferenceModel
 from edgeseg.models.torch_backend import TorchBackend
 from edgeseg_export.agreement import ParityError
 from edgeseg_export.matching import match_boxes, match_detections, num_unmatched
-from edgeseg_export.sessions import GraphBackend, Graphs
+from edgeseg_export.sessions import GraphBackend, Graphs, cpu_session
 from edgeseg_runtime.backends import CheckedBackend, Tensors
 from edgeseg_runtime.backends.state import KeptTensors
 from edgeseg_runtime.manifest import Manifest
@@ -53,6 +54,7 @@ class Parity:
             Of several graphs each is given what the model gives it, and its name stands before the
             stage's; what they give when they run on their own stands behind `FREE`.
         tolerance: bound of that relative difference.
+        largest_label: the highest class number among the detections; -1 without any.
     """
 
     data: str
@@ -63,6 +65,7 @@ class Parity:
     max_abs: Mapping[str, float]
     stages: Mapping[str, float]
     tolerance: float
+    largest_label: int = -1
 
     @property
     def first_stage_outside(self) -> str | None:
@@ -127,6 +130,7 @@ class _Totals:
     num_images: int = 0
     num_detections: int = 0
     num_unmatched: int = 0
+    largest_label: int = -1
 
     def add(
         self, prefix: str, name: str, expected: Array, found: Array, *, is_result: bool
@@ -153,8 +157,8 @@ def measure_parity(
 ) -> Parity:
     """Run model and graphs on pictures and compare every stage.
 
-    Results are read from the graphs that are shipped: without the further outputs an engine fuses
-    other nodes.
+    Results are read from the graphs that are shipped, opened as a device opens them: without the further
+    outputs an engine fuses other nodes.
 
     Args:
         model: the PyTorch model.
@@ -168,8 +172,10 @@ def measure_parity(
     """
     sides = _Sides(
         reference=TorchBackend(model, manifest),
-        tapped=GraphBackend(tapped, manifest),
         exported=GraphBackend(exported, manifest),
+        tapped=GraphBackend(
+            tapped, manifest, open_session=functools.partial(cpu_session, keeps_order=True)
+        ),
     )
     alone = CheckedBackend("exported", sides.exported, manifest)
     states = sides.reference.open_state(), alone.open_state()
@@ -196,6 +202,7 @@ def measure_parity(
         max_abs=totals.max_abs,
         stages=totals.stages,
         tolerance=tolerance,
+        largest_label=totals.largest_label,
     )
 
 
@@ -285,7 +292,10 @@ def _count_detections(
 ) -> None:
     totals.num_images += 1
     if "boxes" in reference:
-        totals.num_detections += int((reference["scores"] > 0).sum())
+        is_found = reference["scores"] > 0
+        totals.num_detections += int(is_found.sum())
+        labels = reference["labels"][is_found]
+        totals.largest_label = max(totals.largest_label, int(labels.max(initial=-1)))
         totals.num_unmatched += num_unmatched(
             match_detections(reference, found),
             reference,

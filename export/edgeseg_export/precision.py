@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 import onnx
 
 from edgeseg.models import PrecisionRecipe
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.half import half_nodes, nodes_that_fit, to_half, values_in_half
 from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 
@@ -25,7 +26,7 @@ Assignments = Mapping[str, Assignment]
 """Of each graph of a model."""
 
 
-def assign(model: onnx.ModelProto, recipe: PrecisionRecipe, precision: str) -> dict[str, str]:
+def assign(model: OnnxModel, recipe: PrecisionRecipe, precision: str) -> dict[str, str]:
     """Return the precision of every node that leaves float32.
 
     Raises:
@@ -42,14 +43,14 @@ def assign(model: onnx.ModelProto, recipe: PrecisionRecipe, precision: str) -> d
     return {**dict.fromkeys(in_half, "fp16"), **dict.fromkeys(in_int8, "int8")}
 
 
-def values_needed(model: onnx.ModelProto, assignment: Assignment) -> list[str]:
+def values_needed(model: OnnxModel, assignment: Assignment) -> list[str]:
     """Return the values whose magnitude :func:`convert` must know."""
     in_int8 = values_to_calibrate(model, _nodes(assignment, "int8"))
     in_half = values_in_half(model, _nodes(assignment, "fp16"))
     return list(dict.fromkeys((*in_int8, *in_half)))
 
 
-def values_unclipped(model: onnx.ModelProto, assignment: Assignment) -> set[str]:
+def values_unclipped(model: OnnxModel, assignment: Assignment) -> set[str]:
     """Return those of :func:`values_needed` whose largest magnitude counts, rare as it may be.
 
     They overflow float16, unlike int8 values, which are clipped.
@@ -58,9 +59,7 @@ def values_unclipped(model: onnx.ModelProto, assignment: Assignment) -> set[str]
     return set(in_half) - set(values_to_calibrate(model, _nodes(assignment, "int8")))
 
 
-def convert(
-    model: onnx.ModelProto, assignment: Assignment, magnitudes: Mapping[str, float]
-) -> onnx.ModelProto:
+def convert(model: OnnxModel, assignment: Assignment, magnitudes: Mapping[str, float]) -> OnnxModel:
     """Return a copy of ``model`` in which the nodes compute as assigned.
 
     Nodes that read or write more than float16 holds safely stay float32, see `passes.half.LARGEST`.
@@ -70,8 +69,7 @@ def convert(
         assignment: from :func:`assign`.
         magnitudes: of all :func:`values_needed`.
     """
-    converted = onnx.ModelProto()
-    converted.CopyFrom(model)
+    converted = model.copy()
     in_int8 = _nodes(assignment, "int8")
     if in_int8:
         quantize(converted, in_int8, magnitudes)

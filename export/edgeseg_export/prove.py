@@ -36,18 +36,23 @@ def prove_bundle(folder: str | os.PathLike[str], pictures: Iterable[Image]) -> N
     """
     try:
         manifest = Manifest.load(folder)
-        for view in manifest.views:
-            for graph in view.graphs.values():
-                content = read_artifact(folder, manifest.artifact(graph.artifact))
-                check_graph(onnx.load_model_from_string(content), graph)
+        _check_graphs(folder, manifest)
         with load(folder, backend="onnxruntime") as predictor:
             for picture in pictures:
-                _check_labels(predictor(picture), manifest)
+                found = np.asarray(getattr(predictor(picture), "labels", ()))
+                check_names(int(found.max(initial=-1)), manifest)
     except EdgesegError as error:
         raise ExportError(
             f"the bundle cannot be used: {str(error).rstrip('.')}. Nothing was written; mend the model's "
             "manifest or its graph"
         ) from error
+
+
+def _check_graphs(folder: str | os.PathLike[str], manifest: Manifest) -> None:
+    for view in manifest.views:
+        for graph in view.graphs.values():
+            content = read_artifact(folder, manifest.artifact(graph.artifact))
+            check_graph(onnx.load_model_from_string(content), graph)
 
 
 def check_graph(model: onnx.ModelProto, graph: Graph) -> None:
@@ -73,6 +78,19 @@ def check_graph(model: onnx.ModelProto, graph: Graph) -> None:
         for node in nodes:
             if node.op_type == "TopK":
                 _check_top_k(node, constants)
+
+
+def check_names(largest_label: int, manifest: Manifest) -> None:
+    """Do nothing if every class up to this one has a name, or none has.
+
+    Raises:
+        ExportError: it has none although others have.
+    """
+    if manifest.labels and largest_label >= len(manifest.labels):
+        raise ExportError(
+            f"the model found the label {largest_label}, the manifest names {len(manifest.labels)}, from 0 "
+            "on; name every class"
+        )
 
 
 def _check_border(values: Mapping[str, onnx.ValueInfoProto], specs: Sequence[TensorSpec]) -> None:
@@ -125,12 +143,3 @@ def _numbers(values: Mapping[str, Any]) -> Constants:
         if value.data_type == onnx.TensorProto.INT64 and math.prod(value.dims) == 1:
             found[name] = int(numpy_helper.to_array(value).item())
     return found
-
-
-def _check_labels(result: Any, manifest: Manifest) -> None:
-    """Refuse a class that has no name although others have."""
-    labels = np.asarray(getattr(result, "labels", ()))
-    if manifest.labels and labels.size and labels.max() >= len(manifest.labels):
-        raise ExportError(
-            f"the model found the label {labels.max()}, the manifest names {len(manifest.labels)}, from 0 on"
-        )

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 
 from edgeseg.models import PrecisionRecipe
 from edgeseg_bench.evaluation import Record
 from edgeseg_export.agreement import agreement_of, records_on
 from edgeseg_export.calibration import Magnitudes
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.quantize import WEIGHT_AXES, int8_nodes
 from edgeseg_export.precision import Assignments, assign, convert, values_needed
 from edgeseg_export.sessions import Graphs, graphs_predictor
@@ -115,7 +115,7 @@ def search(
     magnitudes: Magnitudes,
     pictures: Sequence[Image],
     *,
-    complete: Callable[[onnx.ModelProto], onnx.ModelProto],
+    complete: Callable[[OnnxModel], OnnxModel],
     max_drop: float = DEFAULT_MAX_DROP,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Search:
@@ -321,7 +321,7 @@ def _children(prefix: str, nodes: Sequence[Node]) -> dict[str, list[Node]]:
     return children
 
 
-def _multiply_adds(plain: onnx.ModelProto) -> dict[str, int]:
+def _multiply_adds(plain: OnnxModel) -> dict[str, int]:
     """Return the multiply-adds of the nodes with weights, by name, for one picture."""
     graph = plain.graph
     shapes = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_runtime.backends import State, Tensors
 from edgeseg_runtime.backends.state import KeptTensors, first_rows
 from edgeseg_runtime.graphs import MAIN
@@ -21,20 +21,48 @@ from edgeseg_runtime.tasks import create_task
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Graphs = Mapping[str, onnx.ModelProto]
+Graphs = Mapping[str, OnnxModel]
 """The graphs of a model by their names in its manifest."""
 
 
-def cpu_session(model: onnx.ModelProto) -> InferenceSession:
-    """Return a session on the CPU that logs errors only; the graph runs as the runtime would run it."""
+def cpu_session(model: OnnxModel, *, keeps_order: bool = False) -> InferenceSession:
+    """Return a session on the CPU that logs errors only; the graph runs as the runtime would run it.
+
+    The engine is given the weights where they are.
+
+    Args:
+        model: complete.
+        keeps_order: read the weights of convolutions in place, instead of a copy in the order that the
+            processor likes best. It is slower, and needs no memory for them.
+    """
     onnxruntime = import_library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    content = prepare_for_cpu(model.SerializeToString(), options)
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
+        for name, value in model.weights.items()
+    }
+    options.add_external_initializers(list(values), list(values.values()))
+    if keeps_order:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        for name in _convolved(model) & values.keys():
+            options.add_initializer(name, values[name])
+    content = prepare_for_cpu(model.described().SerializeToString(), options)
     session: InferenceSession = onnxruntime.InferenceSession(
         content, options, providers=["CPUExecutionProvider"]
     )
     return session
+
+
+def _convolved(model: OnnxModel) -> set[str]:
+    """Return the initializers that convolutions alone read: no optimizer gives one of them another content."""
+    read: set[str] = set()
+    otherwise = {output.name for output in model.graph.output}
+    for node in model.graph.node:
+        is_convolution = not node.domain and node.op_type in {"Conv", "ConvTranspose"}
+        read |= {name for name in node.input[1:2] if is_convolution}
+        otherwise |= {name for i, name in enumerate(node.input) if i != 1 or not is_convolution}
+    return read - otherwise
 
 
 class GraphBackend:
@@ -51,7 +79,7 @@ class GraphBackend:
         graphs: Graphs,
         manifest: Manifest,
         *,
-        open_session: Callable[[onnx.ModelProto], Any] = cpu_session,
+        open_session: Callable[[OnnxModel], Any] = cpu_session,
     ) -> None:
         self._graphs = manifest.graphs
         self._sessions = {name: open_session(graph) for name, graph in graphs.items()}

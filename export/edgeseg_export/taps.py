@@ -22,6 +22,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgeseg_export.calibration import groups_that_fit
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.sessions import cpu_session
 from edgeseg_runtime.quantized import bytes_for_cpu
@@ -133,7 +134,7 @@ class TapMeter:
         candidate: one of the same model, in another precision.
     """
 
-    def __init__(self, reference: onnx.ModelProto, candidate: onnx.ModelProto) -> None:
+    def __init__(self, reference: OnnxModel, candidate: OnnxModel) -> None:
         self._taps = _common_taps(reference.graph, candidate.graph)
         by_value = {tap.reference.name: tap for tap in self._taps}
         self._groups = [
@@ -164,8 +165,8 @@ class _Group:
 
     def __init__(
         self,
-        reference: onnx.ModelProto,
-        candidate: onnx.ModelProto,
+        reference: OnnxModel,
+        candidate: OnnxModel,
         taps: Sequence[_Tap],
         all_taps: Sequence[_Tap],
     ) -> None:
@@ -303,14 +304,12 @@ def _float_values(graph: onnx.GraphProto) -> set[str]:
     }
 
 
-def _with_given_choices(
-    model: onnx.ModelProto, reference: onnx.ModelProto
-) -> tuple[onnx.ModelProto, dict[str, str]]:
+def _with_given_choices(model: OnnxModel, reference: OnnxModel) -> tuple[OnnxModel, dict[str, str]]:
     """Return a copy that takes the outcome of TopK and suppression as inputs.
 
     Also returns the name of each such input -> the reference's value for it.
     """
-    copy = _copy(model)
+    copy = model.copy()
     others = {node.name: node for node in reference.graph.node if _is_selection(node)}
     nodes: list[NodeProto] = []
     choices: dict[str, str] = {}
@@ -344,11 +343,9 @@ def _is_selection(node: NodeProto) -> bool:
     return node.op_type == "TopK"
 
 
-def _with_given_values(
-    model: onnx.ModelProto, taps: Sequence[_Tap]
-) -> tuple[onnx.ModelProto, dict[str, _Tap]]:
+def _with_given_values(model: OnnxModel, taps: Sequence[_Tap]) -> tuple[OnnxModel, dict[str, _Tap]]:
     """Return a copy in which all readers of a tapped value take it as an input; and tap by input."""
-    copy = _copy(model)
+    copy = model.copy()
     given: dict[str, _Tap] = {}
     of_value: dict[str, str] = {}
     for tap in taps:
@@ -371,9 +368,9 @@ def _with_given_values(
     return copy, given
 
 
-def _reduced(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
+def _reduced(model: OnnxModel, values: Sequence[str]) -> OnnxModel:
     """Return a copy that computes these values and nothing else."""
-    watched = _copy(model)
+    watched = model.copy()
     del watched.graph.output[:]
     # Without a type, which the engine infers: int8 levels are uint8 on some processors.
     watched.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
@@ -383,12 +380,6 @@ def _reduced(model: onnx.ModelProto, values: Sequence[str]) -> onnx.ModelProto:
     del slim.graph.input[:]
     slim.graph.input.extend(inputs)
     return slim
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def _feed(session: InferenceSession, values: Tensors) -> dict[str, npt.NDArray[Any]]:

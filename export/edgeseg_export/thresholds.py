@@ -17,5 +17,5 @@ def without_threshold(model: ReferenceModel) -> ReferenceModel | None:
         return None
     config = dataclasses.replace(model.config, **{option: 0.0})
     copy = type(model)(model.name, config)  # as every family's models are made
-    copy.load_state_dict(model.state_dict())
+    copy.load_state_dict(model.state_dict(), assign=True)  # the same parameters, not copies
     return copy.eval()

@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import onnx
+import numpy as np
+import onnx_ir
 import torch
 from torch import Tensor, nn
 
 from edgeseg.models.reference import ReferenceModel
+from edgeseg_export.onnx_model import MIN_BYTES, Array, OnnxModel
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.graphs import MAIN, Graph, TensorSpec
 from edgeseg_runtime.manifest import Manifest
@@ -32,7 +34,7 @@ def trace(
     *,
     taps: Sequence[str] = (),
     dynamic_batch: bool = False,
-) -> onnx.ModelProto:
+) -> OnnxModel:
     """Return a graph of ``model``; edgeseg's operators are nodes without a body yet.
 
     Args:
@@ -67,7 +69,25 @@ def trace(
                 f"torch {torch.__version__} could not export {manifest.name}: {error}"
             ) from error
     assert program is not None
-    return program.model_proto
+    return _without_copies(program.model)
+
+
+def _without_copies(traced: onnx_ir.Model) -> OnnxModel:
+    """Return a model whose large weights are the arrays that the exporter has, often the parameters themselves."""
+    weights: dict[str, Array] = {}
+    for name, value in traced.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < MIN_BYTES:
+            continue
+        weights[name] = np.ascontiguousarray(tensor.numpy())
+        value.const_value = onnx_ir.ExternalTensor(
+            name, None, None, tensor.dtype, shape=onnx_ir.Shape(tensor.shape), name=name
+        )
+    proto = onnx_ir.to_proto(traced)
+    for initializer in proto.graph.initializer:
+        initializer.ClearField("data_location")
+        initializer.ClearField("external_data")
+    return OnnxModel(proto, weights)
 
 
 def stage_names(model: ReferenceModel, manifest: Manifest, name: str = MAIN) -> list[str]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
-import onnx
-from onnx import TensorProto, numpy_helper
+import numpy as np
 from safetensors.numpy import save
 
-MIN_BYTES = 1024
-"""Smaller tensors stay in their graphs."""
-
-Key = tuple[int, tuple[int, ...], bytes]
+from edgeseg_export.onnx_model import Array, OnnxModel
 
 
-def share_weights(graphs: Mapping[str, onnx.ModelProto]) -> bytes | None:
+def share_arrays(models: Iterable[OnnxModel]) -> None:
+    """Let models have one array where each has its own of the same name and content."""
+    known: dict[str, Array] = {}
+    for model in models:
+        for name, value in model.weights.items():
+            first = known.setdefault(name, value)
+            if _is_same(first, value):
+                model.weights[name] = first
+
+
+def share_weights(graphs: Mapping[str, OnnxModel]) -> bytes | None:
     """Take what graphs have in common out of them and return it as a safetensors file, or None.
 
     A tensor is shared by its name, and only where it has the same content in every graph that has one of
@@ -25,26 +30,27 @@ def share_weights(graphs: Mapping[str, onnx.ModelProto]) -> bytes | None:
     Args:
         graphs: complete; changed in place if something is shared.
     """
-    if len(graphs) < 2:
-        return None
-    counts: Counter[str] = Counter()
-    contents: dict[str, set[Key]] = {}
-    tensors: dict[str, list[TensorProto]] = {}
+    holders: dict[str, list[dict[str, Array]]] = defaultdict(list)
     for graph in graphs.values():
-        for tensor in graph.graph.initializer:
-            if len(tensor.raw_data) >= MIN_BYTES:
-                counts[tensor.name] += 1
-                contents.setdefault(tensor.name, set()).add(_key(tensor))
-                tensors.setdefault(tensor.name, []).append(tensor)
-    shared = [name for name, count in counts.items() if count > 1 and len(contents[name]) == 1]
+        for name in graph.weights:
+            holders[name].append(graph.weights)
+    shared = {
+        name: first[name]
+        for name, (first, *others) in holders.items()
+        if others and all(_is_same(first[name], other[name]) for other in others)
+    }
     if not shared:
         return None
-    content = save({name: numpy_helper.to_array(tensors[name][0]) for name in shared})
     for name in shared:
-        for tensor in tensors[name]:
-            tensor.ClearField("raw_data")
-    return content
+        for weights in holders[name]:
+            del weights[name]
+    return save(shared)
 
 
-def _key(tensor: TensorProto) -> Key:
-    return tensor.data_type, tuple(tensor.dims), hashlib.sha256(tensor.raw_data).digest()
+def _is_same(one: Array, other: Array) -> bool:
+    """Tell whether two arrays have the same type, shape and bits."""
+    if one is other:
+        return True
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return np.array_equal(one.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8))

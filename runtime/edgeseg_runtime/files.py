@@ -14,6 +14,9 @@ from typing import IO
 
 from edgeseg_runtime.errors import CorruptArtifact, MissingArtifact, UnsafePath
 
+Content = bytes | Sequence[bytes | memoryview]
+"""Of a file: whole, or in pieces."""
+
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # opening a named pipe must not hang
 
@@ -135,7 +138,7 @@ def read_limited(
     return data
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
+def write_atomic(path: str | os.PathLike[str], data: Content) -> Path:
     """Write a file so that a reader, or a power cut, sees either the old or the new content.
 
     The data goes to a temporary file in the same folder, is flushed to the disk and renamed.
@@ -158,10 +161,10 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> Path:
     return target
 
 
-def write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: Content) -> None:
     """Write a file that does not exist yet, and flush it to the disk."""
     with path.open("xb") as stream:
-        stream.write(data)
+        stream.writelines([data] if isinstance(data, bytes) else data)
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -21,6 +21,7 @@ __all__ = [
     "delimited",
     "fields_between",
     "fields_of",
+    "opening",
     "opset_of",
     "read_varint",
     "text_of",
@@ -118,7 +119,12 @@ def fields_between(data: bytes, start: int, end: int) -> Iterator[Field]:
 
 def delimited(number: int, content: bytes) -> bytes:
     """Return a length-delimited field in its encoding."""
-    return _encoded(number << 3 | LENGTH_DELIMITED) + _encoded(len(content)) + content
+    return opening(number, len(content)) + content
+
+
+def opening(number: int, num_bytes: int) -> bytes:
+    """Return what stands before the content of a length-delimited field."""
+    return _encoded(number << 3 | LENGTH_DELIMITED) + _encoded(num_bytes)
 
 
 def text_of(content: bytes) -> str:

@@ -4,7 +4,6 @@ import json
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 from onnx import numpy_helper
 from precision_cases import SIZE, bright_squares, square_detector, write_square_bundle
@@ -23,8 +22,7 @@ def squares(tmp_path):
 @pytest.fixture
 def bundles(tmp_path):
     """Return a bundle and its copy in which the convolution of `body` has another sign."""
-    broken = onnx.ModelProto()
-    broken.CopyFrom(square_detector())
+    broken = square_detector().copy()
     (weight,) = [t for t in broken.graph.initializer if t.name == "body.weight"]
     weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
     return (

@@ -8,6 +8,7 @@ import pytest
 import edgeseg
 from edgeseg.models import model_manifest
 from edgeseg_export.graph import in_one_graph, trace_graphs, without_stages
+from edgeseg_export.onnx_model import model_from_proto
 from edgeseg_runtime.files import write_atomic
 
 
@@ -34,8 +35,9 @@ def traced(made_once):
 
         def write(path):
             (graph,) = without_stages(trace_graphs(model, manifest), manifest).values()
-            write_atomic(path, graph.SerializeToString())
+            write_atomic(path, graph.encoded())
 
-        return onnx.load(made_once(f"{name}_{image_size}.onnx", write)), manifest
+        graph = onnx.load(made_once(f"{name}_{image_size}.onnx", write))
+        return model_from_proto(graph), manifest
 
     return trace

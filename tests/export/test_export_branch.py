@@ -87,8 +87,8 @@ def test_no_size_in_the_graph_is_a_number_of_boxes(branch):
     operators = {node.op_type for node in plain.graph.node}
     assert operators & {"Shape", "Size", "Range", "ConstantOfShape", "NonZero", "If"} == set()
     complete = complete_graph(plain)
-    check_graph(complete.SerializeToString())
-    (function,) = complete.functions
+    check_graph(complete.to_bytes())
+    (function,) = complete.proto.functions
     assert function.name.startswith("AtlasRoiAlign_Nx")
     assert operators_within(function.node) & {"Shape", "NonZero", "TopK", "If"} == set()
 
@@ -102,7 +102,7 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it(branch):
     model, plain = branch
     inputs = branch_inputs(model)
     graph = complete_graph(plain)
-    onnx.checker.check_model(graph, full_check=True)
+    onnx.checker.check_model(graph.to_proto(), full_check=True)
     full = run_rows(graph, inputs, MAX_ROWS)
     np.testing.assert_allclose(full, expected_of(model, inputs), rtol=0, atol=2e-5)
     for rows in ROWS:
@@ -147,7 +147,7 @@ def test_openvino_takes_any_number_of_rows(branch):
     model, plain = branch
     inputs = branch_inputs(model)
     core = openvino.Core()
-    graph = core.read_model(inline_functions(complete_graph(plain).SerializeToString()))
+    graph = core.read_model(inline_functions(complete_graph(plain).to_bytes()))
     compiled = core.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     expected = expected_of(model, inputs)
     for rows in (1, 31, MAX_ROWS):
@@ -164,7 +164,7 @@ def test_tensorrt_rtx_compiles_a_profile_for_each_number_of_rows(branch):
     builder = trt.Builder(logger)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
-    raw = complete_graph(plain).SerializeToString()
+    raw = complete_graph(plain).to_bytes()
     assert parser.parse(raw), parser.get_error(0).desc()
     config = builder.create_builder_config()
     config.num_compute_capabilities = 1

@@ -234,11 +234,9 @@ def test_a_graph_that_differs_is_written_if_that_is_wanted_and_says_so(light_mod
     ],
 )
 def test_the_first_stage_that_differs_is_named(tiny_model, tapped, weight, stage):
-    broken = onnx.ModelProto()
-    broken.CopyFrom(tapped)
+    broken = tapped.copy()
     (tensor,) = (t for t in broken.graph.initializer if t.name.endswith(weight))
-    array = onnx.numpy_helper.to_array(tensor) * np.float32(1.05)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    broken.weights[tensor.name] = broken.weights[tensor.name] * np.float32(1.05)
     parity = parity_of(tiny_model, broken)
     assert parity.first_stage_outside == stage
     with pytest.raises(ParityError, match=f"{stage} is the first stage outside"):
@@ -248,16 +246,13 @@ def test_the_first_stage_that_differs_is_named(tiny_model, tapped, weight, stage
 def test_a_detection_without_counterpart_is_no_parity(tiny_model, tapped):
     parity = parity_of(tiny_model, tapped)
     parity.check()
-    lossy = onnx.ModelProto()
-    lossy.CopyFrom(tapped)
+    lossy = tapped.copy()
     for node in lossy.graph.node:  # the last third of the detections is lost
         for index, name in enumerate(node.output):
             if name == "scores":
                 node.output[index] = "all_scores"
     is_kept = np.arange(30, dtype=np.float32)[None] < 20
-    lossy.graph.initializer.append(
-        onnx.numpy_helper.from_array(is_kept.astype(np.float32), "is_kept")
-    )
+    lossy.add_initializer("is_kept", is_kept.astype(np.float32))
     lossy.graph.node.append(onnx.helper.make_node("Mul", ["all_scores", "is_kept"], ["scores"]))
     with pytest.raises(ParityError, match=r"\d+ of \d+ detections have no counterpart"):
         parity_of(tiny_model, lossy).check()

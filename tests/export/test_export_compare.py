@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import numpy as np
-import onnx
 import pytest
 from graphs_in_memory import calibrate_one
 from onnx import numpy_helper
@@ -39,8 +38,7 @@ def lowered(model, precision):
 
 def with_changed(model, name, factor):
     """Return a copy in which an initializer is multiplied; integers are rounded and clipped."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = model.copy()
     (tensor,) = [tensor for tensor in copy.graph.initializer if tensor.name == name]
     value = numpy_helper.to_array(tensor)
     changed = value.astype(np.float32) * np.float32(factor)
@@ -187,8 +185,7 @@ def test_another_size_is_one_step_without_nodes():
         dataclasses.replace(spec, shape=(1, 5, *spec.shape[2:]))
         for spec in square_manifest().outputs
     )
-    other = onnx.ModelProto()
-    other.CopyFrom(model)
+    other = model.copy()
     for name, value in (("k", [5]), ("column", [1, 1, 1, 5]), ("row", [1, 5])):
         (tensor,) = [t for t in other.graph.initializer if t.name == name]
         tensor.CopyFrom(numpy_helper.from_array(np.array(value), name))

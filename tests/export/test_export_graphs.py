@@ -40,7 +40,7 @@ def expanded(request, bundle_of):
     else:
         model = edgeseg.create_model(name, **OPTIONS[request.param])
         graphs = trace_graphs(model, in_one_graph(model_manifest(model)))
-        raw = complete_graph(graphs["main"]).SerializeToString()
+        raw = complete_graph(graphs["main"]).to_bytes()
     model = onnx.load_from_string(inline_functions(raw))
     carried = []
     nodes = list(unrolled(model.graph.node, carried))

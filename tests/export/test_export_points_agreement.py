@@ -19,6 +19,7 @@ from edgeseg_export.agreement import (
 )
 from edgeseg_export.compare import Side, compare
 from edgeseg_export.comparison import open_pictures, open_sides
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.sessions import graphs_predictor
 from edgeseg_runtime import Manifest
 
@@ -36,7 +37,7 @@ def sides(request, bundle_of):
     """Return a sound export, and the same with one broken layer."""
     folder = bundle_of(request.param)
     manifest = Manifest.load(folder)
-    sound = onnx.load(folder / "model.onnx")
+    sound = OnnxModel(onnx.load(folder / "model.onnx"))
     broken = with_scaled_weights(sound, BROKEN[request.param], 1.5)
     return (
         Side(name="sound", manifest=manifest, graphs={"main": sound}),
@@ -55,8 +56,7 @@ def report(sides, pictures):
 
 
 def with_scaled_weights(model, name, factor):
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = model.copy()
     (node,) = [node for node in copy.graph.node if node.name == name]
     (weight,) = [tensor for tensor in copy.graph.initializer if tensor.name == node.input[1]]
     value = numpy_helper.to_array(weight) * np.float32(factor)

@@ -20,6 +20,7 @@ from edgeseg_export import lower
 from edgeseg_export.agreement import ParityError, check_agreement
 from edgeseg_export.calibration import METHODS, calibrate
 from edgeseg_export.graph import complete_graph, in_one_graph
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.half import LARGEST
 from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 from edgeseg_export.precision import assign, convert, values_needed
@@ -73,7 +74,7 @@ def run(graph, inputs, *, optimized=None, is_literal=False):
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    content = graph if isinstance(graph, bytes) else graph.SerializeToString()
+    content = graph if isinstance(graph, bytes) else graph.to_bytes()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return session.run(None, inputs)
 
@@ -102,7 +103,7 @@ def test_weights_have_a_scale_for_each_output_channel(lowered):
 def test_every_chosen_convolution_runs_in_int8(lowered, inputs, tmp_path):
     graph, assignment = lowered["int8"]
     run(
-        bytes_for_cpu(graph.SerializeToString(), machine="x86_64"),
+        bytes_for_cpu(graph.to_bytes(), machine="x86_64"),
         inputs,
         optimized=tmp_path / "o.onnx",
     )
@@ -122,7 +123,7 @@ def test_other_zero_points_give_the_same_results(plain, manifest, pictures, inpu
     needed = values_needed(plain, assignment)
     found = calibrate_one(complete_graph(plain), manifest, pictures, needed)
     wide = {name: 2 * magnitude for name, magnitude in found.items()}
-    content = complete_graph(convert(plain, assignment, wide)).SerializeToString()
+    content = complete_graph(convert(plain, assignment, wide)).to_bytes()
     changed = bytes_for_cpu(content, machine=machine)
     assert changed != content
     assert len(changed) == len(content)
@@ -133,7 +134,7 @@ def test_other_zero_points_give_the_same_results(plain, manifest, pictures, inpu
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_a_graph_without_int8_stays_as_it_is(plain, machine):
-    content = plain.SerializeToString()
+    content = plain.to_bytes()
     assert bytes_for_cpu(content, machine=machine) == content
 
 
@@ -151,7 +152,7 @@ def test_a_relu_between_two_readers_is_a_step_of_its_own():
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
     opset = helper.make_opsetid("", 20)
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+    model = OnnxModel(helper.make_model(graph, opset_imports=[opset], ir_version=10))
     chosen = int8_nodes(model, {node.name for node in nodes})
     assert values_to_calibrate(model, chosen) == ["x", "a", "b", "d", "y"]
     quantize(model, chosen, dict.fromkeys("xabdy", 12.7))
@@ -170,7 +171,7 @@ def test_a_relu_between_two_readers_is_a_step_of_its_own():
     }
     x = np.array([-3, -0.5, 0, 4], np.float32).reshape(shape)
     for machine in ("x86_64", "aarch64"):
-        content = bytes_for_cpu(model.SerializeToString(), machine=machine)
+        content = bytes_for_cpu(model.to_bytes(), machine=machine)
         (y,) = run(content, {"x": x})
         np.testing.assert_allclose(y.ravel(), [0, 0, 0, 8], atol=0.05)
 
@@ -224,7 +225,7 @@ def test_offsets_are_found_in_float32(name, precision):
     weight = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w")
     infos = [helper.make_tensor_value_info(v, TensorProto.FLOAT, [1, 1, 1, 1]) for v in "xya"]
     graph = helper.make_graph(nodes, "g", infos[:1], infos[1:2], [weight], value_info=infos[2:])
-    assigned = assign(helper.make_model(graph), get_spec(name).precision, precision)
+    assigned = assign(OnnxModel(helper.make_model(graph)), get_spec(name).precision, precision)
     assert list(assigned) == ["backbone.0/Conv"]
 
 
@@ -257,8 +258,7 @@ def test_only_the_offsets_of_a_deformable_convolution_stay_in_float32(small):
 
 def watched(graph, values):
     """Return a copy of a graph whose outputs are some of its values."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
+    copy = graph.copy()
     infos = {info.name: info for info in copy.graph.value_info}
     del copy.graph.output[:]
     copy.graph.output.extend(infos[value] for value in values)
@@ -321,7 +321,7 @@ def chain(*, first, second=1.0):
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
     opset = helper.make_opsetid("", 20)
     model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
-    return onnx.shape_inference.infer_shapes(model)
+    return OnnxModel(onnx.shape_inference.infer_shapes(model))
 
 
 @pytest.mark.parametrize(
@@ -341,20 +341,20 @@ def test_what_exceeds_float16_is_neither_read_nor_written_in_it(weights, x, num_
     assignment = assign(model, PrecisionRecipe(half=("m",)), "fp16")
     values = values_needed(model, assignment)
     assert values == ["x", "a", "b", "y"]
-    reference = ReferenceEvaluator(watched(model, ["a", "b"]))
+    reference = ReferenceEvaluator(watched(model, ["a", "b"]).to_proto())
     a, b = reference.run(None, {"x": x})
-    (y,) = ReferenceEvaluator(model).run(None, {"x": x})
+    (y,) = ReferenceEvaluator(model.to_proto()).run(None, {"x": x})
     magnitudes = {
         name: float(np.abs(value).max()) for name, value in {"x": x, "a": a, "b": b, "y": y}.items()
     }
     half = convert(model, assignment, magnitudes)
-    onnx.checker.check_model(half, full_check=True)
+    onnx.checker.check_model(half.to_proto(), full_check=True)
     types = {
         tensor.name for tensor in half.graph.initializer if tensor.data_type == TensorProto.FLOAT16
     }
     relu = [node for node in half.graph.node if node.op_type == "Relu"]
     assert len(types) + relu[0].input[0].endswith("_half") == num_in_half
-    (found,) = ReferenceEvaluator(half).run(None, {"x": x})
+    (found,) = ReferenceEvaluator(half.to_proto()).run(None, {"x": x})
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found, y, rtol=2e-3)
 
@@ -411,7 +411,7 @@ def test_what_lies_between_int8_and_float_stays_float():
     weight = numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "w")
     graph = helper.make_graph(nodes, "g", [], [], [weight])
     chosen = {node.name for node in nodes}
-    assert int8_nodes(helper.make_model(graph), chosen) == ["m/Conv", "m/Relu"]
+    assert int8_nodes(OnnxModel(helper.make_model(graph)), chosen) == ["m/Conv", "m/Relu"]
 
 
 IDENTITY_SIZE = 64
@@ -441,7 +441,7 @@ def identity():
         [helper.make_tensor_value_info("levels", TensorProto.FLOAT, [1, size, size, 3])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    return model, manifest
+    return OnnxModel(model), manifest
 
 
 @pytest.mark.parametrize("num_outliers", [0, 1, 3])

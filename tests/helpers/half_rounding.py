@@ -19,7 +19,7 @@ def rounding_session(model):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = _with_stops(model).SerializeToString()
+    content = _with_stops(model).to_bytes()
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
@@ -30,8 +30,7 @@ def rounding_predictor(model, manifest):
 
 
 def _with_stops(model):
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = model.copy()
     halves = {
         info.name
         for info in copy.graph.value_info

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec, one_graph
 
 SIZE, CELL, K = 64, 8, 6
@@ -94,7 +95,7 @@ def square_detector(*, outlier=0.0):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     model = onnx.shape_inference.infer_shapes(model)
     onnx.checker.check_model(model)
-    return model
+    return OnnxModel(model)
 
 
 def square_manifest(**changes):
@@ -121,7 +122,7 @@ def square_manifest(**changes):
 def write_square_bundle(folder, model, **changes):
     """Write a bundle around a graph and return its folder."""
     folder.mkdir(parents=True)
-    content = model.SerializeToString()
+    content = model.to_bytes()
     (folder / "model.onnx").write_bytes(content)
     artifact = Artifact(
         file="model.onnx", sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import onnx
 
+from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.trace import ExportError
 
-Pass = Callable[[onnx.ModelProto], onnx.ModelProto]
+Pass = Callable[[OnnxModel], OnnxModel]
 
 
-def apply(model: onnx.ModelProto, passes: Sequence[Pass]) -> onnx.ModelProto:
+def without_weights(step: Callable[[onnx.ModelProto], onnx.ModelProto]) -> Pass:
+    """Return a pass from a function that looks at no large weights."""
+
+    @functools.wraps(step)
+    def changed(model: OnnxModel) -> OnnxModel:
+        return OnnxModel(step(model.proto), model.weights)
+
+    return changed
+
+
+def apply(model: OnnxModel, passes: Sequence[Pass]) -> OnnxModel:
     """Return ``model`` after all ``passes``, in their order.
 
     Raises:

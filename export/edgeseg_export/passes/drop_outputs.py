@@ -6,14 +6,15 @@ from collections.abc import Collection, Iterable
 
 import onnx
 
+from edgeseg_export.onnx_model import OnnxModel
 
-def drop_outputs(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelProto:
+
+def drop_outputs(model: OnnxModel, keep: Collection[str]) -> OnnxModel:
     """Return a copy of ``model`` whose graph has only the outputs ``keep`` and what they need.
 
     The nodes that stay are unchanged. (TensorRT would leave out the others; ONNX Runtime runs them.)
     """
-    slim = onnx.ModelProto()
-    slim.CopyFrom(model)
+    slim = model.copy()
     outputs = [output for output in model.graph.output if output.name in keep]
     taps = [output for output in model.graph.output if output.name not in keep]
     del slim.graph.output[:]
@@ -28,9 +29,7 @@ def drop_outputs(model: onnx.ModelProto, keep: Collection[str]) -> onnx.ModelPro
     del slim.graph.node[:]
     slim.graph.node.extend(kept)
     slim.graph.value_info.extend(tap for tap in taps if tap.name in needed)
-    weights = [tensor for tensor in slim.graph.initializer if tensor.name in needed]
-    del slim.graph.initializer[:]
-    slim.graph.initializer.extend(weights)
+    slim.keep_initializers(needed)
     return slim
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+
+from edgeseg_export.onnx_model import OnnxModel
 
 FOLDED = frozenset({"Concat", "Gather", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that only rearrange: the result is no larger than the inputs."""
 
 
-def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+def fold_constants(model: OnnxModel) -> OnnxModel:
     """Return the model with rearranged weights in the place of rearranging nodes."""
     graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
+    constants = {tensor.name: model.array(tensor) for tensor in graph.initializer}
     outputs = {output.name for output in graph.output}
     kept = []
     for node in graph.node:
@@ -27,17 +27,16 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         ):
             kept.append(node)
             continue
-        values = {name: numpy_helper.to_array(constants[name]) for name in node.input}
         run = ReferenceEvaluator(node, opsets={"": _opset(model)}).run
-        (result,) = list(run(None, values))
-        constants[node.output[0]] = numpy_helper.from_array(np.asarray(result), node.output[0])
+        (result,) = list(run(None, {name: constants[name] for name in node.input}))
+        constants[node.output[0]] = np.asarray(result)
+        model.add_initializer(node.output[0], constants[node.output[0]])
     used = {name for node in kept for name in node.input} | outputs
     del graph.node[:]
     graph.node.extend(kept)
-    del graph.initializer[:]
-    graph.initializer.extend(tensor for name, tensor in constants.items() if name in used)
+    model.keep_initializers(used)
     return model
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return next(entry.version for entry in model.opset_import if not entry.domain)
+def _opset(model: OnnxModel) -> int:
+    return next(entry.version for entry in model.proto.opset_import if not entry.domain)

@@ -6,12 +6,14 @@ from collections import Counter
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
+
+from edgeseg_export.onnx_model import Array, OnnxModel
 
 FOLDED = ("edgeseg", "DeformConv2d")
 
 
-def fold_norms(model: onnx.ModelProto) -> onnx.ModelProto:
+def fold_norms(model: OnnxModel) -> OnnxModel:
     """Return the model without batch normalisations whose input is a DeformConv2d of constant weights.
 
     A convolution that something else reads too keeps its normalisation.
@@ -29,29 +31,20 @@ def fold_norms(model: onnx.ModelProto) -> onnx.ModelProto:
         weights = [conv.input[2], *conv.input[3:4], *norm.input[1:]]
         if not all(name in constants for name in weights if name):
             continue
-        _fold(
-            graph,
-            conv,
-            norm,
-            {name: numpy_helper.to_array(constants[name]) for name in weights if name},
-        )
+        values = {name: model.array(constants[name]) for name in weights if name}
+        _fold(model, conv, norm, values)
         conv.output[0] = norm.output[0]
         removed.add(id(norm))
     kept = [node for node in graph.node if id(node) not in removed]
     used = {name for node in kept for name in node.input} | {output.name for output in graph.output}
-    initializers = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:]
     graph.node.extend(kept)
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)
+    model.keep_initializers(used)
     return model
 
 
 def _fold(
-    graph: onnx.GraphProto,
-    conv: onnx.NodeProto,
-    norm: onnx.NodeProto,
-    values: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]],
+    model: OnnxModel, conv: onnx.NodeProto, norm: onnx.NodeProto, values: dict[str, Array]
 ) -> None:
     """Give the convolution weights and a bias that compute both, in double precision."""
     scale, shift, mean, variance = (values[name].astype(np.float64) for name in norm.input[1:])
@@ -65,7 +58,7 @@ def _fold(
         f"{norm.output[0]}.bias": (bias - mean) * factor + shift,
     }
     for position, (name, value) in enumerate(folded.items(), 2):
-        graph.initializer.append(numpy_helper.from_array(value.astype(weight.dtype), name))
+        model.add_initializer(name, value.astype(weight.dtype))
         if position < len(conv.input):
             conv.input[position] = name
         else:

@@ -9,7 +9,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
+
+from edgeseg_export.onnx_model import Array, OnnxModel
 
 HALF_INPUTS: dict[str, tuple[int, ...] | None] = {
     "Add": None,
@@ -43,7 +45,7 @@ LARGEST = 1e4
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-def half_nodes(model: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
+def half_nodes(model: OnnxModel, chosen: Collection[str]) -> list[str]:
     """Return the names of the nodes among ``chosen`` that can compute in float16, in the graph's order."""
     floats = _float_values(model.graph)
     return [
@@ -56,7 +58,7 @@ def half_nodes(model: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
     ]
 
 
-def values_in_half(model: onnx.ModelProto, nodes: Collection[str]) -> list[str]:
+def values_in_half(model: OnnxModel, nodes: Collection[str]) -> list[str]:
     """Return the activations that float16 must hold if ``nodes`` compute in it, in the graph's order."""
     weights = {tensor.name for tensor in model.graph.initializer}
     values = (v for node in model.graph.node if node.name in nodes for v in _values(node))
@@ -64,7 +66,7 @@ def values_in_half(model: onnx.ModelProto, nodes: Collection[str]) -> list[str]:
 
 
 def nodes_that_fit(
-    model: onnx.ModelProto, nodes: Collection[str], magnitudes: Mapping[str, float]
+    model: OnnxModel, nodes: Collection[str], magnitudes: Mapping[str, float]
 ) -> list[str]:
     """Return those of ``nodes`` whose activations and weights float16 holds, in the graph's order.
 
@@ -73,7 +75,8 @@ def nodes_that_fit(
         nodes: from :func:`half_nodes`.
         magnitudes: of all :func:`values_in_half`.
     """
-    too_large = {tensor.name for tensor in model.graph.initializer if _overflows(tensor)}
+    weights = {tensor.name: model.array(tensor) for tensor in model.graph.initializer}
+    too_large = {name for name, value in weights.items() if _overflows(value)}
     return [
         node.name
         for node in model.graph.node
@@ -83,7 +86,7 @@ def nodes_that_fit(
     ]
 
 
-def to_half(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
+def to_half(model: OnnxModel, nodes: Collection[str]) -> OnnxModel:
     """Return the model with ``nodes`` in float16 and casts where the precision changes.
 
     Args:
@@ -111,8 +114,7 @@ def to_half(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
                 continue
             made.add(half)
             if name in weights:
-                values = numpy_helper.to_array(weights[name]).astype(np.float16)
-                graph.initializer.append(numpy_helper.from_array(values, half))
+                model.add_initializer(half, model.array(weights[name]).astype(np.float16))
                 continue
             kept.append(helper.make_node("Cast", [name], [half], name=f"{half}/Cast", to=_HALF))
             _note_half(graph, infos.get(name), half)
@@ -128,9 +130,7 @@ def to_half(model: onnx.ModelProto, nodes: Collection[str]) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(kept)
     used = {name for node in graph.node for name in node.input}
-    weights_kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(weights_kept)
+    model.keep_initializers(used)
     known = used | {name for node in graph.node for name in node.output}
     infos_kept = [info for info in graph.value_info if info.name in known]
     del graph.value_info[:]
@@ -151,11 +151,11 @@ def _values(node: NodeProto) -> list[str]:
     return [*(node.input[i] for i in _half_inputs(node)), *node.output]
 
 
-def _overflows(tensor: TensorProto) -> bool:
+def _overflows(weight: Array) -> bool:
     """Tell whether a weight has values that float16 cannot hold."""
-    if tensor.data_type != _FLOAT:
+    if weight.dtype != np.float32:
         return False
-    largest = np.abs(numpy_helper.to_array(tensor)).max(initial=0)
+    largest = np.abs(weight).max(initial=0)
     return not largest <= np.finfo(np.float16).max  # nor can it be compared if it is NaN
 
 

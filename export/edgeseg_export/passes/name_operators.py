@@ -8,13 +8,15 @@ from collections.abc import Mapping
 
 import onnx
 
+from edgeseg_export.onnx_model import OnnxModel
+
 SCOPES = "pkg.torch.onnx.name_scopes"
 ROOT = "model."
 """What the traced wrapper calls the reference model."""
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
-def name_operators(model: onnx.ModelProto) -> onnx.ModelProto:
+def name_operators(model: OnnxModel) -> OnnxModel:
     """Return the model with nodes called "<module>/<operator>", such as "backbone.stem.conv/Conv".
 
     Later nodes of the same name carry a number. Must run before the exporter's notes are stripped.

@@ -16,8 +16,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
+from edgeseg_export.onnx_model import Array, OnnxModel
 from edgeseg_runtime.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT
 
 LEVELS = 127
@@ -31,7 +32,7 @@ CLEARED = frozenset(WEIGHT_AXES) | {"Add"}
 INT8_OPERATORS = frozenset(WEIGHT_AXES) | ON_SCALE_OF_INPUT | JOINING
 
 
-def int8_nodes(model: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
+def int8_nodes(model: OnnxModel, chosen: Collection[str]) -> list[str]:
     """Return the names of the nodes among ``chosen`` that can compute in int8, in the graph's order.
 
     Those with weights always can; the others only between them, where their inputs are int8 already.
@@ -52,7 +53,7 @@ def int8_nodes(model: onnx.ModelProto, chosen: Collection[str]) -> list[str]:
     return found
 
 
-def values_to_calibrate(model: onnx.ModelProto, nodes: Collection[str]) -> list[str]:
+def values_to_calibrate(model: OnnxModel, nodes: Collection[str]) -> list[str]:
     """Return the activations whose range :func:`quantize` must know, in the graph's order."""
     values: dict[str, None] = {}
     for node in model.graph.node:
@@ -62,9 +63,7 @@ def values_to_calibrate(model: onnx.ModelProto, nodes: Collection[str]) -> list[
     return [value for value in values if value not in cleared]
 
 
-def quantize(
-    model: onnx.ModelProto, nodes: Collection[str], largest: Mapping[str, float]
-) -> onnx.ModelProto:
+def quantize(model: OnnxModel, nodes: Collection[str], largest: Mapping[str, float]) -> OnnxModel:
     """Return the model with ``nodes`` in int8.
 
     Args:
@@ -78,8 +77,8 @@ def quantize(
     graph = model.graph
     cleared = _cleared_values(graph, nodes)
     scales = _scales(graph, nodes, largest, cleared)
-    activations = _Activations(graph, scales, _nonnegative_values(graph, nodes, cleared))
-    weights = _Weights(graph)
+    activations = _Activations(model, scales, _nonnegative_values(graph, nodes, cleared))
+    weights = _Weights(model)
     kept = [activations.quantizer(value.name) for value in graph.input if value.name in scales]
     is_int8_only: set[str] = set()  # values that a fused kernel never has in float
     for node in graph.node:
@@ -109,11 +108,12 @@ class _Activations:
     """The activations of a graph that become int8, each with a scale and one of two zero points."""
 
     def __init__(
-        self, graph: onnx.GraphProto, scales: Mapping[str, float], nonnegative: Collection[str]
+        self, model: OnnxModel, scales: Mapping[str, float], nonnegative: Collection[str]
     ) -> None:
-        self.graph = graph
+        self.model = model
         self.scales = scales
         self.nonnegative = nonnegative
+        graph = model.graph
         self.infos = {info.name: info for info in (*graph.value_info, *graph.input, *graph.output)}
         self.dequantized: set[str] = set()
 
@@ -132,7 +132,7 @@ class _Activations:
             return []
         self.dequantized.add(reader)
         if name in self.infos:  # edgeseg's operators must know types and shapes
-            self.graph.value_info.append(_renamed(self.infos[name], reader))
+            self.model.graph.value_info.append(_renamed(self.infos[name], reader))
         return [
             helper.make_node(
                 "DequantizeLinear",
@@ -148,9 +148,8 @@ class _Activations:
         tensors |= {
             f"{name}_scale": np.array(scale, np.float32) for name, scale in self.scales.items()
         }
-        self.graph.initializer.extend(
-            numpy_helper.from_array(value, name) for name, value in tensors.items()
-        )
+        for name, value in tensors.items():
+            self.model.add_initializer(name, value)
 
     def _zero_point(self, name: str) -> str:
         return NONNEGATIVE_ZERO_POINT if name in self.nonnegative else ZERO_POINT
@@ -163,9 +162,9 @@ class _Weights:
     (`edgeseg_runtime.quantized.prepare_for_cpu`) it does so once for each reader, under one name.
     """
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+    def __init__(self, model: OnnxModel) -> None:
+        self.model = model
+        self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self.num_readers: Counter[str] = Counter()
 
     def quantize(self, node: NodeProto) -> NodeProto:
@@ -173,11 +172,14 @@ class _Weights:
         shared, axis = node.input[1], WEIGHT_AXES[node.op_type]
         name = f"{shared}.{self.num_readers[shared]}" if shared in self.num_readers else shared
         self.num_readers[shared] += 1
-        self.graph.initializer.extend(_int8_weight(self.tensors[shared], name, axis))
+        weight = self.model.array(self.tensors[shared]).astype(np.float32, copy=False)
+        names = (f"{name}_quantized", f"{name}_scale", f"{name}_zero")
+        for part, value in zip(names, _int8_weight(weight, axis), strict=True):
+            self.model.add_initializer(part, value)
         node.input[1] = f"{node.name}.weight"
         return helper.make_node(
             "DequantizeLinear",
-            [f"{name}_quantized", f"{name}_scale", f"{name}_zero"],
+            list(names),
             [node.input[1]],
             name=f"{node.input[1]}/DequantizeLinear",
             axis=axis,
@@ -185,10 +187,9 @@ class _Weights:
 
     def finish(self) -> None:
         """Drop the float weights that nobody reads any more."""
-        used = {name for node in self.graph.node for name in node.input}
-        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        self.model.keep_initializers(
+            {name for node in self.model.graph.node for name in node.input}
+        )
 
 
 def _cleared_values(graph: onnx.GraphProto, nodes: Collection[str]) -> set[str]:
@@ -275,18 +276,11 @@ def _renamed(info: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
     return copy
 
 
-def _int8_weight(
-    tensor: TensorProto, name: str, axis: int
-) -> tuple[TensorProto, TensorProto, TensorProto]:
-    """Return levels, scales and zero points of a weight, one scale for each index of the axis."""
-    weight = numpy_helper.to_array(tensor).astype(np.float32)
+def _int8_weight(weight: Array, axis: int) -> tuple[Array, Array, Array]:
+    """Return levels, scales and zero points of a float32 weight, one scale for each index of the axis."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     magnitudes = np.abs(weight).max(axis=others)
     scales = np.where(magnitudes > 0, magnitudes, 1).astype(np.float32) / np.float32(LEVELS)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     levels = np.clip(np.rint(weight / scales.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
-    return (
-        numpy_helper.from_array(levels, f"{name}_quantized"),
-        numpy_helper.from_array(scales, f"{name}_scale"),
-        numpy_helper.from_array(np.zeros(len(scales), np.int8), f"{name}_zero"),
-    )
+    return levels, scales, np.zeros(len(scales), np.int8)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import onnx
+from edgeseg_export.onnx_model import OnnxModel
 
 
-def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+def strip_metadata(model: OnnxModel) -> OnnxModel:
     """Return the model without stack traces, paths and scopes on graph, nodes and values."""
     graph = model.graph
-    del model.metadata_props[:]
+    del model.proto.metadata_props[:]
     del graph.metadata_props[:]
-    graph.doc_string = model.doc_string = ""
+    graph.doc_string = model.proto.doc_string = ""
     for item in (
         *graph.node,
         *graph.input,
