@@ -38,6 +38,9 @@ def cpu_session(model: OnnxModel, *, keeps_order: bool = False) -> InferenceSess
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = (
+        False  # several sessions take turns: none keeps what it has freed
+    )
     values = {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
         for name, value in model.weights.items()
