@@ -12,6 +12,7 @@ from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_runtime.backends import State, Tensors
 from edgeseg_runtime.backends.state import KeptTensors, first_rows
 from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.libraries import import_library
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.quantized import prepare_for_cpu
@@ -34,13 +35,11 @@ def cpu_session(model: OnnxModel, *, keeps_order: bool = False) -> InferenceSess
         keeps_order: read the weights of convolutions in place, instead of a copy in the order that the
             processor likes best. It is slower, and needs no memory for them.
     """
-    import onnxruntime
-
+    onnxruntime = import_library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.enable_cpu_mem_arena = (
-        False  # several sessions take turns: none keeps what it has freed
-    )
+    # Several sessions take turns: none keeps what it has freed.
+    options.enable_cpu_mem_arena = False
     values = {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
         for name, value in model.weights.items()
@@ -51,7 +50,10 @@ def cpu_session(model: OnnxModel, *, keeps_order: bool = False) -> InferenceSess
         for name in _convolved(model) & values.keys():
             options.add_initializer(name, values[name])
     content = prepare_for_cpu(model.described().SerializeToString(), options)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session: InferenceSession = onnxruntime.InferenceSession(
+        content, options, providers=["CPUExecutionProvider"]
+    )
+    return session
 
 
 def _convolved(model: OnnxModel) -> set[str]:
