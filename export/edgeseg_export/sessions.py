@@ -84,6 +84,7 @@ class GraphBackend:
         open_session: Callable[[OnnxModel], Any] = cpu_session,
     ) -> None:
         self._graphs = manifest.graphs
+        self._models = dict(graphs)  # an engine may read their weights in place
         self._sessions = {name: open_session(graph) for name, graph in graphs.items()}
 
     def run(
