@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgeseg_bench.environment import read_environment
 from edgeseg_bench.memory import peak_rss_bytes
+from edgeseg_runtime.environment import read_environment
 from edgeseg_runtime.files import write_atomic
 
 MODELS = (

@@ -116,7 +116,7 @@ class OnnxModel:
             content = opening(_TENSOR_RAW_DATA, value.nbytes)
             size = len(described) + len(content) + value.nbytes
             yield opening(_GRAPH_INITIALIZER, size) + described + content
-            yield memoryview(value.reshape(-1).view(np.uint8))
+            yield value.reshape(-1).view(np.uint8).data
 
 
 def model_from_proto(proto: onnx.ModelProto) -> OnnxModel:

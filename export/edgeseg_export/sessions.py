@@ -38,6 +38,8 @@ def cpu_session(model: OnnxModel, *, keeps_order: bool = False) -> InferenceSess
     onnxruntime = import_library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Several sessions take turns: none keeps what it has freed.
+    options.enable_cpu_mem_arena = False
     values = {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
         for name, value in model.weights.items()
@@ -82,6 +84,7 @@ class GraphBackend:
         open_session: Callable[[OnnxModel], Any] = cpu_session,
     ) -> None:
         self._graphs = manifest.graphs
+        self._models = dict(graphs)  # an engine may read their weights in place
         self._sessions = {name: open_session(graph) for name, graph in graphs.items()}
 
     def run(

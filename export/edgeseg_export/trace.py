@@ -81,7 +81,7 @@ def _without_copies(traced: onnx_ir.Model) -> OnnxModel:
             continue
         weights[name] = np.ascontiguousarray(tensor.numpy())
         value.const_value = onnx_ir.ExternalTensor(
-            name, None, None, tensor.dtype, shape=onnx_ir.Shape(tensor.shape), name=name
+            name, None, None, tensor.dtype, shape=onnx_ir.Shape(tensor.shape.numpy()), name=name
         )
     proto = onnx_ir.to_proto(traced)
     for initializer in proto.graph.initializer:

@@ -16,14 +16,14 @@ WEIGHTS = {
     "w": LARGE,
     "half": LARGE.astype(np.float16),
     "truths": LARGE > 3,
-    "small": np.ones(3, np.float32),
+    "one": np.ones(1, np.float32),
 }
 
 
 @pytest.fixture
 def proto():
-    nodes = [node("MatMul", ["x", "w"], ["y"]), node("Add", ["x", "small"], ["z"])]
-    return model_of(nodes, WEIGHTS, x=(1, [1, 32]))
+    nodes = [node("MatMul", ["x", "w"], ["y"]), node("Add", ["x", "one"], ["z"])]
+    return model_of(nodes, WEIGHTS, x=(1, [1, 32]), y=(1, [1, 32]))
 
 
 def test_the_encoded_model_is_the_protobuf_s(proto):

@@ -7,6 +7,7 @@ from constant_bundle import constant_graph
 from fake_model import task_manifest
 
 from edgeseg.models.reference import Candidates, ReferenceModel
+from edgeseg_export.onnx_model import model_from_proto
 from edgeseg_export.parity import measure_parity
 
 ROWS = {
@@ -61,8 +62,8 @@ def compare(task, reference, candidate, *, score_threshold=0.0, candidates=None)
     rounding = {"resize": "stretch", "rounding": "floor"}
     return measure_parity(
         ReferenceOfArrays(reference, score_threshold, candidates),
-        {"main": constant_graph(candidate)},
-        {"main": constant_graph(candidate)},
+        {"main": model_from_proto(constant_graph(candidate))},
+        {"main": model_from_proto(constant_graph(candidate))},
         task_manifest(task, shapes, preprocess=rounding),
         PICTURES,
         data="grey",

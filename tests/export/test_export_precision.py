@@ -80,8 +80,9 @@ def run(graph, inputs, *, optimized=None, is_literal=False):
 
 
 def test_every_zero_point_is_an_int8_zero(lowered):
-    graph = lowered["int8"][0].graph
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    model = lowered["int8"][0]
+    graph = model.graph
+    values = {tensor.name: model.array(tensor) for tensor in graph.initializer}
     quantizers = [n for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert quantizers
     for node in quantizers:

@@ -111,6 +111,7 @@ class OrtBackend(Unpicklable):
                 session = onnxruntime.InferenceSession(
                     onnx, sess_options=options, providers=list(chosen)
                 )
+            _forget_bytes(session)
             num_nodes = _num_nodes_by_provider(session)
             _check_provider(
                 chosen[0], session.get_providers(), num_nodes, is_choice=providers != "auto"
@@ -278,6 +279,16 @@ def _session_options(
     if hasattr(onnxruntime.InferenceSession, _GET_ASSIGNMENT):
         options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
     return options
+
+
+def _forget_bytes(session: Any) -> None:
+    """Let go of the encoded model, which a session keeps for as long as it lives.
+
+    It would open it again on the CPU if a provider fails in the middle; that is an error here.
+    """
+    session.disable_fallback()
+    if hasattr(session, "_model_bytes"):
+        session._model_bytes = None
 
 
 def _num_nodes_by_provider(session: Any) -> dict[str, int]:
