@@ -21,6 +21,11 @@ from edgeseg_bench.metrics.coco import Scores, coco_ap
 from edgeseg_bench.metrics.faces import gender_accuracy, landmark_nme, mesh_nme
 from edgeseg_bench.metrics.keypoints import NUM_JOINTS, head_size, pckh
 from edgeseg_bench.metrics.landmarks import OUTER_EYE_CORNERS, landmark_scores, points_label
+from edgeseg_bench.metrics.panoptic import (
+    agreement_of_segments,
+    panoptic_scores,
+    video_panoptic_scores,
+)
 from edgeseg_bench.metrics.placed_points import agreement_of_points
 from edgeseg_bench.metrics.wider import wider_ap
 from edgeseg_runtime.image import Image
@@ -55,6 +60,8 @@ BOXES = Comparison(kind="bbox", noun="box", measure=agreement_ap)
 MASKS = Comparison(kind="segm", noun="mask", measure=agreement_ap)
 KEYPOINTS = Comparison(kind="keypoints", noun="key-point", measure=agreement_ap)
 POINTS = Comparison(kind="points", noun="point", measure=agreement_of_points, counts_all=True)
+SEGMENTS = Comparison(kind="pq", noun="segment", measure=agreement_of_segments)
+TUBES = Comparison(kind="vpq", noun="tube", measure=agreement_of_segments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +224,26 @@ METRICS: tuple[Metric, ...] = (
         has_label=_has("mesh"),
         leaves_out=True,
         score=mesh_nme,
+    ),
+    Metric(
+        name="panoptic",
+        columns={"PQ": "PQ", "PQth": "PQ things", "PQst": "PQ stuff"},
+        data="panoptic",
+        tasks=("panoptic",),
+        outputs=("semantic_logits",),
+        agreement={"panoptic": SEGMENTS},
+        has_label=_has("isthing"),
+        score=panoptic_scores,
+    ),
+    Metric(
+        name="video",
+        columns={"VPQ": "VPQ"},
+        data="clips",
+        tasks=("panoptic",),
+        outputs=("embeddings",),
+        agreement={"panoptic": TUBES},
+        has_label=_has("isthing"),
+        score=video_panoptic_scores,
     ),
 )
 """Where a model fits several, those of its own kind of data stand last."""

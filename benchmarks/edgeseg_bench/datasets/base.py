@@ -28,12 +28,14 @@ class Sample:
         image_id: COCO image id, unique in the data set.
         file_name: name of the picture's file, relative to the folder of the pictures.
         annotations: COCO annotations; boxes are x, y, width, height in pixels of `image`.
+        video_id: of the clip that the picture is a frame of; None for a picture alone.
     """
 
     image: npt.NDArray[np.uint8]
     image_id: int
     file_name: str
     annotations: tuple[Annotation, ...]
+    video_id: int | None = None
 
     @property
     def height(self) -> int:
@@ -84,9 +86,10 @@ def coco_from_parts(
 
 def coco_image(sample: Sample) -> dict[str, Any]:
     """Return the COCO image entry of a sample."""
-    return {
+    entry = {
         "id": sample.image_id,
         "file_name": sample.file_name,
         "height": sample.height,
         "width": sample.width,
     }
+    return entry if sample.video_id is None else {**entry, "video_id": sample.video_id}
