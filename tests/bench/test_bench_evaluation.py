@@ -126,7 +126,7 @@ def test_a_model_of_whole_pictures_is_asked_once_for_each(name):
     assert seen.image.shape == dataset[0].image.shape
 
 
-@pytest.mark.parametrize("kind", ["instances", "faces", "person_keypoints"])
+@pytest.mark.parametrize("kind", ["instances", "faces", "person_keypoints", "panoptic", "clips"])
 def test_the_built_in_labels_have_what_their_models_are_measured_on(kind):
     truth = open_dataset("shapes", kind=kind, limit=2).coco()
     for name, manifest in MANIFESTS.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.datasets.segment_files import annotations_of
 from edgeseg_bench.metrics.panoptic import (
     SegmentLabel,
@@ -175,6 +176,15 @@ def test_a_window_is_one_tall_picture(name):
             )
     assert scores["VPQ"] == pytest.approx(np.mean(list(windows.values())))
     assert scores["VPQ2"] != pytest.approx(scores["VPQ1"], abs=1e-3)
+
+
+def test_a_window_of_one_frame_is_a_picture():
+    truth = open_dataset("shapes", kind="clips", limit=3).coco()
+    results = [{**a, "image_id": 1 + a["image_id"] % 3} for a in truth["annotations"]]
+    scores, expected = video_panoptic_scores(truth, results), panoptic_scores(truth, results)
+    assert 0 < scores["VPQ1"] < 1
+    assert scores["VPQ1"] == pytest.approx(expected["PQ"], abs=1e-12)
+    assert scores["VPQ1th"] == pytest.approx(expected["PQth"], abs=1e-12)
 
 
 def test_equal_clips_are_perfect_and_lost_identities_cost_only_longer_windows():
