@@ -317,10 +317,10 @@ def settle_segments(
     found_labels: list[int] = []
     instances: list[int] = []
     table = np.zeros(len(areas), np.int32)
-    for label in np.flatnonzero(stuff_areas >= max(stuff_area, 1)):
-        found_labels.append(int(label))
+    for stuff in np.flatnonzero(stuff_areas >= max(stuff_area, 1)):
+        found_labels.append(int(stuff))
         instances.append(-1)
-        table[stuff_of == label] = len(found_labels)
+        table[stuff_of == stuff] = len(found_labels)
     for number, label in enumerate(labels):
         channel = num_stuff + number
         if areas[channel] and stuff_of[channel] < 0:
