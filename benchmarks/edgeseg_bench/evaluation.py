@@ -32,6 +32,7 @@ from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.results import Result
+from edgeseg_runtime.session import Session
 
 Record: TypeAlias = dict[str, Any]
 Annotation: TypeAlias = Mapping[str, Any]
@@ -313,14 +314,22 @@ def _square(image: Image, bbox: Sequence[float], margin: float) -> Image:
     return square
 
 
-def detect(predictor: Predictor[Any], sample: Sample) -> list[Record]:
+def detect(
+    predictor: Predictor[Any], sample: Sample, *, session: Session[Any] | None = None
+) -> list[Record]:
     """Return what a model finds in a picture.
 
     A model that looks at one box at a time is given the labelled boxes; each of its results names the
     "annotation_id" it is for.
+
+    Args:
+        predictor: of the model.
+        sample: picture and labels.
+        session: of the predictor, for the next frame of a clip; None for a picture alone.
     """
     if not predictor.manifest.looks_at_boxes:
-        return records_of(predictor(sample.image), sample.image, sample.image_id)
+        ask = predictor if session is None else session
+        return records_of(ask(sample.image), sample.image, sample.image_id)
     annotations = _objects(sample)
     boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
