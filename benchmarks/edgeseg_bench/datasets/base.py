@@ -84,6 +84,16 @@ def coco_from_parts(
     }
 
 
+def coco_from_samples(samples: Iterable[Sample], categories: Sequence[Category]) -> dict[str, Any]:
+    """Return the COCO data set of pictures that are at hand, or drawn now."""
+    images: list[dict[str, Any]] = []
+    annotations: list[Annotation] = []
+    for sample in samples:
+        images.append(coco_image(sample))
+        annotations.extend(sample.annotations)
+    return coco_from_parts(images, annotations, categories)
+
+
 def coco_image(sample: Sample) -> dict[str, Any]:
     """Return the COCO image entry of a sample."""
     entry = {

@@ -9,13 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg_bench.datasets import landscapes
-from edgeseg_bench.datasets.base import (
-    Annotation,
-    Category,
-    Sample,
-    coco_from_parts,
-    coco_image,
-)
+from edgeseg_bench.datasets.base import Category, Sample, coco_from_samples
 from edgeseg_bench.datasets.face_files import check_limit
 from edgeseg_bench.datasets.landscapes import Flow, Landscape
 
@@ -85,12 +79,7 @@ class ClipsDataset:
 
     def coco(self) -> dict[str, Any]:
         """Return the ground truth as a COCO data set; draws every frame."""
-        images: list[dict[str, Any]] = []
-        annotations: list[Annotation] = []
-        for sample in self:
-            images.append(coco_image(sample))
-            annotations.extend(sample.annotations)
-        return coco_from_parts(images, annotations, self.categories)
+        return coco_from_samples(self, self.categories)
 
     def landscape(self, clip: int) -> Landscape:
         """Return what is drawn in clip number `clip`, from 0."""

@@ -19,7 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_bench.datasets import faces, landscapes, people, shapes_draw
-from edgeseg_bench.datasets.base import Annotation, Category, Sample, coco_from_parts, coco_image
+from edgeseg_bench.datasets.base import (
+    Annotation,
+    Category,
+    Sample,
+    coco_from_parts,
+    coco_from_samples,
+    coco_image,
+)
 from edgeseg_bench.datasets.coco_panoptic import write_coco_panoptic
 from edgeseg_bench.datasets.figures import (
     CLASSES,
@@ -222,12 +229,7 @@ class ShapesDataset:
 
     def coco(self) -> dict[str, Any]:
         """Return the ground truth as a COCO data set; draws every picture."""
-        images: list[dict[str, Any]] = []
-        annotations: list[Annotation] = []
-        for sample in self:
-            images.append(coco_image(sample))
-            annotations.extend(sample.annotations)
-        return coco_from_parts(images, annotations, self.categories)
+        return coco_from_samples(self, self.categories)
 
 
 def write_coco(dataset: ShapesDataset, folder: str | Path) -> Path:

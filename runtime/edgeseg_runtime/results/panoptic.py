@@ -27,6 +27,7 @@ from edgeseg_runtime.image import Image
 from edgeseg_runtime.masks import MaskSet, read_only
 from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.results.instances import Instances
+from edgeseg_runtime.results.naming import category_of_label, name_of_label, number_of_label
 from edgeseg_runtime.rle import rle_from_crop
 
 __all__ = ["MAX_SEGMENT_ID", "CocoPanoptic", "Panoptic", "Segment"]
@@ -185,7 +186,9 @@ class Panoptic:
         if score is not None:
             is_kept &= self.scores >= score
         if labels is not None:
-            is_kept &= np.isin(self.labels, [self._number(label) for label in labels])
+            is_kept &= np.isin(
+                self.labels, [number_of_label(label, self.label_names) for label in labels]
+            )
         return self if is_kept.all() else self._selected(is_kept)
 
     def with_backend(self, name: str) -> Panoptic:
@@ -273,10 +276,7 @@ class Panoptic:
 
     def label_name(self, index: int) -> str:
         """Return the name of row `index`'s label, or its number where there is no name."""
-        label = int(self.labels[index])
-        if 0 <= label < len(self.label_names) and self.label_names[label]:
-            return self.label_names[label]
-        return str(label)
+        return name_of_label(int(self.labels[index]), self.label_names)
 
     def _set(self, name: str, value: Any) -> None:
         value = read_only(value) if isinstance(value, np.ndarray) else value
@@ -335,12 +335,10 @@ class Panoptic:
 
     def _record(self, row: int, image_id: int) -> dict[str, Any]:
         x1, y1, x2, y2 = self.boxes[row].tolist()
-        label = int(self.labels[row])
-        is_known = 0 <= label < len(self.category_ids)
         crop = _SegmentMasks(self.ids, self.segment_ids, self.boxes)(row)
         record: dict[str, Any] = {
             "image_id": image_id,
-            "category_id": self.category_ids[label] if is_known else label,
+            "category_id": category_of_label(int(self.labels[row]), self.category_ids),
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": float(self.scores[row]),
             "segmentation": {
@@ -366,13 +364,6 @@ class Panoptic:
         track = self._track(row)
         number = "" if track is None else f" #{track}"
         return f"{self.label_name(row)}{number} {self.scores[row]:.2f}"
-
-    def _number(self, label: int | str) -> int:
-        if not isinstance(label, str):
-            return label
-        if label not in self.label_names:
-            raise ValueError(f"there is no label {label!r}; expected one of {self.label_names}")
-        return self.label_names.index(label)
 
 
 @dataclass(frozen=True)
