@@ -1,5 +1,6 @@
 """Segments and clips in files: what is written is read back, and damaged files are named."""
 
+import dataclasses
 import json
 import shutil
 
@@ -10,7 +11,7 @@ import pytest
 from edgeseg_bench.datasets import DatasetError, open_dataset
 from edgeseg_bench.datasets.cityscapes import write_cityscapes, write_cityscapes_vps
 from edgeseg_bench.datasets.coco_panoptic import write_coco_panoptic
-from edgeseg_bench.datasets.segment_files import panoptic_of
+from edgeseg_bench.datasets.segment_files import panoptic_from_sample, panoptic_of
 from edgeseg_bench.datasets.shapes import write_coco
 from edgeseg_bench.datasets.youtube_vis import write_youtube_vis
 from edgeseg_bench.metrics.panoptic import map_from_records
@@ -139,6 +140,20 @@ def test_a_crowd_stays_one(folder_of):
     assert [annotation["iscrowd"] for annotation in sample.annotations][:2] == [1, 0]
     again = panoptic_of(sample).annotation["segments_info"]
     assert [segment["iscrowd"] for segment in again][:2] == [1, 0]
+
+
+def test_labels_can_be_looked_at_as_a_result():
+    dataset = open_dataset("shapes", kind="clips", limit=1)
+    found = panoptic_from_sample(dataset[0], dataset.categories)
+    assert {segment.name for segment in found.segments} >= {"sky", "ground"}
+    for segment, annotation in zip(found.segments, dataset[0].annotations, strict=True):
+        assert (segment.area, segment.track_id) == (annotation["area"], annotation.get("track_id"))
+    twice = dataset[0].annotations[:1] * 2
+    with pytest.raises(ValueError, match="Two segments have one id"):
+        panoptic_from_sample(dataclasses.replace(dataset[0], annotations=twice))
+    other = {**twice[0], "category_id": 1, "isthing": 1}
+    with pytest.raises(ValueError, match="overlap; expected a panoptic picture"):
+        panoptic_from_sample(dataclasses.replace(dataset[0], annotations=(twice[0], other)))
 
 
 def damage_json(change):

@@ -232,12 +232,13 @@ def view(landscape: Landscape, time: int = 0) -> tuple[Float, Numbers]:
     world_hw3, numbers_hw = _world(landscape)
     places_HW2 = landscape.camera_pose(time).undo(_pixels(landscape)) + landscape.margin
     x, y = np.moveaxis(places_HW2.astype(np.float32) - np.float32(0.5), 2, 0)
-    canvas_HW3 = cv2.remap(world_hw3, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    canvas_HW3: Float = np.asarray(
+        cv2.remap(world_hw3, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32
+    )
     column, row = np.moveaxis(np.floor(places_HW2).astype(int), 2, 0)
     numbers_HW = numbers_hw[
         row.clip(0, numbers_hw.shape[0] - 1), column.clip(0, numbers_hw.shape[1] - 1)
     ].astype(np.int32)
-    canvas_HW3 = np.asarray(canvas_HW3, np.float32)
     for index in range(len(landscape.figures)):
         _draw_figure(landscape, index, time, canvas_HW3, numbers_HW)
     return canvas_HW3, numbers_HW

@@ -192,8 +192,12 @@ def segments_of(
     return found
 
 
-def panoptic_of(sample: Sample) -> CocoPanoptic:
-    """Return the PNG of a sample's segments and its entry of the JSON file.
+def panoptic_from_sample(sample: Sample, categories: Sequence[Category] = ()) -> Panoptic:
+    """Return a sample's segments as a result whose labels are the categories, to draw it or to look into it.
+
+    Args:
+        sample: of the kind "panoptic" or "clips".
+        categories: of its data set, for their names.
 
     Raises:
         ValueError: two segments overlap, or are the same stuff.
@@ -209,19 +213,30 @@ def panoptic_of(sample: Sample) -> CocoPanoptic:
                 f"Segments of {sample.file_name} overlap; expected a panoptic picture."
             )
         ids[mask] = segment_id
-    labels = [annotation["category_id"] for annotation in sample.annotations]
-    things = [bool(annotation["isthing"]) for annotation in sample.annotations]
-    found = Panoptic(
+    names = {int(category["id"]): str(category["name"]) for category in categories}
+    return Panoptic(
         ids,
         np.array(segment_ids, np.int64),
-        np.array(labels, np.int64),
-        np.array(things, np.bool_),
-        np.ones(len(labels), np.float32),
+        np.array([a["category_id"] for a in sample.annotations], np.int64),
+        np.array([a["isthing"] for a in sample.annotations], np.bool_),
+        np.ones(len(sample.annotations), np.float32),
+        track_ids=np.array([a.get("track_id", -1) for a in sample.annotations], np.int64),
+        label_names=tuple(names.get(number, "") for number in range(1 + max(names, default=-1))),
     )
+
+
+def panoptic_of(sample: Sample) -> CocoPanoptic:
+    """Return the PNG of a sample's segments and its entry of the JSON file.
+
+    Raises:
+        ValueError: two segments overlap, or are the same stuff.
+    """
+    found = panoptic_from_sample(sample)
     file_name = str(Path(sample.file_name).with_suffix(".png"))
     png, entry = found.to_coco_panoptic(sample.image_id, file_name)
     for segment, annotation in zip(entry["segments_info"], sample.annotations, strict=True):
         del segment["score"]
+        segment.pop("track_id", None)
         segment["iscrowd"] = int(annotation.get("iscrowd", 0))
     return CocoPanoptic(png, entry)
 

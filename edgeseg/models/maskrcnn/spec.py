@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from edgeseg.models.reference import ReferenceModel
 
 PRECISION = PrecisionRecipe(
-    int8=("backbone", "fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head"),
-    half_in_mixed=("fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head"),
+    int8=("backbone", "fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head", "semantic_head"),
+    half_in_mixed=("fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head", "semantic_head"),
     half=("PyramidAtlas", "AtlasRoiAlign"),
     # The last layers put out logits and offsets: cheap, and an eighth of a logit is too coarse.
-    float32=("mask_head.predictor", "keypoint_head.predictor"),
+    float32=("mask_head.predictor", "keypoint_head.predictor", "semantic_head.predictor"),
 )
 
 FREE_ROWS = -1

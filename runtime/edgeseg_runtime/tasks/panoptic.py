@@ -113,13 +113,16 @@ class PanopticTask:
 
 def _checked_options(manifest: Manifest) -> Options:
     options = options_from_manifest(Options, manifest)
-    share, area = options.overlap_threshold, options.stuff_area
+    values = vars(options)  # of whatever type a file gives them
+    share, area, keeps = (
+        values[name] for name in ("overlap_threshold", "stuff_area", "keeps_semantic")
+    )
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
         refuse(manifest, f"overlap_threshold {share!r}", "a number in 0..1")
     if isinstance(area, bool) or not isinstance(area, int) or area < 0:
         refuse(manifest, f"stuff_area {area!r}", "a number of pixels")
-    if not isinstance(options.keeps_semantic, bool):
-        refuse(manifest, f"keeps_semantic {options.keeps_semantic!r}", "true or false")
+    if not isinstance(keeps, bool):
+        refuse(manifest, f"keeps_semantic {keeps!r}", "true or false")
     return options
 
 
