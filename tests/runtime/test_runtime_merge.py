@@ -93,6 +93,24 @@ def test_labels_are_the_best_of_all_logits(source, resized, network):
     np.testing.assert_array_equal(labels_from_logits(logits, geometry), expected)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_classes_that_are_not_enlarged_win_nowhere(seed):
+    """Blobs of some classes, others close behind, others far: the full argmax over all of them is the same."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(2, 12, 2))
+    winners = np.repeat(np.repeat(rng.integers(0, 4, (3, 3)), 4, axis=0), 4, axis=1)
+    logits = rng.normal(0, rng.choice([0.01, 1]), (9, height, width)).astype(np.float32)
+    logits += 5 * (np.arange(9)[:, None, None] == winners[None, :height, :width])
+    logits[6:] -= rng.choice([0, 100])
+    network = 4 * height, 4 * width
+    resized = int(rng.integers(1, network[0] + 1)), int(rng.integers(1, network[1] + 1))
+    source = int(rng.integers(1, 60)), int(rng.integers(1, 60))
+    geometry = Geometry.at_top_left(source=source, resized=resized, network=network)
+    inside = [cv2.resize(plane, network[::-1])[: resized[0], : resized[1]] for plane in logits]
+    expected = np.stack([cv2.resize(plane, source[::-1]) for plane in inside]).argmax(axis=0)
+    np.testing.assert_array_equal(labels_from_logits(logits, geometry), expected)
+
+
 def test_equal_and_missing_logits_give_the_lowest_class():
     geometry = Geometry.at_top_left(source=(8, 8), resized=(8, 8), network=(8, 8))
     logits = np.ones((3, 2, 2), np.float32)
