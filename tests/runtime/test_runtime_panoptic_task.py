@@ -79,7 +79,11 @@ def test_numbers_that_are_not_finite_lose_and_are_counted():
         ({"resize": "center"}, "resize 'center'; expected a rule that puts the picture at the top"),
         ({"postprocess": {**OPTIONS, "merge": "best"}}, "option 'merge'; expected one of"),
         ({"postprocess": {**OPTIONS, "overlap_threshold": 2}}, "overlap_threshold 2; expected a"),
-        ({"postprocess": {**OPTIONS, "stuff_area": 0.5}}, "stuff_area 0.5; expected a number of"),
+        (
+            {"postprocess": {**OPTIONS, "stuff_area": 0.5}},
+            "stuff_area 0.5; expected 0 to 64000000 pixels",
+        ),
+        ({"postprocess": {**OPTIONS, "stuff_area": 2**40}}, "stuff_area 1099511627776; expected"),
         ({"postprocess": {**OPTIONS, "keeps_semantic": 1}}, "keeps_semantic 1; expected true or"),
         ({"outputs": {"other": ("float32", (1, 7))}}, "output other"),
     ],

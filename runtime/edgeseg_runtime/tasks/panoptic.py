@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.geometry import Geometry
 from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import SAMPLED_RESIZES, Manifest, one_graph
+from edgeseg_runtime.manifest import MAX_PIXELS, SAMPLED_RESIZES, Manifest, one_graph
 from edgeseg_runtime.merge import labels_from_logits, stack_segments
 from edgeseg_runtime.results import Panoptic
 from edgeseg_runtime.tasks import Reader
@@ -119,8 +119,8 @@ def _checked_options(manifest: Manifest) -> Options:
     )
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
         refuse(manifest, f"overlap_threshold {share!r}", "a number in 0..1")
-    if isinstance(area, bool) or not isinstance(area, int) or area < 0:
-        refuse(manifest, f"stuff_area {area!r}", "a number of pixels")
+    if isinstance(area, bool) or not isinstance(area, int) or not 0 <= area <= MAX_PIXELS:
+        refuse(manifest, f"stuff_area {area!r}", f"0 to {MAX_PIXELS} pixels")
     if not isinstance(keeps, bool):
         refuse(manifest, f"keeps_semantic {keeps!r}", "true or false")
     return options
