@@ -37,6 +37,8 @@ from edgeseg_runtime.merge import (
 )
 
 NUM_STUFF, NUM_THINGS = 11, 8
+NUM_SEEN = 4
+SEEN = np.arange(NUM_SEEN)[:, None, None]
 STUFF_AREA = 2048
 NUM_RUNS = 9
 
@@ -62,7 +64,10 @@ def measure(size: tuple[int, int], count: int) -> dict[str, Any]:
     rng = np.random.default_rng(count)
     logits = rng.normal(size=(NUM_STUFF + NUM_THINGS, size[0] // 4, size[1] // 4))
     geometry = Geometry.at_top_left(source=size, resized=size, network=size)
-    semantic = labels_from_logits(logits.astype(np.float32), geometry)
+    logits = logits.astype(np.float32)
+    semantic = labels_from_logits(logits, geometry)
+    few = logits.copy()
+    few[:NUM_SEEN] += 20 * (np.arange(size[0] // 4)[:, None] * NUM_SEEN // (size[0] // 4) == SEEN)
     stuff_scores = rng.normal(size=size).astype(np.float32)
     thing_scores = stuff_scores - np.float32(0.2)
     corners = rng.uniform(0, 0.8, (count, 2)) * size[::-1]
@@ -81,7 +86,8 @@ def measure(size: tuple[int, int], count: int) -> dict[str, Any]:
         thing_scores_HW=thing_scores,
     )
     steps: dict[str, Callable[[], Any]] = {
-        "semantic map": lambda: labels_from_logits(logits.astype(np.float32), geometry),
+        "semantic map": lambda: labels_from_logits(logits, geometry),
+        f"semantic map, {NUM_SEEN} classes seen": lambda: labels_from_logits(few, geometry),
         "removal": lambda: remove_masks(masks, boxes, labels, size),
         "merge": merge,
         "segments": partial(
