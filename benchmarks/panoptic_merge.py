@@ -62,9 +62,9 @@ def main() -> None:
 def measure(size: tuple[int, int], count: int) -> dict[str, Any]:
     """Measures one scene with so many candidates, prints and returns the figures."""
     rng = np.random.default_rng(count)
-    logits = rng.normal(size=(NUM_STUFF + NUM_THINGS, size[0] // 4, size[1] // 4))
+    shape = NUM_STUFF + NUM_THINGS, size[0] // 4, size[1] // 4
+    logits = rng.normal(size=shape).astype(np.float32)
     geometry = Geometry.at_top_left(source=size, resized=size, network=size)
-    logits = logits.astype(np.float32)
     semantic = labels_from_logits(logits, geometry)
     few = logits.copy()
     few[:NUM_SEEN] += 20 * (np.arange(size[0] // 4)[:, None] * NUM_SEEN // (size[0] // 4) == SEEN)
