@@ -22,7 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgeseg_bench.environment import read_environment
+from edgeseg_runtime.environment import read_environment
 from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.geometry import Geometry
 from edgeseg_runtime.merge import (

@@ -9,7 +9,6 @@ import numpy as np
 from fake_model import FakeBackend, fake_predictor
 from fake_panoptic import HEIGHT, WIDTH, panoptic_manifest, panoptic_outputs
 
-from edgeseg.recording import record
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.datasets.clips import NUM_FRAMES
 from edgeseg_bench.evaluation import compare_results, comparisons, records_of
@@ -18,6 +17,7 @@ from edgeseg_bench.metrics.panoptic import map_from_records
 from edgeseg_bench.report import markdown
 from edgeseg_bench.runner import run_bench
 from edgeseg_runtime import Predictor, Source
+from edgeseg_runtime.commands.recording import record
 from edgeseg_runtime.outputs import OutputFolder
 from edgeseg_runtime.tasks import create_task
 
