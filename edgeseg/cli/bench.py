@@ -32,7 +32,7 @@ def bench(
         str,
         typer.Option(
             help='"shapes" (built in), "coco:FOLDER" or "coco:FOLDER:SPLIT"; faces also with wider:, '
-            "300w: or wflw:."
+            "300w: or wflw:, segments with cityscapes: or cityscapes-vps:, clips with youtube-vis:."
         ),
     ] = "shapes",
     backends: Annotated[

@@ -9,6 +9,7 @@ import random
 from typing import Any
 
 from fake_model import instance_manifest
+from fake_panoptic import panoptic_manifest
 from fuzz_frame import Kind
 
 from edgeseg_runtime.errors import ManifestError
@@ -43,6 +44,7 @@ TEXTS = (
         "instances",
         "keypoints",
         "landmarks",
+        "panoptic",
         "float32",
         "int64",
         "1.0",
@@ -248,7 +250,7 @@ def _video() -> Manifest:
 
 SEEDS = [
     *(json.loads(m.to_json()) for m in (instance_manifest(), instance_manifest(joints=3))),
-    *(json.loads(m.to_json()) for m in (_stages(), _video())),
+    *(json.loads(m.to_json()) for m in (_stages(), _video(), panoptic_manifest())),
     _older(),
 ]
 MANIFEST = Kind(make, run, limit_s=30, limit_bytes=2**29, suffix=".json")
