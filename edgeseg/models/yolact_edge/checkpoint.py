@@ -22,14 +22,17 @@ _MOBILENET = (
 )
 
 # Lists run from coarse to fine, ours from fine to coarse.
-_PYRAMID = tuple(
-    rule
-    for level in range(3)
-    for rule in (
-        (f"fpn_phase_1.lat_layers.{2 - level}.{{p}}", f"fpn.lateral.{level}.conv.{{p}}"),
-        (f"fpn_phase_2.pred_layers.{2 - level}.{{p}}", f"fpn.output.{level}.conv.{{p}}"),
-    )
-) + (("fpn_phase_2.downsample_layers.{i}.{p}", "fpn.downsample.{i}.conv.{p}"),)
+_PYRAMID = (
+    *(
+        rule
+        for level in range(3)
+        for rule in (
+            (f"fpn_phase_1.lat_layers.{2 - level}.{{p}}", f"fpn.lateral.{level}.conv.{{p}}"),
+            (f"fpn_phase_2.pred_layers.{2 - level}.{{p}}", f"fpn.output.{level}.conv.{{p}}"),
+        )
+    ),
+    ("fpn_phase_2.downsample_layers.{i}.{p}", "fpn.downsample.{i}.conv.{p}"),
+)
 
 _HEADS = tuple(
     (theirs, ours) for theirs, ours in yolact.NECK_AND_HEADS if not theirs.startswith("fpn.")
