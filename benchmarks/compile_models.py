@@ -35,7 +35,6 @@ from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.manifest import Manifest
 from product_share import CASES, load_fill, make_model
 
-
 Picture = npt.NDArray[np.uint8]
 
 

@@ -11,7 +11,8 @@ from edgeseg_runtime.engines import build_bundle
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "name"), [("dev", "yolact_edge_vid_resnet50"), ("dev_image", "yolact_edge_mobilenetv2")]
+    ("case", "name"),
+    [("dev", "yolact_edge_vid_resnet50"), ("dev_image", "yolact_edge_mobilenetv2")],
 )
 def test_a_bundle_gives_the_original_s_results(tmp_path, case, name):
     """In every frame; and TensorRT-RTX compiles its graphs."""
@@ -40,5 +41,7 @@ def test_a_bundle_gives_the_original_s_results(tmp_path, case, name):
 def test_one_picture_is_no_video(tmp_path):
     pictures, cases = load_clip("dev")
     model = edgeseg.create_model("yolact_edge_vid_resnet50", weights=cases[0].weights())
-    with pytest.raises(ValueError, match="1 picture found .* expected at least 2, .* step runs behind"):
+    with pytest.raises(
+        ValueError, match=r"1 picture found .* expected at least 2, .* step runs behind"
+    ):
         edgeseg.export_bundle(model, tmp_path / "bundle", images=pictures[:1])
