@@ -167,6 +167,18 @@ def test_the_graphs_of_the_schedule_run(open_model, kind, graphs):
     assert recorder.graphs == graphs
 
 
+def test_warming_up_runs_every_graph(open_model, monkeypatch):
+    predictor, ran = open_model("key_step"), []
+    run = predictor.backend.run
+    monkeypatch.setattr(
+        predictor.backend,
+        "run",
+        lambda inputs, graph, *rest: ran.append(graph) or run(inputs, graph, *rest),
+    )
+    assert predictor.warm_up(num_runs=1) > 0
+    assert ran == ["key", "step"]
+
+
 def test_a_refreshed_frame_is_a_key_frame_and_the_interval_begins_anew(open_model):
     predictor, recorder = open_model("key_step"), Recorder()
     frames = pictures(9)
