@@ -23,7 +23,7 @@ class YolactEdgeConfig(YolactConfig):
     """
 
     flow_channels: int = 0
-    flow_widths: tuple[int, int, int] = (64, 128, 256)
+    flow_widths: tuple[int, ...] = (64, 128, 256)
     use_spa: bool = True
     key_interval: int = 5
 

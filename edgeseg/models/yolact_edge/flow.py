@@ -66,7 +66,7 @@ class FlowNet(nn.Module):
     ``widths`` are the channels at the levels 3, 4 and 5.
     """
 
-    def __init__(self, in_channels: int, widths: tuple[int, int, int], map_channels: int) -> None:
+    def __init__(self, in_channels: int, widths: tuple[int, ...], map_channels: int) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
             nn.Sequential(
@@ -111,7 +111,7 @@ class PartialFeatures(nn.Module):
     """
 
     def __init__(
-        self, channels: int, reduced_channels: int, widths: tuple[int, int, int], *, use_spa: bool
+        self, channels: int, reduced_channels: int, widths: tuple[int, ...], *, use_spa: bool
     ) -> None:
         super().__init__()
         self.reduce = ConvNorm(channels, reduced_channels, negative_slope=LEAK)
