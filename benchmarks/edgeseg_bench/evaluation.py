@@ -21,12 +21,18 @@ from edgeseg_bench.metrics.coco import Scores, coco_ap
 from edgeseg_bench.metrics.faces import gender_accuracy, landmark_nme, mesh_nme
 from edgeseg_bench.metrics.keypoints import NUM_JOINTS, head_size, pckh
 from edgeseg_bench.metrics.landmarks import OUTER_EYE_CORNERS, landmark_scores, points_label
+from edgeseg_bench.metrics.panoptic import (
+    agreement_of_segments,
+    panoptic_scores,
+    video_panoptic_scores,
+)
 from edgeseg_bench.metrics.placed_points import agreement_of_points
 from edgeseg_bench.metrics.wider import wider_ap
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.results import Result
+from edgeseg_runtime.session import Session
 
 Record: TypeAlias = dict[str, Any]
 Annotation: TypeAlias = Mapping[str, Any]
@@ -55,6 +61,8 @@ BOXES = Comparison(kind="bbox", noun="box", measure=agreement_ap)
 MASKS = Comparison(kind="segm", noun="mask", measure=agreement_ap)
 KEYPOINTS = Comparison(kind="keypoints", noun="key-point", measure=agreement_ap)
 POINTS = Comparison(kind="points", noun="point", measure=agreement_of_points, counts_all=True)
+SEGMENTS = Comparison(kind="pq", noun="segment", measure=agreement_of_segments)
+TUBES = Comparison(kind="vpq", noun="tube", measure=agreement_of_segments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +226,26 @@ METRICS: tuple[Metric, ...] = (
         leaves_out=True,
         score=mesh_nme,
     ),
+    Metric(
+        name="panoptic",
+        columns={"PQ": "PQ", "PQth": "PQ things", "PQst": "PQ stuff"},
+        data="panoptic",
+        tasks=("panoptic",),
+        outputs=("semantic_logits",),
+        agreement={"panoptic": SEGMENTS},
+        has_label=_has("isthing"),
+        score=panoptic_scores,
+    ),
+    Metric(
+        name="video",
+        columns={"VPQ": "VPQ"},
+        data="clips",
+        tasks=("panoptic",),
+        outputs=("embeddings",),
+        agreement={"panoptic": TUBES},
+        has_label=_has("isthing"),
+        score=video_panoptic_scores,
+    ),
 )
 """Where a model fits several, those of its own kind of data stand last."""
 
@@ -286,14 +314,22 @@ def _square(image: Image, bbox: Sequence[float], margin: float) -> Image:
     return square
 
 
-def detect(predictor: Predictor[Any], sample: Sample) -> list[Record]:
+def detect(
+    predictor: Predictor[Any], sample: Sample, *, session: Session[Any] | None = None
+) -> list[Record]:
     """Return what a model finds in a picture.
 
     A model that looks at one box at a time is given the labelled boxes; each of its results names the
     "annotation_id" it is for.
+
+    Args:
+        predictor: of the model.
+        sample: picture and labels.
+        session: of the predictor, for the next frame of a clip; None for a picture alone.
     """
     if not predictor.manifest.looks_at_boxes:
-        return records_of(predictor(sample.image), sample.image, sample.image_id)
+        ask = predictor if session is None else session
+        return records_of(ask(sample.image), sample.image, sample.image_id)
     annotations = _objects(sample)
     boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]

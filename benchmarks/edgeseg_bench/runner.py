@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections import defaultdict
@@ -320,7 +321,7 @@ def _detect(
     num_pictures: int,
     progress: Progress,
 ) -> tuple[dict[str, Results], dict[str, Any]]:
-    """Run every predictor once on every picture.
+    """Run every predictor once on every picture; the frames of a clip are one stream.
 
     Returns:
         results: COCO results by predictor.
@@ -329,13 +330,21 @@ def _detect(
     results: dict[str, Results] = {name: [] for name in predictors}
     pictures: list[dict[str, Any]] = []
     annotations: list[Annotation] = []
-    for index in range(num_pictures):
-        progress("accuracy", index, num_pictures)
-        sample = dataset[index]
-        pictures.append(coco_image(sample))
-        annotations += sample.annotations
-        for name, predictor in predictors.items():
-            results[name] += detect(predictor, sample)
+    with contextlib.ExitStack() as stack:
+        sessions = {name: stack.enter_context(p.session()) for name, p in predictors.items()}
+        video_id: int | None = None
+        for index in range(num_pictures):
+            progress("accuracy", index, num_pictures)
+            sample = dataset[index]
+            pictures.append(coco_image(sample))
+            annotations += sample.annotations
+            if sample.video_id != video_id:
+                video_id = sample.video_id
+                for one in sessions.values():
+                    one.reset()
+            for name, predictor in predictors.items():
+                session = None if video_id is None else sessions[name]
+                results[name] += detect(predictor, sample, session=session)
     progress("accuracy", num_pictures, num_pictures)
     return results, coco_from_parts(pictures, annotations, dataset.categories)
 

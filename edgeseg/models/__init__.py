@@ -62,6 +62,8 @@ MODELS: dict[str, str] = {
     "maskrcnn_resnet50_fpn_3x": _MASKRCNN,
     "maskrcnn_resnet50_fpn_v2": _MASKRCNN,
     "maskrcnn_tiny": _MASKRCNN,
+    "panoptic_fpn_resnet101_3x": _MASKRCNN,
+    "panoptic_fpn_resnet50_3x": _MASKRCNN,
     "retinaface_mobilenet025": _RETINAFACE,
     "retinaface_resnet50": _RETINAFACE,
     "retinaface_tiny": _RETINAFACE,
@@ -128,7 +130,7 @@ class Config(Protocol):
 class ModelSpec:
     """What is known of a model before it is built.
 
-    ``purpose`` is what one takes it for: "instances", "keypoints" or "landmarks". The task of its
+    ``purpose`` is what one takes it for: "instances", "keypoints", "landmarks" or "panoptic". The task of its
     manifest, how a device reads its outputs, may be another: instances can have key points.
 
     ``manifest(model)`` describes a model to a device, without artifacts. ``variants(model)`` are the

@@ -29,8 +29,6 @@ Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
 
 FREE = "free run."
-FULL_LISTS = ("boxes", "scores", "labels")
-"""Outputs that always have all rows; others may have as many as were found."""
 ROW_STAGES = ("proposals", "boxes")
 """Stages that select rows: what follows with as many rows belongs to these, in their order."""
 OUTLIER_SHARE = 0.01
@@ -183,7 +181,7 @@ def measure_parity(
         )
         if len(manifest.graphs) > 1:
             found = run_frame(manifest, alone, inputs, states[1], frame=frame)
-            _compare_results(totals, reference, found)
+            _compare_results(totals, reference, found, _free_lists(manifest))
         _count_detections(totals, reference, found, candidates)
         frame = manifest.schedule.following(frame)
         on_image()
@@ -222,10 +220,10 @@ def _compare_graphs(
     expected: dict[str, Array] = {}
     found: dict[str, Array] = {}
     candidates = None
-    threshold = float(manifest.postprocess.get("score_threshold", 0.0))
     for name in manifest.schedule.graphs(frame):
         graph = manifest.graphs[name]
-        rows = None if graph.rows is None else rows_found(expected, graph.rows, threshold)
+        # Of all detections, also of those that the task will leave out.
+        rows = None if graph.rows is None else rows_found(expected, graph.rows, 0.0)
         if rows == 0:
             continue
         fed = {spec.name: inputs[spec.name] for spec in graph.fed}
@@ -266,12 +264,20 @@ def _add_stages(
         totals.add(prefix, name, *pair, is_result=is_output and name not in kept)
 
 
-def _compare_results(totals: _Totals, reference: Tensors, found: Tensors) -> None:
+def _free_lists(manifest: Manifest) -> frozenset[str]:
+    """Return the results that have as many rows as were found."""
+    stages = [graph for graph in manifest.graphs.values() if graph.rows is not None]
+    return frozenset(spec.name for graph in stages for spec in graph.given)
+
+
+def _compare_results(
+    totals: _Totals, reference: Tensors, found: Tensors, free_lists: Collection[str]
+) -> None:
     """Add what the graphs give when they run on their own; of rows those that both sides have."""
     rows_N = _matching_rows("boxes", reference, found) if "boxes" in reference else None
     for name, expected in reference.items():
         actual = found[name]
-        if rows_N is not None and name not in FULL_LISTS:
+        if rows_N is not None and name in free_lists:
             num_rows = min(expected.shape[1], actual.shape[1])
             is_known_N = (np.arange(len(rows_N)) < num_rows) & (rows_N < num_rows) & (rows_N >= 0)
             expected, actual = expected[0, is_known_N.nonzero()[0]], actual[0, rows_N[is_known_N]]

@@ -12,7 +12,7 @@ from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.pipelines import FacePipeline
 from edgeseg_runtime.predictor import Predictor, StageTimes, load
-from edgeseg_runtime.results import Instances, Landmarks, Result
+from edgeseg_runtime.results import Instances, Landmarks, Panoptic, Result
 from edgeseg_runtime.session import Probe, Session
 from edgeseg_runtime.sources import Frame, Source
 
@@ -25,6 +25,7 @@ __all__ = [
     "Instances",
     "Landmarks",
     "Manifest",
+    "Panoptic",
     "Predictor",
     "Probe",
     "Result",

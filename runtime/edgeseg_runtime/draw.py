@@ -21,8 +21,10 @@ __all__ = [
     "draw_pixels",
     "draw_points",
     "line_width",
+    "muted_colour_from_number",
     "placed_points",
     "tint",
+    "tint_all",
 ]
 
 Colour = tuple[int, int, int]
@@ -54,8 +56,17 @@ def canvas_from_image(image: Image, size: tuple[int, int] | None) -> Image:
 
 def colour_from_number(number: int) -> Colour:
     """Return the same strong B, G, R colour for the same number, always."""
+    return _colour(number, saturation=0.85, brightness=1.0)
+
+
+def muted_colour_from_number(number: int) -> Colour:
+    """Return the same pale, dark B, G, R colour for the same number: for what lies behind objects."""
+    return _colour(number, saturation=0.5, brightness=0.6)
+
+
+def _colour(number: int, *, saturation: float, brightness: float) -> Colour:
     hue = (number * _GOLDEN_RATIO) % 1.0
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, brightness)
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
@@ -74,6 +85,25 @@ def tint(canvas: Image, crop: MaskCrop, colour: Colour) -> None:
     paint[:] = colour
     tinted = cv2.addWeighted(region, 1 - _TINT, paint, _TINT, 0)
     cv2.copyTo(tinted, crop.bits.view(np.uint8), region)
+
+
+def tint_all(canvas: Image, numbers: npt.NDArray[np.intp], colours: Sequence[Colour]) -> None:
+    """Tint each pixel in the colour of its number, and outline where numbers meet.
+
+    Args:
+        canvas: the picture, drawn into.
+        numbers: (H, W) of a colour for each pixel; -1 for none.
+        colours: of the numbers.
+    """
+    if not colours:
+        return
+    paint = np.array([*colours, (0, 0, 0)], np.uint8)[numbers]
+    tinted = cv2.addWeighted(canvas, 1 - _TINT, paint, _TINT, 0)
+    is_edge = np.zeros(numbers.shape, np.bool_)
+    is_edge[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
+    is_edge[1:] |= numbers[1:] != numbers[:-1]
+    tinted[is_edge] = 255
+    cv2.copyTo(tinted, ((numbers >= 0) | is_edge).view(np.uint8), canvas)
 
 
 def draw_box(canvas: Image, box: Floats, colour: Colour) -> None:

@@ -23,6 +23,8 @@ from edgeseg_runtime.tasks import create_task
 SIDE = 64
 BOXES = {"boxes": (1, 2, 4), "scores": (1, 2), "labels": (1, 2)}
 
+SEGMENTS = {**BOXES, "masks": (1, 2, 16, 16), "semantic_logits": (1, 3, 16, 16)}
+
 
 def manifest_of(task, outputs, *, names=(), is_whole=False):
     preprocess = (
@@ -57,6 +59,8 @@ MANIFESTS = {
     ),
     "top-down": manifest_of("keypoints", {"keypoints": (1, 16, 3)}, names=("", "person")),
     "landmarks": manifest_of("landmarks", {"points": (1, 68, 2), "scores": (1, 68)}),
+    "segments": manifest_of("panoptic", SEGMENTS, is_whole=True),
+    "tubes": manifest_of("panoptic", {**SEGMENTS, "embeddings": (1, 2, 8)}, is_whole=True),
 }
 
 
@@ -80,6 +84,8 @@ WHOLE = {
         ("faces", "faces", ["bbox", "wider", "landmarks", "gender", "mesh"], ["bbox"]),
         ("top-down", "person_keypoints", ["keypoints", "pckh"], ["points"]),
         ("landmarks", "faces", ["points"], ["points"]),
+        ("segments", "panoptic", ["panoptic"], ["pq"]),
+        ("tubes", "clips", ["panoptic", "video"], ["pq", "vpq"]),
         ("pose of a picture", "person_keypoints", ["keypoints"], ["points"]),
         ("landmarks of a picture", "faces", [], ["points"]),
     ],
@@ -120,7 +126,7 @@ def test_a_model_of_whole_pictures_is_asked_once_for_each(name):
     assert seen.image.shape == dataset[0].image.shape
 
 
-@pytest.mark.parametrize("kind", ["instances", "faces", "person_keypoints"])
+@pytest.mark.parametrize("kind", ["instances", "faces", "person_keypoints", "panoptic", "clips"])
 def test_the_built_in_labels_have_what_their_models_are_measured_on(kind):
     truth = open_dataset("shapes", kind=kind, limit=2).coco()
     for name, manifest in MANIFESTS.items():

@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.datasets.figures import MIN_VISIBLE_PIXELS
 from edgeseg_bench.datasets.segmentation import mask_from_segmentation
-from edgeseg_bench.datasets.shapes import (
-    CATEGORIES,
-    MIN_VISIBLE_PIXELS,
-    ShapesDataset,
-    write_coco,
-)
+from edgeseg_bench.datasets.shapes import CATEGORIES, ShapesDataset, write_coco
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "shapes" / "pictures.json"
 

@@ -29,3 +29,17 @@ def test_a_bundle_gives_the_original_s_results(tmp_path, system, case, name):
     else:
         found = result.keypoints[rows]
         np.testing.assert_allclose(found[..., :2], golden.arrays["keypoints"][..., :2], atol=0.01)
+
+
+@pytest.mark.slow
+def test_a_bundle_gives_the_original_s_segments(tmp_path):
+    golden = load_case("maskrcnn_detectron2", "dev_panoptic")
+    name = "panoptic_fpn_resnet50_3x"
+    model = edgeseg.create_model(name, weights=golden.weights(), image_size=golden.input_size)
+    bundle = edgeseg.export_bundle(model, tmp_path / name, images=[golden.image], variants=False)
+    del model
+    with edgeseg_runtime.load(bundle, backend="onnxruntime") as predictor:
+        result = predictor(golden.image)
+    np.testing.assert_array_equal(result.segment_ids, golden.arrays["segments_info"][:, 0])
+    different = result.ids != golden.arrays["panoptic_seg"]
+    assert different.sum() <= 10, f"{different.sum()} of {different.size} pixels"

@@ -37,6 +37,7 @@ def test_each_graph_of_the_tiny_model_compiles_for_every_target(tiny_bundle, tmp
                 "maskrcnn_resnet50_fpn_3x",
                 "maskrcnn_resnet50_fpn_v2",
                 "keypointrcnn_resnet50_fpn",
+                "panoptic_fpn_resnet50_3x",
             )
         ),
     ],

@@ -11,6 +11,7 @@ NAMES = {
     ("maskrcnn_torchvision", "dev"): "maskrcnn_resnet50_fpn",
     ("maskrcnn_torchvision", "dev_keypoint"): "keypointrcnn_resnet50_fpn",
     ("maskrcnn_detectron2", "dev"): "maskrcnn_resnet50_fpn_3x",
+    ("maskrcnn_detectron2", "dev_panoptic"): "panoptic_fpn_resnet50_3x",
 }
 
 

@@ -169,7 +169,7 @@ def test_keypoints_of_the_picture_are_the_original_s(golden_model):
 @pytest.mark.parametrize(
     "name",
     ["maskrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn_v2", "keypointrcnn_resnet50_fpn",
-     "maskrcnn_resnet50_fpn_3x", "maskrcnn_resnet101_fpn_3x"],
+     "maskrcnn_resnet50_fpn_3x", "maskrcnn_resnet101_fpn_3x", "panoptic_fpn_resnet50_3x"],
 )  # fmt: skip
 def test_every_parameter_has_a_name_in_the_original_and_back(name):
     with torch.device("meta"):
@@ -185,7 +185,8 @@ def test_every_parameter_has_a_name_in_the_original_and_back(name):
     ("system", "case", "name"),
     [("maskrcnn_torchvision", "dev", "maskrcnn_resnet50_fpn"),
      ("maskrcnn_torchvision", "dev_keypoint", "keypointrcnn_resnet50_fpn"),
-     ("maskrcnn_detectron2", "dev", "maskrcnn_resnet50_fpn_3x")],
+     ("maskrcnn_detectron2", "dev", "maskrcnn_resnet50_fpn_3x"),
+     ("maskrcnn_detectron2", "dev_panoptic", "panoptic_fpn_resnet50_3x")],
 )  # fmt: skip
 def test_the_checkpoint_s_keys_and_shapes_are_exactly_ours(system, case, name):
     with torch.device("meta"):

@@ -14,7 +14,7 @@ from edgeseg_runtime.draw import colour_from_number
 from edgeseg_runtime.errors import ImageError
 from edgeseg_runtime.masks import MaskSet
 from edgeseg_runtime.paste import MaskCrop
-from edgeseg_runtime.results import Instances, Landmarks, Result
+from edgeseg_runtime.results import Instances, Landmarks, Panoptic, Result
 from edgeseg_runtime.results.rows import ROW_FIELDS
 from edgeseg_runtime.rle import mask_from_rle, rle_from_crop, rle_from_mask
 
@@ -61,6 +61,16 @@ RESULTS = {
     "instances": instances_with_everything,
     "no instances": lambda: instances_with_everything()[:0],
     "landmarks": lambda: Landmarks(np.ones((2, 2)), np.ones(2), np.ones(4), image_size=(20, 30)),
+    "segments": lambda: Panoptic(
+        np.repeat([[0, 7, 7, 3, 9]], 20, axis=0).repeat(6, axis=1),
+        [7, 3, 9],
+        [1, 3, 2],
+        [True, True, False],
+        [0.9, 0.4, 1.0],
+        track_ids=[5, 6, -1],
+        semantic=np.ones((20, 30), np.int32),
+    ),
+    "void": lambda: Panoptic.empty((20, 30)),
 }
 
 

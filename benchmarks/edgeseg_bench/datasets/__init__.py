@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 from pathlib import Path
 
@@ -19,7 +20,18 @@ __all__ = [
     "open_training_split",
 ]
 
-SCHEMES = ("coco", "wider", "300w", "wflw")
+SCHEMES = ("coco", "wider", "300w", "wflw", "cityscapes", "cityscapes-vps", "youtube-vis")
+OPENERS = {
+    "wider": "wider:open_wider",
+    "300w": "ibug:open_300w",
+    "wflw": "wflw:open_wflw",
+    "cityscapes": "cityscapes:open_cityscapes",
+    "cityscapes-vps": "cityscapes:open_cityscapes_vps",
+    "youtube-vis": "youtube_vis:YoutubeVis",
+}
+"""Scheme -> "module:function" that opens it, imported on first use."""
+KINDS = {"cityscapes": "panoptic", "cityscapes-vps": "panoptic", "youtube-vis": "instances"}
+"""Scheme -> what is labelled, where these are no faces."""
 
 _log = logging.getLogger(__name__)
 
@@ -36,13 +48,15 @@ def open_dataset(
 
     Args:
         name: "shapes", or "SCHEME:FOLDER" or "SCHEME:FOLDER:SPLIT", where the scheme says which layout the
-            folder has: "coco" (also "coco:FILE.json"), "wider" (WIDER FACE), "300w" or "wflw".
-        split: "train" or "val" for shapes and WIDER FACE, such as "val2017" for COCO, "train", "full",
-            "common", "challenging" or "private" for 300W, "train" or "test" for WFLW; None = the one for
-            validation.
+            folder has: "coco" (also "coco:FILE.json"), "wider" (WIDER FACE), "300w", "wflw", "cityscapes",
+            "cityscapes-vps" or "youtube-vis".
+        split: "train" or "val" for shapes, WIDER FACE and Cityscapes, such as "val2017" for COCO, "train", "full",
+            "common", "challenging" or "private" for 300W, "train" or "test" for WFLW, "train" or "valid" for
+            YouTube-VIS; None = the one for validation.
         limit: use only the first pictures; None = all.
-        kind: what is labelled: "instances", "person_keypoints" or "faces". Shapes draws pictures of it, a COCO
-            data set reads `annotations/KIND_SPLIT.json`; None = instances. The other schemes have faces.
+        kind: what is labelled: "instances", "person_keypoints", "faces" or "panoptic". Shapes draws pictures of it, or "clips", a COCO
+            data set reads `annotations/KIND_SPLIT.json`; None = instances. The other schemes have one kind: faces,
+            panoptic (Cityscapes) or instances (YouTube-VIS).
         on_picture: read the pictures of files now and leave out those that cannot be read, see `check_pictures`.
             None = they are read when they are asked for, and one that cannot be read is an error then.
 
@@ -50,6 +64,10 @@ def open_dataset(
         ValueError: no data set has this name, or it has no such split or kind.
         DatasetError: the files on disk are not such a data set.
     """
+    if name == "shapes" and kind == "clips":
+        from edgeseg_bench.datasets.clips import ClipsDataset
+
+        return ClipsDataset(split or "val", limit=limit)
     if name == "shapes":
         from edgeseg_bench.datasets.shapes import ShapesDataset
 
@@ -58,7 +76,7 @@ def open_dataset(
     if scheme not in SCHEMES or not place:
         raise ValueError(
             f"There is no data set {name!r}: give 'shapes', 'coco:FOLDER' or 'coco:FOLDER:SPLIT', "
-            "or the same with wider, 300w or wflw."
+            f"or the same with {', '.join(SCHEMES[1:-1])} or {SCHEMES[-1]}."
         )
     folder, named_split = _split_place(place)
     if named_split and split and named_split != split:
@@ -108,23 +126,21 @@ def open_training_split(
 def _open_files(
     scheme: str, folder: Path, split: str | None, *, limit: int | None, kind: str | None
 ) -> Dataset:
+    if scheme == "coco" and kind == "panoptic":
+        from edgeseg_bench.datasets.coco_panoptic import open_coco_panoptic
+
+        return open_coco_panoptic(folder, split, limit=limit)
     if scheme == "coco":
         from edgeseg_bench.datasets.coco import CocoDataset
 
         return CocoDataset(folder, split, limit=limit, kind=kind or "instances")
-    if kind not in {None, "faces"}:
-        raise ValueError(f"Data sets of {scheme!r} have labelled faces, kind is {kind!r}.")
-    if scheme == "wider":
-        from edgeseg_bench.datasets.wider import open_wider
-
-        return open_wider(folder, split, limit=limit)
-    if scheme == "300w":
-        from edgeseg_bench.datasets.ibug import open_300w
-
-        return open_300w(folder, split, limit=limit)
-    from edgeseg_bench.datasets.wflw import open_wflw
-
-    return open_wflw(folder, split, limit=limit)
+    own = KINDS.get(scheme, "faces")
+    if kind not in {None, own}:
+        raise ValueError(f"Data sets of {scheme!r} have labelled {own}, kind is {kind!r}.")
+    module, _, name = OPENERS[scheme].partition(":")
+    opener = getattr(importlib.import_module(f"edgeseg_bench.datasets.{module}"), name)
+    dataset: Dataset = opener(folder, split, limit=limit)
+    return dataset
 
 
 def _split_place(place: str) -> tuple[Path, str | None]:

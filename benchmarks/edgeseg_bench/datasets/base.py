@@ -28,12 +28,14 @@ class Sample:
         image_id: COCO image id, unique in the data set.
         file_name: name of the picture's file, relative to the folder of the pictures.
         annotations: COCO annotations; boxes are x, y, width, height in pixels of `image`.
+        video_id: of the clip that the picture is a frame of; None for a picture alone.
     """
 
     image: npt.NDArray[np.uint8]
     image_id: int
     file_name: str
     annotations: tuple[Annotation, ...]
+    video_id: int | None = None
 
     @property
     def height(self) -> int:
@@ -82,11 +84,22 @@ def coco_from_parts(
     }
 
 
+def coco_from_samples(samples: Iterable[Sample], categories: Sequence[Category]) -> dict[str, Any]:
+    """Return the COCO data set of pictures that are at hand, or drawn now."""
+    images: list[dict[str, Any]] = []
+    annotations: list[Annotation] = []
+    for sample in samples:
+        images.append(coco_image(sample))
+        annotations.extend(sample.annotations)
+    return coco_from_parts(images, annotations, categories)
+
+
 def coco_image(sample: Sample) -> dict[str, Any]:
     """Return the COCO image entry of a sample."""
-    return {
+    entry = {
         "id": sample.image_id,
         "file_name": sample.file_name,
         "height": sample.height,
         "width": sample.width,
     }
+    return entry if sample.video_id is None else {**entry, "video_id": sample.video_id}

@@ -11,8 +11,7 @@ from edgeseg_bench.datasets.base import (
     Dataset,
     DatasetError,
     Sample,
-    coco_from_parts,
-    coco_image,
+    coco_from_samples,
 )
 from edgeseg_runtime.errors import ImageError
 from edgeseg_runtime.files import listed
@@ -99,9 +98,4 @@ class Checked:
 
     def coco(self) -> dict[str, Any]:
         """Return the ground truth of these pictures as a COCO data set."""
-        samples = list(self)
-        return coco_from_parts(
-            [coco_image(sample) for sample in samples],
-            [annotation for sample in samples for annotation in sample.annotations],
-            self.categories,
-        )
+        return coco_from_samples(self, self.categories)

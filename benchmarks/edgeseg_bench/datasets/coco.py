@@ -81,10 +81,10 @@ class CocoDataset:
                 f"limit is {limit}: give the number of pictures, at least 1, or None for all."
             )
         self.place = Path(place)
-        source, self.split = _find_annotations(self.place, split, kind)
-        content = _read_annotation_file(source)
+        source, self.split = find_annotations(self.place, split, kind)
+        content = read_annotation_file(source, REQUIRED_KEYS)
         self._images: list[dict[str, Any]] = content["images"][:limit]
-        self._pictures = _find_pictures(self.place, source, self.split, self._images)
+        self._pictures = find_pictures(self.place, source, self.split, self._images)
         self._annotations: dict[int, list[Annotation]] = defaultdict(list)
         for annotation in content["annotations"]:
             self._annotations[annotation["image_id"]].append(_completed(annotation))
@@ -106,7 +106,7 @@ class CocoDataset:
 
     def __getitem__(self, index: int) -> Sample:
         entry = self._images[index]
-        path = _picture_path(self._pictures, entry)
+        path = picture_path(self._pictures, entry)
         image = read_image(path)
         found, expected = image.shape[:2], (entry["height"], entry["width"])
         if found != expected:
@@ -138,7 +138,7 @@ def _layout(kind: str) -> str:
     )
 
 
-def _find_annotations(place: Path, split: str | None, kind: str) -> tuple[Path, str | None]:
+def find_annotations(place: Path, split: str | None, kind: str) -> tuple[Path, str | None]:
     """Return the annotation file, and the split that it is of if it names one."""
     if place.is_file():
         if split is not None:
@@ -176,7 +176,7 @@ def _present_splits(place: Path, kind: str) -> dict[str, Path]:
     return found
 
 
-def _find_pictures(
+def find_pictures(
     place: Path, source: Path, split: str | None, images: Sequence[Mapping[str, Any]]
 ) -> Path:
     """Return the folder that the file names are relative to: the one that has most of the first pictures."""
@@ -189,7 +189,7 @@ def _find_pictures(
         for name in splits
     ]
     probed = images[:NUM_PROBED]
-    counts = [sum(_picture_path(path, entry).is_file() for entry in probed) for path in candidates]
+    counts = [sum(picture_path(path, entry).is_file() for entry in probed) for path in candidates]
     if images and not any(counts):
         places = ", ".join(dict.fromkeys(str(path) for path in candidates))
         raise DatasetError(
@@ -199,7 +199,7 @@ def _find_pictures(
     return candidates[counts.index(max(counts))]
 
 
-def _picture_path(folder: Path, entry: Mapping[str, Any]) -> Path:
+def picture_path(folder: Path, entry: Mapping[str, Any]) -> Path:
     """Return the path of a picture; folders in its name may be those of the machine that wrote the file."""
     name = entry["file_name"].replace("\\", "/")
     whole, alone = folder / name, folder / Path(name).name
@@ -225,22 +225,30 @@ def _without_groups(categories: Sequence[Category], used: Collection[int]) -> It
             yield category
 
 
-def _read_annotation_file(source: Path) -> dict[str, Any]:
+def read_annotation_file(source: Path, required: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """Return the content of a JSON file of annotations.
+
+    Args:
+        source: the file.
+        required: of its lists, the keys that every entry must have.
+
+    Raises:
+        DatasetError: it is not JSON, or lacks one of these lists or keys.
+    """
     try:
         content = json.loads(source.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DatasetError(
             f"{source} is not JSON: {error}. Download or export it again."
         ) from error
-    keys = {"images", "annotations", "categories"}
-    missing = keys - set(content) if isinstance(content, dict) else keys
+    missing = required.keys() - set(content if isinstance(content, dict) else ())
     if missing:
         raise DatasetError(
-            f"{source} lacks {sorted(missing)}: a COCO annotation file is an object with {sorted(keys)}."
+            f"{source} lacks {sorted(missing)}: expected an object with {sorted(required)}."
         )
-    for name, keys in REQUIRED_KEYS.items():
+    for name, keys in required.items():
         for entry in content[name]:
-            lacking = keys - set(entry)
+            lacking = set(keys) - set(entry)
             if lacking:
                 raise DatasetError(
                     f"{source}: an entry of {name}, {entry}, lacks {sorted(lacking)}."

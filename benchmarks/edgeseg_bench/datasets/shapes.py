@@ -1,9 +1,9 @@
-"""The built-in data set: labelled pictures of geometric figures, faces or people, drawn on demand.
+"""The built-in data set: labelled pictures of figures, faces, people or landscapes, drawn on demand.
 
 A picture is a pure function of (seed, split, kind, index): it does not depend on the order of access, on
 the process or on any global state. A `Scene` says what stands where; `render` turns it into a picture and
-the visible mask of every figure; `instance_annotations` describes them the COCO way. `faces` and
-`people` have the same three steps.
+the visible mask of every figure; `instance_annotations` describes them the COCO way. `faces`,
+`people` and `landscapes` have the same three steps.
 """
 
 from __future__ import annotations
@@ -18,35 +18,32 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_bench.datasets import faces, people, shapes_draw
-from edgeseg_bench.datasets.base import Annotation, Category, Sample, coco_from_parts, coco_image
+from edgeseg_bench.datasets import faces, landscapes, people, shapes_draw
+from edgeseg_bench.datasets.base import (
+    Annotation,
+    Category,
+    Sample,
+    coco_from_parts,
+    coco_from_samples,
+    coco_image,
+)
+from edgeseg_bench.datasets.coco_panoptic import write_coco_panoptic
+from edgeseg_bench.datasets.figures import (
+    CLASSES,
+    NUM_FIGURES,
+    Figure,
+    inside,
+    invent_figure,
+    visible_figures,
+)
 from edgeseg_bench.datasets.segmentation import box_xywh, rle_from_mask
 from edgeseg_bench.datasets.setting import SIDES, backdrop_paint, random_colour
-from edgeseg_bench.datasets.shapes_draw import Colour, Paint, Silhouette
+from edgeseg_bench.datasets.shapes_draw import Colour, Paint
 
-CLASSES = ("disc", "square", "triangle", "star", "ring", "cross")  # category ids 1..6
 CATEGORIES: tuple[Category, ...] = tuple(
     {"id": number, "name": name, "supercategory": "shape"} for number, name in enumerate(CLASSES, 1)
 )
 SPLIT_SIZES = {"train": 20_000, "val": 1_000}
-
-NUM_FIGURES = (2, 8)
-SMALLEST_RADIUS = 7.0
-LARGEST_RADIUS_SHARE = 0.30  # of the shorter picture side
-MIN_VISIBLE_SHARE = 0.25  # of the figure's own area
-MIN_VISIBLE_PIXELS = 50
-MIN_CONTRAST = (
-    70.0  # between a figure's colour and the backdrop's, in the channel where they differ most
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One object: its class, outline and paint."""
-
-    category_id: int
-    silhouette: Silhouette
-    paint: Paint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +76,13 @@ def make_scene(rng: np.random.Generator) -> Scene:
     base = random_colour(rng)
     figures: list[Figure] = []
     for _ in range(int(rng.integers(NUM_FIGURES[0], NUM_FIGURES[1] + 1))):
-        figures.append(_invent_figure(rng, height, width, base, figures))
+        figures.append(invent_figure(rng, height, width, base, figures))
     return Scene(
         height=height,
         width=width,
         base=base,
         backdrop=backdrop_paint(rng),
-        figures=_visible_figures(figures, height, width),
+        figures=visible_figures(figures, height, width),
         num_scribbles=int(rng.integers(4, 19)),
         gain=float(rng.uniform(0.65, 1.15)),
         blur=float(rng.uniform(0.4, 1.2)) if rng.random() < 0.4 else 0.0,
@@ -115,7 +112,7 @@ def render(
     )
     masks_NHW = np.zeros((len(scene.figures), height, width), dtype=np.bool_)
     for number, figure in enumerate(scene.figures):
-        rows, columns, inside_hw = _inside(figure.silhouette, height, width)
+        rows, columns, inside_hw = inside(figure.silhouette, height, width)
         masks_NHW[:number, rows, columns] &= ~inside_hw
         masks_NHW[number, rows, columns] = inside_hw
     return image, masks_NHW
@@ -156,6 +153,7 @@ KINDS: Mapping[str, tuple[tuple[Category, ...], Draw]] = {
     "instances": (CATEGORIES, draw),
     "faces": (faces.CATEGORIES, faces.draw),
     "person_keypoints": (people.CATEGORIES, people.draw),
+    "panoptic": (landscapes.CATEGORIES, landscapes.draw),
 }
 
 
@@ -231,12 +229,7 @@ class ShapesDataset:
 
     def coco(self) -> dict[str, Any]:
         """Return the ground truth as a COCO data set; draws every picture."""
-        images: list[dict[str, Any]] = []
-        annotations: list[Annotation] = []
-        for sample in self:
-            images.append(coco_image(sample))
-            annotations.extend(sample.annotations)
-        return coco_from_parts(images, annotations, self.categories)
+        return coco_from_samples(self, self.categories)
 
 
 def write_coco(dataset: ShapesDataset, folder: str | Path) -> Path:
@@ -251,6 +244,8 @@ def write_coco(dataset: ShapesDataset, folder: str | Path) -> Path:
     Raises:
         OSError: a file cannot be written.
     """
+    if dataset.kind == "panoptic":
+        return write_coco_panoptic(dataset, folder, split=dataset.split)
     folder = Path(folder)
     pictures = folder / dataset.split
     pictures.mkdir(parents=True, exist_ok=True)
@@ -266,75 +261,3 @@ def write_coco(dataset: ShapesDataset, folder: str | Path) -> Path:
     target = folder / "annotations" / f"{dataset.kind}_{dataset.split}.json"
     target.write_text(json.dumps(coco), encoding="utf-8")
     return folder
-
-
-def _contrasting_colour(rng: np.random.Generator, other: Colour) -> Colour:
-    colour = random_colour(rng)
-    while max(abs(a - b) for a, b in zip(colour, other, strict=True)) < MIN_CONTRAST:
-        colour = random_colour(rng)
-    return colour
-
-
-def _invent_figure(
-    rng: np.random.Generator, height: int, width: int, base: Colour, others: list[Figure]
-) -> Figure:
-    category_id = int(rng.integers(1, len(CLASSES) + 1))
-    largest = LARGEST_RADIUS_SHARE * min(height, width)
-    # Between uniform and log-uniform: all sizes, but not mostly tiny ones.
-    radius = float(SMALLEST_RADIUS * (largest / SMALLEST_RADIUS) ** (rng.random() ** 0.6))
-    silhouette = Silhouette(
-        kind=CLASSES[category_id - 1],
-        centre=_free_centre(rng, height, width, radius, others),
-        radius=radius,
-        angle=float(rng.uniform(0, 2 * np.pi)),
-        squeeze=float(rng.uniform(0.75, 1.0)),
-        waist=float(rng.random()),
-    )
-    first = _contrasting_colour(rng, base)
-    second = tuple(float(c) for c in np.clip(np.array(first) + rng.uniform(-60, 60, 3), 0, 255))
-    paint = Paint(
-        pattern=str(rng.choice(list(shapes_draw.PATTERNS))),
-        colours=(first, (second[0], second[1], second[2])),
-        period=float(rng.uniform(4, 16)),
-        angle=float(rng.uniform(0, np.pi)),
-    )
-    return Figure(category_id=category_id, silhouette=silhouette, paint=paint)
-
-
-def _free_centre(
-    rng: np.random.Generator, height: int, width: int, radius: float, others: list[Figure]
-) -> tuple[float, float]:
-    """Return a place that mostly avoids the others; after some tries any place, so that figures occlude."""
-    margin = 0.6 * radius  # up to a fifth of the figure may be cut off by the border
-    x = y = 0.0
-    for _ in range(4):
-        x = float(rng.uniform(margin, width - margin))
-        y = float(rng.uniform(margin, height - margin))
-        if all(_is_apart(x, y, radius, other.silhouette) for other in others):
-            break
-    return x, y
-
-
-def _is_apart(x: float, y: float, radius: float, other: Silhouette) -> bool:
-    distance = float(np.hypot(x - other.centre[0], y - other.centre[1]))
-    return distance > 0.75 * (radius + other.radius)
-
-
-def _inside(
-    silhouette: Silhouette, height: int, width: int
-) -> tuple[slice, slice, npt.NDArray[np.bool_]]:
-    rows, columns, cover_hw = shapes_draw.coverage(silhouette, height=height, width=width)
-    return rows, columns, cover_hw >= 0.5
-
-
-def _visible_figures(figures: list[Figure], height: int, width: int) -> tuple[Figure, ...]:
-    """Leave out the figures that the nearer ones hide, so that whatever is drawn is annotated."""
-    taken_HW = np.zeros((height, width), dtype=np.bool_)
-    kept: list[Figure] = []
-    for figure in reversed(figures):
-        rows, columns, inside_hw = _inside(figure.silhouette, height, width)
-        visible = int((inside_hw & ~taken_HW[rows, columns]).sum())
-        if visible >= max(MIN_VISIBLE_PIXELS, MIN_VISIBLE_SHARE * int(inside_hw.sum())):
-            kept.append(figure)
-            taken_HW[rows, columns] |= inside_hw
-    return tuple(reversed(kept))

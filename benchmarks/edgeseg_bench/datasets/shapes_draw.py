@@ -158,9 +158,22 @@ PATTERNS: Mapping[str, Callable[[Float, Float, np.random.Generator], Float]] = {
 
 def painted(paint: Paint, *, height: int, width: int, rng: np.random.Generator) -> Float:
     """Return a (height, width, 3) float32 surface in that paint, 0..255."""
+    x = np.arange(width, dtype=np.float32)[None, :]
+    y = np.arange(height, dtype=np.float32)[:, None]
+    return painted_at(paint, x, y, rng)
+
+
+def painted_at(paint: Paint, x: Float, y: Float, rng: np.random.Generator) -> Float:
+    """Return the (h, w, 3) float32 colours of that paint at places.
+
+    Args:
+        paint: "gradient" and "clouds" fill the window; the others go with x and y, wherever it is.
+        x: of places, in pixels of the surface; broadcasts with y to (h, w).
+        y: of these places.
+        rng: for the patterns that need chance.
+    """
     phase = 2 * np.pi / paint.period
-    x = np.arange(width, dtype=np.float32)[None, :] * phase
-    y = np.arange(height, dtype=np.float32)[:, None] * phase
+    x, y = x * phase, y * phase
     cos, sin = np.float32(np.cos(paint.angle)), np.float32(np.sin(paint.angle))
     share_hw = PATTERNS[paint.pattern](cos * x + sin * y, cos * y - sin * x, rng)
     first, second = (np.array(colour, dtype=np.float32) for colour in paint.colours)

@@ -55,6 +55,7 @@ class Agreement:
     Attributes:
         ap: agreement by kind. "bbox", "segm", "keypoints": COCO AP of the candidate with the reference's
             detections as labels. "points": share of points within 0 to 5 % of the size of the box, averaged.
+            "pq", "vpq": panoptic quality, picture by picture or over tubes, with the reference's segments as labels.
             Where the reference found nothing at or above the threshold: None, nothing to compare, if the
             candidate did not either, else 0.0.
         score_threshold: reference detections count from this score on; all results do where points are compared.

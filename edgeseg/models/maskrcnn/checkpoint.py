@@ -74,6 +74,9 @@ DETECTRON2 = KeyTable(
         ("roi_heads.mask_head.mask_fcn{i+1}.{p}", "mask_head.convs.{i}.conv.{p}"),
         ("roi_heads.mask_head.deconv.{p}", "mask_head.deconv.{p}"),
         ("roi_heads.mask_head.predictor.{p}", "mask_head.predictor.{p}"),
+        ("sem_seg_head.p{i+2}.{n*2}.norm.{p}", "semantic_head.levels.{i}.{n}.norm.{p}"),
+        ("sem_seg_head.p{i+2}.{n*2}.{p}", "semantic_head.levels.{i}.{n}.conv.{p}"),
+        ("sem_seg_head.predictor.{p}", "semantic_head.predictor.{p}"),
     ),
     # Older files store what the model computes (anchors) or what its configuration says (means).
     ignored=(r"anchor_generator\.cell_anchors", r"^pixel_(mean|std)$"),

@@ -1,17 +1,26 @@
-"""The configuration of Mask R-CNN and Keypoint R-CNN, and that of each variant."""
+"""The configuration of Mask R-CNN, Keypoint R-CNN and Panoptic FPN, and that of each variant."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from edgeseg.models.labels import BACKGROUND, COCO_80, COCO_80_IDS, COCO_91, SHAPES
+from edgeseg.models.labels import (
+    BACKGROUND,
+    COCO_80,
+    COCO_80_IDS,
+    COCO_91,
+    COCO_STUFF,
+    COCO_STUFF_IDS,
+    SHAPES,
+)
 from edgeseg.models.layers.limits import MAX_TOP_K
 from edgeseg_runtime.manifest import INTERPOLATIONS, SIZE_ROUNDINGS
 from edgeseg_runtime.paste import PASTE_RULES
 
 STRIDES = (4, 8, 16, 32)
 SIZE_DIVISOR = 32
+NORM_GROUPS = 32
 CHOICES = {
     "interpolation": INTERPOLATIONS,
     "rounding": SIZE_ROUNDINGS,
@@ -34,6 +43,11 @@ class MaskRCNNConfig:
 
     Names of thresholds and limits are torchvision's. ``num_classes`` counts as the original does:
     with the background when ``background_first`` (torchvision), without it otherwise (detectron2).
+
+    With ``stuff_labels`` the model is a Panoptic FPN: a semantic head tells these apart, and the
+    result is panoptic. Instances of which more than ``overlap_threshold`` is covered by better ones,
+    or with a score below ``panoptic_score_thresh``, and stuff of fewer than ``stuff_area`` pixels are
+    left out of it.
     """
 
     image_size: tuple[int, int] = (800, 1344)
@@ -88,12 +102,20 @@ class MaskRCNNConfig:
     drop_empty_boxes: bool = False
     num_keypoints: int = 0
 
+    stuff_labels: tuple[str, ...] = ()
+    stuff_category_ids: tuple[int, ...] = ()
+    semantic_channels: int = 128
+    overlap_threshold: float = 0.5
+    stuff_area: int = 4096
+    panoptic_score_thresh: float = 0.5
+
     def __post_init__(self) -> None:
         self._check_input()
         self._check_classes()
         self._check_choices()
         self._check_anchors()
         self._check_selection()
+        self._check_stuff()
 
     def _check_input(self) -> None:
         height, width = self.image_size
@@ -158,6 +180,37 @@ class MaskRCNNConfig:
                     f"{name} {getattr(self, name)} found, expected 1 to {MAX_TOP_K}: TensorRT "
                     "sorts no more"
                 )
+
+    def _check_stuff(self) -> None:
+        count = len(self.stuff_labels)
+        if self.stuff_category_ids and len(self.stuff_category_ids) != count:
+            raise ValueError(
+                f"stuff_category_ids with {len(self.stuff_category_ids)} entries found, expected one "
+                f"per stuff label: {count}"
+            )
+        if count and self.num_keypoints:
+            raise ValueError(
+                "stuff_labels found together with key points, expected a mask branch: segments are "
+                "made of masks"
+            )
+        for name in ("overlap_threshold", "panoptic_score_thresh"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} found, expected 0 to 1")
+        if self.stuff_area < 0:
+            raise ValueError(f"stuff_area {self.stuff_area} found, expected 0 or more pixels")
+        if self.semantic_channels <= 0 or self.semantic_channels % NORM_GROUPS:
+            raise ValueError(
+                f"semantic_channels {self.semantic_channels} found, expected a multiple of "
+                f"{NORM_GROUPS}, the groups of its normalisation"
+            )
+
+    @property
+    def stuff_ids(self) -> tuple[int, ...]:
+        """COCO category of each stuff label; without any given, numbers behind those of the things."""
+        if self.stuff_category_ids or not self.stuff_labels:
+            return self.stuff_category_ids
+        first = 1 + max(self.category_ids, default=self.num_classes - 1)
+        return tuple(range(first, first + len(self.stuff_labels)))
 
     @property
     def num_logits(self) -> int:
@@ -224,6 +277,7 @@ TINY = MaskRCNNConfig(
     mask_num_convs=2,
     mask_channels=48,
 )
+PANOPTIC = replace(DETECTRON2, stuff_labels=COCO_STUFF, stuff_category_ids=COCO_STUFF_IDS)
 PRESETS: Mapping[str, MaskRCNNConfig] = {
     "keypointrcnn_resnet50_fpn": replace(
         TORCHVISION, num_classes=2, labels=(BACKGROUND, "person"), num_keypoints=17
@@ -233,5 +287,7 @@ PRESETS: Mapping[str, MaskRCNNConfig] = {
     "maskrcnn_resnet50_fpn_3x": DETECTRON2,
     "maskrcnn_resnet50_fpn_v2": V2,
     "maskrcnn_tiny": TINY,
+    "panoptic_fpn_resnet101_3x": replace(PANOPTIC, backbone="resnet101"),
+    "panoptic_fpn_resnet50_3x": PANOPTIC,
 }
 """Model name -> its configuration."""

@@ -1,4 +1,4 @@
-"""Mask R-CNN and Keypoint R-CNN with a feature pyramid, as torchvision and detectron2 run them.
+"""Mask R-CNN, Keypoint R-CNN and Panoptic FPN, as torchvision and detectron2 run them.
 
 Shape suffixes: B pictures, P proposals, K detections, C channels, Y classes, J key points.
 """
@@ -25,6 +25,7 @@ from edgeseg.models.layers.roi_heads import (
     unfold_regions,
 )
 from edgeseg.models.layers.rpn import RPN, AnchorGrid
+from edgeseg.models.layers.semantic_head import SemanticHead
 from edgeseg.models.maskrcnn.config import STRIDES, MaskRCNNConfig
 from edgeseg.models.reference import ReferenceModel, check_image_size
 from edgeseg.ops import atlas_roi_align, pyramid_atlas
@@ -87,11 +88,20 @@ class MaskRCNN(ReferenceModel):
                 num_convs=config.mask_num_convs,
                 norm_eps=config.head_norm_eps,
             )
+        self.semantic_head: SemanticHead | None = None
+        if config.stuff_labels:
+            self.semantic_head = SemanticHead(
+                config.fpn_channels,
+                config.semantic_channels,
+                1 + len(config.stuff_labels),
+                num_levels=len(STRIDES),
+            )
         self.score_threshold = config.box_score_thresh
         self.outputs = (
             "boxes",
             "scores",
             "labels",
+            *(() if self.semantic_head is None else ("semantic_logits",)),
             "keypoint_heatmaps" if config.num_keypoints else "masks",
         )
 
@@ -116,7 +126,8 @@ class MaskRCNN(ReferenceModel):
 
         The results have ``box_detections_per_img`` rows K: boxes (B, K, 4) x1 y1 x2 y2 in network
         pixels; scores (B, K) falling, 0 in empty rows; labels (B, K) int32; masks (B, K, 28, 28)
-        probabilities inside each box, or keypoint_heatmaps (B, K, J, 56, 56) logits inside it.
+        probabilities inside each box, or keypoint_heatmaps (B, K, J, 56, 56) logits inside it; of a Panoptic FPN
+        semantic_logits (B, 1 + stuff classes, H / 4, W / 4), class 0 for all things.
 
         Arguments and errors are those of :meth:`detect_stages`.
         """
@@ -152,6 +163,8 @@ class MaskRCNN(ReferenceModel):
         proposals, is_proposal = self.rpn.propose(logits, deltas, image_size)
         stages["proposals"] = proposals
 
+        if self.semantic_head is not None:
+            stages["semantic_logits"] = self.semantic_head(pyramid)
         stages["atlas"] = self.atlas(pyramid)
         stages["box_features"] = self._pool_for_boxes(stages["atlas"], proposals)
         class_logits, box_deltas = self.classify(stages["box_features"])

@@ -1,4 +1,4 @@
-"""The Mask R-CNN and Keypoint R-CNN variants: how they are built, manifests, published figures."""
+"""The Mask R-CNN, Keypoint R-CNN and Panoptic FPN variants: how they are built, manifests, published figures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
     from edgeseg.models.reference import ReferenceModel
 
 PRECISION = PrecisionRecipe(
-    int8=("backbone", "fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head"),
-    half_in_mixed=("fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head"),
+    int8=("backbone", "fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head", "semantic_head"),
+    half_in_mixed=("fpn", "rpn.conv", "box_head", "mask_head", "keypoint_head", "semantic_head"),
     half=("PyramidAtlas", "AtlasRoiAlign"),
     # The last layers put out logits and offsets: cheap, and an eighth of a logit is too coarse.
-    float32=("mask_head.predictor", "keypoint_head.predictor"),
+    float32=("mask_head.predictor", "keypoint_head.predictor", "semantic_head.predictor"),
 )
 
 FREE_ROWS = -1
@@ -46,6 +48,8 @@ def build(
     preset = PRESETS[name]
     has_background = config.get("background_first", preset.background_first)
     classes = ClassRules(counts_background=has_background, names_background=has_background)
+    if "stuff_labels" in config:  # the preset's ids are those of other names
+        config = {"stuff_category_ids": (), **config}
     sides = _sides(image_size or config.get("image_size", preset.image_size), config)
     return MaskRCNN(name, configured(name, preset, image_size, {**sides, **config}, classes))
 
@@ -82,7 +86,7 @@ def manifest(model: ReferenceModel) -> Manifest:
         graphs = one_graph(detect.inputs, (*detect.given, *found))
     return Manifest(
         name=model.name,
-        task="instances",
+        task="panoptic" if config.stuff_labels else "instances",
         precision="fp32",
         graphs=graphs,
         schedule=Schedule(first=tuple(graphs), then=tuple(graphs)),
@@ -101,10 +105,21 @@ def manifest(model: ReferenceModel) -> Manifest:
             "drop_empty_boxes": config.drop_empty_boxes,
             "score_threshold": 0.0,
             "keypoints": "bicubic_argmax" if num_keypoints else "none",
+            **(_panoptic_options(config) if config.stuff_labels else {}),
         },
-        labels=config.labels,
-        category_ids=config.category_ids,
+        labels=(*config.labels, *config.stuff_labels),
+        category_ids=(*config.category_ids, *config.stuff_ids),
     )
+
+
+def _panoptic_options(config: MaskRCNNConfig) -> dict[str, float]:
+    """Return what only the panoptic task has, and its threshold: the original keeps a score equal to it."""
+    below = np.nextafter(np.float32(config.panoptic_score_thresh), np.float32(-1))
+    return {
+        "score_threshold": max(float(below), 0.0),
+        "overlap_threshold": config.overlap_threshold,
+        "stuff_area": config.stuff_area,
+    }
 
 
 def _graphs(model: MaskRCNN) -> dict[str, Graph]:
@@ -121,6 +136,12 @@ def _graphs(model: MaskRCNN) -> dict[str, Graph]:
     atlas = TensorSpec(
         name="atlas", dtype="float32", shape=(1, config.fpn_channels, layout.height, layout.width)
     )
+    num_semantic = 1 + len(config.stuff_labels)
+    semantic = TensorSpec(
+        name="semantic_logits",
+        dtype="float32",
+        shape=(1, num_semantic, height // STRIDES[0], width // STRIDES[0]),
+    )
     boxes = TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4))
     labels = TensorSpec(name="labels", dtype="int32", shape=(1, num_results))
     detect = Graph(
@@ -133,6 +154,7 @@ def _graphs(model: MaskRCNN) -> dict[str, Graph]:
             boxes,
             TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
             labels,
+            *((semantic,) if config.stuff_labels else ()),
             atlas,
         ),
         kept=("atlas",),
@@ -244,6 +266,14 @@ SPECS: dict[str, ModelSpec] = {
         FAMILY.spec(
             "maskrcnn_resnet101_fpn_3x", "detectron2", 63_283_120,
             gflops=343.5, accuracy={"box_AP": 0.429, "mask_AP": 0.386},
+        ),
+        FAMILY.spec(
+            "panoptic_fpn_resnet50_3x", "detectron2", 45_973_990, purpose="panoptic",
+            gflops=296.3, accuracy={"PQ": 0.415, "box_AP": 0.400, "mask_AP": 0.365},
+        ),
+        FAMILY.spec(
+            "panoptic_fpn_resnet101_3x", "detectron2", 64_913_894, purpose="panoptic",
+            gflops=375.9, accuracy={"PQ": 0.430, "box_AP": 0.424, "mask_AP": 0.385},
         ),
         FAMILY.spec(
             "maskrcnn_tiny", "edgeseg", 978_549,

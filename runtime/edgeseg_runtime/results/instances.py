@@ -26,6 +26,7 @@ from edgeseg_runtime.image import Image
 from edgeseg_runtime.masks import MaskSet, read_only
 from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.naming import category_of_label, name_of_label, number_of_label
 from edgeseg_runtime.results.rows import (
     OPTIONAL_FIELDS,
     ROW_FIELDS,
@@ -232,7 +233,7 @@ class Instances:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        names = sorted({self._name(int(label)) for label in self.labels})
+        names = sorted({name_of_label(int(label), self.label_names) for label in self.labels})
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         extras = ["masks"] if self.has_masks else []
         extras += [field.name for field in OPTIONAL_FIELDS if field.name in self._given()]
@@ -264,7 +265,9 @@ class Instances:
         if score is not None:
             is_kept &= self.scores >= score
         if labels is not None:
-            is_kept &= np.isin(self.labels, [self._number(label) for label in labels])
+            is_kept &= np.isin(
+                self.labels, [number_of_label(label, self.label_names) for label in labels]
+            )
         return self[is_kept]
 
     def records(self, image_id: int) -> list[dict[str, Any]]:
@@ -289,7 +292,9 @@ class Instances:
             ModuleNotFoundError: if supervision is not installed.
         """
         supervision = import_supervision()
-        names = np.array([self._name(int(label)) for label in self.labels], dtype=np.str_)
+        names = np.array(
+            [name_of_label(int(label), self.label_names) for label in self.labels], dtype=np.str_
+        )
         rows = self._given()
         fields = [field for field in ROW_FIELDS if field.name in rows]
         slots = {field.slot: rows[field.name].copy() for field in fields if field.slot}
@@ -323,7 +328,7 @@ class Instances:
 
     def label_name(self, index: int) -> str:
         """Return the name of row `index`'s label, or its number where there is no name."""
-        return self._name(int(self.labels[index]))
+        return name_of_label(int(self.labels[index]), self.label_names)
 
     _extra: dict[str, npt.NDArray[Any]]
     _mask_set: MaskSet | None
@@ -345,7 +350,7 @@ class Instances:
         x1, y1, x2, y2 = self.boxes[index].tolist()
         record: dict[str, Any] = {
             "image_id": image_id,
-            "category_id": self._category_id(int(self.labels[index])),
+            "category_id": category_of_label(int(self.labels[index]), self.category_ids),
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": float(self.scores[index]),
         }
@@ -383,23 +388,6 @@ class Instances:
             return caption
         male = float(self.gender[index])
         return f"{caption} {'male' if male >= 0.5 else 'female'} {max(male, 1 - male):.2f}"
-
-    def _name(self, label: int) -> str:
-        if 0 <= label < len(self.label_names) and self.label_names[label]:
-            return self.label_names[label]
-        return str(label)
-
-    def _number(self, label: int | str) -> int:
-        if not isinstance(label, str):
-            return label
-        if label not in self.label_names:
-            raise ValueError(f"there is no label {label!r}; expected one of {self.label_names}")
-        return self.label_names.index(label)
-
-    def _category_id(self, label: int) -> int:
-        if 0 <= label < len(self.category_ids):
-            return self.category_ids[label]
-        return label
 
 
 def _mask_set(masks: MaskSet | npt.ArrayLike | None) -> MaskSet | None:

@@ -25,6 +25,7 @@ TASKS: dict[str, str] = {
     "instances": "edgeseg_runtime.tasks.instances:InstanceTask",
     "keypoints": "edgeseg_runtime.tasks.keypoints:KeypointTask",
     "landmarks": "edgeseg_runtime.tasks.landmarks:LandmarkTask",
+    "panoptic": "edgeseg_runtime.tasks.panoptic:PanopticTask",
 }
 
 Result = TypeVar("Result")
