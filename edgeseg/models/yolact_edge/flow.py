@@ -40,10 +40,7 @@ class Motion:
 
     def carry(self, map_BCHW: Tensor) -> Tensor:
         """Return what a map (B, C, H, W) of the key frame is in the current frame."""
-        height, width = map_BCHW.shape[2:]
-        cells = self.flow.new_tensor([width - 1, height - 1]) / (2 * FLOW_UNIT)
-        moved = warp(map_BCHW, self.flow * cells[:, None, None])
-        return moved * self.scale + self.bias
+        return warp(map_BCHW, flow_in_cells(self.flow)) * self.scale + self.bias
 
 
 class MotionHead(nn.Module):
@@ -148,6 +145,13 @@ class PartialFeatures(nn.Module):
             detail = _resize(detail, carried[number].shape[2:])  # the second one from the first one
             carried[number] = carried[number] + refine(torch.cat([carried[number], detail], dim=1))
         return stages | {"merged4": carried[0], "merged5": carried[1]}
+
+
+def flow_in_cells(flow_B2HW: Tensor) -> Tensor:
+    """Return a flow (B, 2, H, W) in cells of the map that it moves, see :class:`Motion`."""
+    height, width = flow_B2HW.shape[2:]
+    units = flow_B2HW.new_tensor([width - 1, height - 1]) / (2 * FLOW_UNIT)
+    return flow_B2HW * units[:, None, None]
 
 
 def _resize(map_BCHW: Tensor, size: Sequence[int]) -> Tensor:
