@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from edgeseg.models.yolact.model import Yolact
 from edgeseg_bench.datasets import Dataset, open_dataset
-from edgeseg_bench.datasets.base import Annotation, Sample
 from edgeseg_bench.datasets.segmentation import mask_from_segmentation
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.tasks import create_task
@@ -30,14 +28,7 @@ def make_sample(manifest: Manifest, number: int) -> Arrays:
     """Return a picture of the training split in the network's frame, with its labels."""
     dataset = _training_split()
     sample = dataset[number % len(dataset)]
-    # Later rounds over the same pictures see them mirrored.
-    return labelled_picture(manifest, sample, sample.annotations, number // len(dataset))
-
-
-def labelled_picture(
-    manifest: Manifest, sample: Sample, annotations: Sequence[Annotation], flips: int
-) -> Arrays:
-    """Return a picture in the network's frame and its targets, mirrored as `mirrored` says."""
+    flips = number // len(dataset)  # later rounds over the same pictures see them mirrored
     inputs, _ = create_task(manifest).preprocess(mirrored(sample.image, flips))
     image = inputs["image"][0]
     height, width = image.shape[:2]
@@ -45,7 +36,7 @@ def labelled_picture(
     boxes = np.zeros((MAX_OBJECTS, 4), np.float32)
     labels = np.zeros(MAX_OBJECTS, np.int64)
     masks = np.zeros((MAX_OBJECTS, *cells), np.float32)
-    for row, annotation in enumerate(annotations[:MAX_OBJECTS]):
+    for row, annotation in enumerate(sample.annotations[:MAX_OBJECTS]):
         mask = mask_from_segmentation(
             annotation["segmentation"], height=sample.height, width=sample.width
         ).astype(np.float32)

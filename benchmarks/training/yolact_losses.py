@@ -6,7 +6,6 @@ C prototypes, H W of the prototypes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,18 +47,8 @@ class Matches:
 
 
 def yolact_losses(model: Yolact, image: Tensor, targets: Targets) -> dict[str, Tensor]:
-    """Return the losses of a batch (B, H, W, 3) uint8; see :func:`pyramid_losses`."""
-    return pyramid_losses(model, model.fpn(model.backbone(model.normalize(image))[-3:]), targets)
-
-
-def pyramid_losses(model: Yolact, pyramid: Sequence[Tensor], targets: Targets) -> dict[str, Tensor]:
-    """Return the losses of a batch: box, class and mask, each over the number of positive priors.
-
-    Args:
-        model: what the maps are of.
-        pyramid: P3..P7, each (B, C, H_level, W_level).
-        targets: of the batch.
-    """
+    """Return the losses of a batch: box, class and mask, each over the number of positive priors."""
+    pyramid = model.fpn(model.backbone(model.normalize(image))[-3:])
     prototypes_BCHW = model.prototypes(pyramid[0])
     logits_BNY, deltas_BN4, coefficients_BNC = model.head(pyramid)
     with torch.no_grad():

@@ -71,7 +71,6 @@ MODELS: dict[str, str] = {
     "yolact_edge_mobilenetv2": _YOLACT_EDGE,
     "yolact_edge_resnet101": _YOLACT_EDGE,
     "yolact_edge_resnet50": _YOLACT_EDGE,
-    "yolact_edge_tiny": _YOLACT_EDGE,
     "yolact_edge_vid_minimal": _YOLACT_EDGE,
     "yolact_edge_vid_resnet101": _YOLACT_EDGE,
     "yolact_edge_vid_resnet50": _YOLACT_EDGE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from edgeseg.models.labels import COCO_80, COCO_80_IDS, SHAPES, YOUTUBE_VIS_2019
+from edgeseg.models.labels import COCO_80, COCO_80_IDS, YOUTUBE_VIS_2019
 from edgeseg.models.yolact.config import YolactConfig
 
 VIDEO_BACKBONES = ("resnet50", "resnet101", "mobilenet_v2", "small")
@@ -55,29 +55,10 @@ VIDEO = YolactEdgeConfig(
     category_ids=tuple(range(1, 41)),
     flow_channels=64,
 )
-TINY = YolactEdgeConfig(
-    takes_fraction=False,
-    image_size=(192, 192),
-    num_classes=len(SHAPES),
-    labels=SHAPES[1:],
-    category_ids=tuple(range(1, len(SHAPES))),
-    backbone="small",
-    backbone_channels=(24, 40, 56, 80),
-    fpn_channels=56,
-    head_channels=56,
-    proto_channels=48,
-    mask_dim=16,
-    pred_scales=(12, 24, 48, 96, 176),
-    nms_top_k=50,
-    max_num_detections=30,
-    flow_channels=16,
-    flow_widths=(24, 32, 48),
-)
 PRESETS: Mapping[str, YolactEdgeConfig] = {
     "yolact_edge_mobilenetv2": replace(COCO, backbone="mobilenet_v2"),
     "yolact_edge_resnet50": replace(COCO, backbone="resnet50"),
     "yolact_edge_resnet101": COCO,
-    "yolact_edge_tiny": TINY,
     "yolact_edge_vid_minimal": replace(VIDEO, use_spa=False),
     "yolact_edge_vid_resnet50": replace(VIDEO, backbone="resnet50"),
     "yolact_edge_vid_resnet101": VIDEO,

@@ -100,10 +100,6 @@ def _carried(config: YolactEdgeConfig) -> tuple[TensorSpec, ...]:
 
 _ORIGINS = {  # licence of code and weights, source of the figures
     "coco": ("MIT (code), weights not stated", "haotian-liu/yolact_edge README, COCO test-dev"),
-    "edgeseg": (
-        "Apache-2.0 (code and weights)",
-        "benchmarks/results/yolact_edge_tiny_bench.md, 17 clips of shapes val",
-    ),
     "video": (
         "MIT (code), weights not stated",
         "haotian-liu/yolact_edge README, YouTube-VIS, the authors' own split",
@@ -135,10 +131,6 @@ SPECS: dict[str, ModelSpec] = {
         FAMILY.spec(
             "yolact_edge_resnet101", "coco", 50_136_511,
             gflops=82.4, accuracy={"mask_AP": 0.298},
-        ),
-        FAMILY.spec(
-            "yolact_edge_tiny", "edgeseg", 0,
-            gflops=0, accuracy={},
         ),
         FAMILY.spec(
             "yolact_edge_vid_resnet50", "video", 35_160_911,
