@@ -4,7 +4,7 @@
 
 Each precision is a bundle of its own. It runs once in ONNX Runtime, and an engine is compiled for each target. What does
 not compile is recorded with the reason. The weights are those of `product_share.py`, and random where it has none; int8
-ranges are found on the one picture that is run. A file that is there is added to: a model and precision that it holds is
+ranges are found on the two pictures that are run. A file that is there is added to: a model and precision that it holds is
 left out.
 """
 
@@ -34,6 +34,8 @@ from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.manifest import Manifest
 from product_share import CASES, load_fill, make_model
+
+Picture = npt.NDArray[np.uint8]
 
 
 def main() -> None:
@@ -70,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
 def compile_model(model: ReferenceModel, precision: str, targets: list[str]) -> dict[str, Any]:
     """Return what came of one model in one precision."""
     height, width = model.config.image_size
-    picture = load_fill().sample_image(7, height, width)
+    pictures = frames_of(load_fill().sample_image(7, height + 32, width + 32), height, width)
     record: dict[str, Any] = {
         "model": model.name,
         "size": f"{height}x{width}",
@@ -81,8 +83,8 @@ def compile_model(model: ReferenceModel, precision: str, targets: list[str]) -> 
             model,
             Path(scratch) / "bundle",
             precision=precision,
-            calibration=[picture] if precision in CALIBRATED else None,
-            images=[picture],
+            calibration=pictures if precision in CALIBRATED else None,
+            images=pictures,
             allow_mismatch=True,  # random weights: what is asked is whether it runs and compiles
         )
         manifest = Manifest.load(folder)
@@ -91,16 +93,27 @@ def compile_model(model: ReferenceModel, precision: str, targets: list[str]) -> 
             "onnx_bytes": sum(file.size_bytes for file in manifest.artifacts.values()),
             "is_within_tolerance": manifest.parity["is_within_tolerance"],
             "num_nodes": lowered.get("num_nodes", {}),
-            "num_results": num_results(folder, picture),
+            "num_results": num_results(folder, pictures),
         }
         record["engines"] = [engine_of(folder, target, Path(scratch)) for target in targets]
     return record
 
 
-def num_results(folder: Path, picture: npt.NDArray[np.uint8]) -> int:
-    """Return how many results the bundle finds in ONNX Runtime."""
-    with edgeseg_runtime.load(folder, backend="onnxruntime") as predictor:
-        return len(predictor(picture))
+def frames_of(whole: Picture, height: int, width: int) -> list[Picture]:
+    """Return two windows of a picture, as a camera sees it that moves: a video model runs all its graphs."""
+    return [
+        np.ascontiguousarray(whole[shift : shift + height, shift : shift + width])
+        for shift in (0, 16)
+    ]
+
+
+def num_results(folder: Path, pictures: list[Picture]) -> int:
+    """Return how many results the bundle finds in the last of the pictures in ONNX Runtime."""
+    with (
+        edgeseg_runtime.load(folder, backend="onnxruntime") as predictor,
+        predictor.session() as session,
+    ):
+        return [len(session(picture)) for picture in pictures][-1]
 
 
 def engine_of(folder: Path, target: str, scratch: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ _LANDMARKS = "edgeseg.models.landmarks.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
 _RETINAFACE = "edgeseg.models.retinaface.spec"
 _YOLACT = "edgeseg.models.yolact.spec"
+_YOLACT_EDGE = "edgeseg.models.yolact_edge.spec"
 MODELS: dict[str, str] = {
     "centernet_dla34": _CENTERNET,
     "centernet_dla34_pascal": _CENTERNET,
@@ -67,6 +68,12 @@ MODELS: dict[str, str] = {
     "retinaface_resnet50": _RETINAFACE,
     "retinaface_tiny": _RETINAFACE,
     "yolact_darknet53": _YOLACT,
+    "yolact_edge_mobilenetv2": _YOLACT_EDGE,
+    "yolact_edge_resnet101": _YOLACT_EDGE,
+    "yolact_edge_resnet50": _YOLACT_EDGE,
+    "yolact_edge_vid_minimal": _YOLACT_EDGE,
+    "yolact_edge_vid_resnet101": _YOLACT_EDGE,
+    "yolact_edge_vid_resnet50": _YOLACT_EDGE,
     "yolact_plus_resnet101": _YOLACT,
     "yolact_plus_resnet50": _YOLACT,
     "yolact_resnet101": _YOLACT,

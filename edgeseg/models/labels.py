@@ -91,6 +91,14 @@ MPII_SKELETON = (
 )  # fmt: skip
 """Pairs of :data:`MPII_KEYPOINTS` that a limb joins."""
 
+YOUTUBE_VIS_2019 = (
+    "person", "giant_panda", "lizard", "parrot", "skateboard", "sedan", "ape", "dog", "snake", "monkey",
+    "hand", "rabbit", "duck", "cat", "cow", "fish", "train", "horse", "turtle", "bear", "motorbike",
+    "giraffe", "leopard", "fox", "deer", "owl", "surfboard", "airplane", "truck", "zebra", "tiger",
+    "elephant", "snowboard", "boat", "shark", "mouse", "frog", "eagle", "earless_seal", "tennis_racket",
+)  # fmt: skip
+"""Names of the 40 classes of YouTube-VIS 2019; its category ids are 1 to 40."""
+
 SHAPES = (BACKGROUND, "disc", "square", "triangle", "star", "ring", "cross")
 """Names of the built-in data set's classes; 0 is the background."""
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgeseg.ops.sampling import grid_coordinate
+
 
 def deform_conv2d(
     x: Tensor,
@@ -76,7 +78,9 @@ def deform_conv2d(
     y_TR1, x_T1S = tap_positions(kernel, size, stride, padding, dilation)
     y_BGTRS = offset_BGT2RS[:, :, 0] + torch.from_numpy(y_TR1).to(offset)
     x_BGTRS = offset_BGT2RS[:, :, 1] + torch.from_numpy(x_T1S).to(offset)
-    grid_BGTRS2 = torch.stack([_in_grid(x_BGTRS, width), _in_grid(y_BGTRS, height)], dim=4)
+    grid_BGTRS2 = torch.stack(
+        [grid_coordinate(x_BGTRS, width), grid_coordinate(y_BGTRS, height)], dim=4
+    )
     samples = F.grid_sample(
         x.reshape(len(grid_BGTRS2), -1, height, width),
         grid_BGTRS2.reshape(-1, taps * size[0], size[1], 2),
@@ -109,12 +113,6 @@ def tap_positions(
         np.repeat(y_KR, kernel[1], axis=0)[:, :, None].astype(np.float32),
         np.tile(x_KS, (kernel[0], 1))[:, None].astype(np.float32),
     )
-
-
-def _in_grid(position: Tensor, size: int) -> Tensor:
-    """Return cells as GridSample counts them, from -1 to 1 between the outer borders of the map."""
-    # What is a cell or more outside counts as 0 however far it is: bounds keep it from overflowing an integer.
-    return (2 * position.clamp(-2, size + 1) + 1) / size - 1
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

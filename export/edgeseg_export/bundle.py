@@ -425,10 +425,22 @@ def _pictures(
     if images is not None:
         if not len(images):
             raise ValueError("images is empty, expected at least one picture")
+        _check_frames(len(images), manifest)
         return images, "given pictures"
+    _check_frames(num_images, manifest)
     from edgeseg_bench.checks import check_pictures
 
     return check_pictures(manifest, num_images)
+
+
+def _check_frames(num_images: int, manifest: Manifest) -> None:
+    """Refuse too few pictures for every graph of a video model to run."""
+    num_kinds = manifest.schedule.num_kinds
+    if num_images < num_kinds:
+        raise ValueError(
+            f"{num_images} picture found to compare on, expected at least {num_kinds}, which are taken as "
+            f"a video: {', '.join(manifest.schedule.then)} runs behind the first one"
+        )
 
 
 def _parity_document(views: Sequence[_View]) -> dict[str, Any]:

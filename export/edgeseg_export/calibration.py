@@ -110,15 +110,27 @@ def _largest(
     values: Mapping[str, Sequence[str]],
     on_step: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
-    """Return the largest magnitudes; the graphs themselves reduce their values, so nothing large is fetched."""
+    """Return the largest magnitudes; the graphs themselves reduce their values, so nothing large is fetched.
+
+    Raises:
+        ValueError: a graph ran on no picture.
+    """
     sessions = {name: cpu_session(_with_largest(graphs[name], values[name])) for name in values}
     found = {name: np.zeros(len(values[name])) for name in values}
+    idle = {name for name in values if values[name]}
     for feeds in feeds_of(graphs, manifest, pictures):
         for name in feeds.keys() & values.keys():
+            idle.discard(name)
             outputs = [f"{value}/largest" for value in values[name]]
             largest = np.array(sessions[name].run(outputs, feeds[name]), np.float64)
             found[name] = np.maximum(found[name], largest)
         on_step()
+    if idle:
+        raise ValueError(
+            f"the graph {', '.join(sorted(idle))} ran on none of the {len(pictures)} pictures to calibrate "
+            "on, so that its ranges are unknown: give pictures in which the model finds something, of a "
+            "video model frames of one size"
+        )
     return {name: dict(zip(values[name], found[name].tolist(), strict=True)) for name in values}
 
 

@@ -146,6 +146,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="auto", help=RUN_HELP["backend"])
     parser.add_argument("--score", type=_share, default=0.3, help=RUN_HELP["score"])
     parser.add_argument("--reconnect", type=_count_from(0), help=RUN_HELP["reconnect"])
+    parser.add_argument("--scene-cut", type=float, help=RUN_HELP["scene_cut"])
     _add_switch(parser, "draw", RUN_HELP["draw"])
     _add_switch(parser, "save-json", RUN_HELP["save_json"])
     parser.add_argument("--threads", type=_count_from(1), help=RUN_HELP["threads"])

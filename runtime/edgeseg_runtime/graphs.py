@@ -258,6 +258,11 @@ class Schedule:
         """Return the graphs of a frame, by its number since the last key frame, which has 0."""
         return self.first if frame == 0 else self.then
 
+    @property
+    def num_kinds(self) -> int:
+        """How many kinds of frames there are: 2 where others than key frames run graphs of their own."""
+        return 1 if self.first == self.then else 2
+
     def following(self, frame: int) -> int:
         """Return the number of the frame after this one."""
         return 0 if frame + 1 == self.first_every else frame + 1

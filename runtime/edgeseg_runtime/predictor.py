@@ -22,6 +22,7 @@ from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.pickling import Origin
 from edgeseg_runtime.results import Instances, Result
+from edgeseg_runtime.scene_cuts import SceneCuts
 from edgeseg_runtime.session import Probe, Route, Routes, Session
 from edgeseg_runtime.sources import Frame, Source
 from edgeseg_runtime.tasks import RegionTask, Task, create_task
@@ -94,16 +95,26 @@ class Predictor(Generic[Found]):
         """The engine for pictures of the manifest's own shape."""
         return self._routes.own.backend
 
-    def session(self, *, probe: Probe | None = None) -> Session[Found]:
+    def session(
+        self, *, probe: Probe | None = None, scene_cut: float | None = None
+    ) -> Session[Found]:
         """Return a new stream of pictures; see `Session`.
 
         Args:
             probe: is told every step, for clocks and tests.
+            scene_cut: of a model with key frames: also take one where the picture changes so much from
+                one frame to the next, in grey levels (0 to 255), such as 25. None: only in its interval.
 
         Raises:
-            ValueError: if the predictor is closed.
+            ValueError: if the predictor is closed, or the model has no key frames.
         """
-        return Session(self._routes.choose, probe=probe)
+        if scene_cut is None:
+            return Session(self._routes.choose, probe=probe)
+        if self.manifest.schedule.num_kinds == 1:
+            raise ValueError(
+                f"scene_cut {scene_cut} found, but {self.manifest.name} has no key frames: leave it out"
+            )
+        return Session(self._routes.choose, probe=probe, scene_cuts=SceneCuts(scene_cut))
 
     def kept_scale(self, size: tuple[int, int]) -> float:
         """Return how much is left of the scale that the original gives a picture of height, width.
@@ -202,14 +213,17 @@ class Predictor(Generic[Found]):
         """Run on a grey picture of the network's size and return the last run's milliseconds.
 
         The first runs of an engine allocate and choose kernels; none of that then falls on the
-        first real picture.
+        first real picture. A model of videos takes the runs as one clip, and runs each of its graphs.
         """
         size = self.manifest.preprocess.height, self.manifest.preprocess.width
         image = np.full((*size, 3), 127, np.uint8)
         total_ms = 0.0
-        for _ in range(num_runs):
-            _, times = self.profile(image)
-            total_ms = times.total_ms
+        clock = StageClock()
+        with self.session(probe=clock) as session:
+            for _ in range(max(num_runs, self.manifest.schedule.num_kinds)):
+                before = clock.times().total_ms
+                session(image)
+                total_ms = clock.times().total_ms - before
         return total_ms
 
     def stream(
@@ -217,9 +231,10 @@ class Predictor(Generic[Found]):
         source: Source | str | int | os.PathLike[str],
         *,
         stop: threading.Event | None = None,
+        scene_cut: float | None = None,
     ) -> Iterator[Found]:
         """Yield the result of every frame of a source; see `stream_frames` for the frames too."""
-        for _, result in self.stream_frames(source, stop=stop):
+        for _, result in self.stream_frames(source, stop=stop, scene_cut=scene_cut):
             yield result
 
     def stream_frames(
@@ -228,6 +243,7 @@ class Predictor(Generic[Found]):
         *,
         stop: threading.Event | None = None,
         probe: Probe | None = None,
+        scene_cut: float | None = None,
     ) -> Iterator[tuple[Frame, Found]]:
         """Yield every frame of a source with its result, in one session.
 
@@ -240,18 +256,21 @@ class Predictor(Generic[Found]):
                 number or URL. Damaged frames are skipped and counted there.
             stop: ends the stream after the current frame when it is set; so does that of a `Source`.
             probe: is told every step, for clocks and tests.
+            scene_cut: see `session`.
 
         Raises:
             SourceError: if there is nothing to read; at once, not on the first frame.
+            ValueError: if there is a `scene_cut`, and the model has no key frames.
         """
+        session = self.session(probe=probe, scene_cut=scene_cut)
         opened = source if isinstance(source, Source) else Source(source)
-        return self._stream(opened, opened.frames(stop=stop), probe)
+        return self._stream(opened, opened.frames(stop=stop), session)
 
     def _stream(
-        self, source: Source, frames: Iterator[Frame], probe: Probe | None
+        self, source: Source, frames: Iterator[Frame], session: Session[Found]
     ) -> Iterator[tuple[Frame, Found]]:
         num_reconnects = source.num_reconnects
-        with self.session(probe=probe) as session:
+        with session:
             for frame in frames:
                 if source.num_reconnects != num_reconnects:
                     num_reconnects = source.num_reconnects

@@ -17,6 +17,7 @@ from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.pickling import Unpicklable
 from edgeseg_runtime.results import Result
+from edgeseg_runtime.scene_cuts import SceneCuts
 from edgeseg_runtime.tasks import Reader, Task
 
 __all__ = ["Probe", "Route", "Routes", "Session", "rows_found", "run_frame"]
@@ -134,13 +135,19 @@ class Session(Unpicklable, Generic[Found]):
         choose: gives the route for a picture of height, width; what was carried from frame to frame
             does not survive a change.
         probe: is told every step.
+        scene_cuts: makes the first picture of every scene a key frame, for models that have them.
     """
 
     def __init__(
-        self, choose: Callable[[tuple[int, int]], Route[Found]], *, probe: Probe | None = None
+        self,
+        choose: Callable[[tuple[int, int]], Route[Found]],
+        *,
+        probe: Probe | None = None,
+        scene_cuts: SceneCuts | None = None,
     ) -> None:
         self._choose = choose
         self._probe = probe or Probe()
+        self._scene_cuts = scene_cuts
         self._lock = threading.Lock()
         self._is_open = True
         self._size: tuple[int, int] | None = None
@@ -204,6 +211,8 @@ class Session(Unpicklable, Generic[Found]):
         """Return to the beginning; the states' memory stays, and the first graphs write it anew."""
         self._size = self._reader = self._route = None
         self._frame = 0
+        if self._scene_cuts is not None:
+            self._scene_cuts.reset()
 
     def _next(self, image: Image, refresh: bool, box: Box | None) -> Found:
         if not self._is_open:
@@ -212,7 +221,8 @@ class Session(Unpicklable, Generic[Found]):
         route, reader = self._enter((image.shape[0], image.shape[1]))
         inputs, geometry = route.task.preprocess(image, *(() if box is None else (box,)))
         self._probe.preprocessed(inputs, geometry)
-        frame = 0 if refresh else self._frame
+        is_cut = self._scene_cuts is not None and self._scene_cuts.is_cut(image)
+        frame = 0 if refresh or is_cut else self._frame
         state = self._states[route]
         outputs = run_frame(
             route.manifest, route.backend, inputs, state, frame=frame, probe=self._probe

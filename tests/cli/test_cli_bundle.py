@@ -521,3 +521,28 @@ def _wait_until(is_ready, seconds=60):
     while not is_ready():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.02)
+
+
+def test_a_scene_cut_is_for_models_with_key_frames(command, tmp_path):
+    """Refused before anything is written for others; the frames of a folder are one clip."""
+    pictures = tmp_path / "frames"
+    pictures.mkdir()
+    for number, level in enumerate((40, 40, 200)):
+        cv2.imwrite(str(pictures / f"{number}.png"), np.full((32, 48, 3), level, np.uint8))
+    found = []
+    for kind, options in (("key_step", ()), ("key_step", ("--scene-cut", "25"))):
+        write_stateful_bundle(tmp_path / kind, kind)
+        out = tmp_path / f"out{len(found)}"
+        code, _, err = command(
+            "run", tmp_path / kind, pictures, "-o", out, "-q", "--score", 0, *options
+        )
+        assert code == 0, err
+        found.append([row["score"] for row in json.loads((out / "predictions.json").read_text())])
+    assert found[0] != found[1]
+    write_stateful_bundle(tmp_path / "staged", "staged")
+    out = tmp_path / "none"
+    code, _, err = command("run", tmp_path / "staged", pictures, "-o", out, "--scene-cut", 25)
+    assert (code, out.exists()) == (2, False)
+    assert "scene_cut 25.0 found, but staged has no key frames: leave it out" in " ".join(
+        err.split()
+    )

@@ -33,7 +33,7 @@ COMMANDS = {
     },
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",
-        "--no-save-json", "--threads", "--engines", "--reconnect", "--overwrite", "--recursive",
+        "--no-save-json", "--threads", "--engines", "--reconnect", "--scene-cut", "--overwrite", "--recursive",
     },
     "inspect": {"PATH"},
     "doctor": set(),

@@ -167,6 +167,43 @@ def test_the_graphs_of_the_schedule_run(open_model, kind, graphs):
     assert recorder.graphs == graphs
 
 
+def test_a_scene_cut_is_a_key_frame(open_model):
+    """Also behind a large picture; slow changes and the first frame of the next video are none."""
+    predictor, recorder = open_model("key_step"), Recorder()
+    dark, bright = (np.full((600, 900, 3), level, np.uint8) for level in (40, 90))
+    with predictor.session(probe=recorder, scene_cut=25) as session:
+        for frame in (dark, dark, bright, bright + 20, bright + 40):
+            session(frame)
+        session.reset()
+        session(dark)
+        session(dark)
+    is_key = [graphs == ("key",) for graphs in recorder.graphs]
+    assert is_key == [True, False, True, False, False, True, False]
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 256, float("nan")])
+def test_a_scene_cut_that_makes_no_sense_is_refused(open_model, threshold):
+    with pytest.raises(ValueError, match=r"scene_cut .* found, expected a mean difference"):
+        open_model("key_step").session(scene_cut=threshold)
+
+
+def test_a_model_without_key_frames_has_no_scene_cuts(open_model):
+    with pytest.raises(ValueError, match="scene_cut 25 found, but staged has no key frames"):
+        open_model("staged").stream("nothing.mp4", scene_cut=25).__next__()
+
+
+def test_warming_up_runs_every_graph(open_model, monkeypatch):
+    predictor, ran = open_model("key_step"), []
+    run = predictor.backend.run
+    monkeypatch.setattr(
+        predictor.backend,
+        "run",
+        lambda inputs, graph, *rest: ran.append(graph) or run(inputs, graph, *rest),
+    )
+    assert predictor.warm_up(num_runs=1) > 0
+    assert ran == ["key", "step"]
+
+
 def test_a_refreshed_frame_is_a_key_frame_and_the_interval_begins_anew(open_model):
     predictor, recorder = open_model("key_step"), Recorder()
     frames = pictures(9)

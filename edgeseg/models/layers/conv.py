@@ -15,7 +15,8 @@ class ConvNorm(nn.Module):
 
     Padding keeps the size at stride 1 (``kernel_size // 2``). The convolution has a bias exactly
     when there is no normalisation, unless ``bias`` says otherwise. ``negative_slope`` makes the ReLU
-    a leaky one. ``conv`` takes the place of the ordinary convolution.
+    a leaky one, ``ceiling`` gives it an upper bound (6: ReLU6). ``conv`` takes the place of the ordinary
+    convolution.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class ConvNorm(nn.Module):
         norm_eps: float | None = None,
         relu: bool = True,
         negative_slope: float = 0.0,
+        ceiling: float | None = None,
         bias: bool | None = None,
         conv: nn.Module | None = None,
     ) -> None:
@@ -46,6 +48,7 @@ class ConvNorm(nn.Module):
         self.norm = None if norm_eps is None else nn.BatchNorm2d(out_channels, eps=norm_eps)
         self.relu = relu
         self.negative_slope = negative_slope
+        self.ceiling = ceiling
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the block's output, (B, out_channels, H / stride, W / stride)."""
@@ -54,6 +57,8 @@ class ConvNorm(nn.Module):
             y_BCHW = self.norm(y_BCHW)
         if not self.relu:
             return y_BCHW
+        if self.ceiling is not None:
+            return y_BCHW.clamp(0, self.ceiling)
         if self.negative_slope:
             return F.leaky_relu(y_BCHW, self.negative_slope)
         return torch.relu(y_BCHW)

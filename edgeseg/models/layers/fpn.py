@@ -64,7 +64,15 @@ class BilinearFPN(nn.Module):
 
     def merge(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Return the laterals of C3..C5, each with the coarser ones added."""
-        merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
+        return self.top_down(self.laterals(features))
+
+    def laterals(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Return C3..C5 in the pyramid's number of channels; of fewer maps, those of the finest levels."""
+        return [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=False)]
+
+    def top_down(self, laterals: Sequence[Tensor]) -> list[Tensor]:
+        """Return the laterals, each with the coarser ones added."""
+        merged = list(laterals)
         for level in range(len(merged) - 2, -1, -1):
             size = merged[level].shape[-2:]
             merged[level] = merged[level] + F.interpolate(

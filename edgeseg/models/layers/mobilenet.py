@@ -1,4 +1,4 @@
-"""MobileNetV1 (Howard et al., 2017, arXiv 1704.04861) as a backbone, and the block of MobileNetV2."""
+"""MobileNetV1 (Howard et al., 2017, arXiv 1704.04861) and MobileNetV2 (Sandler et al., 2018, arXiv 1801.04381)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,19 @@ STAGES = (
     ((256, 2), (256, 1)),
 )
 """Per stage, output channels at width 0.25 and stride of each separable convolution."""
+
+
+V2_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+)
+"""Per stage of MobileNetV2: expansion, output channels, blocks, stride of the first (the paper's table 2)."""
+V2_MAPS = (1, 2, 3, 5)
+"""The stages whose outputs detectors take: at strides 4, 8, 16 and 32."""
 
 
 class SeparableConv(nn.Module):
@@ -92,9 +105,10 @@ class MobileNetV1(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A block of MobileNetV2 (Sandler et al., 2018, arXiv 1801.04381): wider, depthwise, narrower.
+    """A block of MobileNetV2: wider, depthwise, narrower.
 
-    With ``residual`` the input is added to the result. Activations are ReLU without an upper bound.
+    With ``residual`` the input is added to the result. ``ceiling`` bounds the activations (6: ReLU6).
+    ``expands`` is false for a block that has no first convolution, as in the paper without expansion.
     """
 
     def __init__(
@@ -106,15 +120,65 @@ class InvertedResidual(nn.Module):
         expansion: int,
         residual: bool,
         norm_eps: float,
+        ceiling: float | None = None,
+        expands: bool = True,
     ) -> None:
         super().__init__()
         width = in_channels * expansion
-        self.expand = ConvNorm(in_channels, width, kernel_size=1, norm_eps=norm_eps)
-        self.depthwise = ConvNorm(width, width, stride=stride, groups=width, norm_eps=norm_eps)
+        self.expand = (
+            ConvNorm(in_channels, width, kernel_size=1, norm_eps=norm_eps, ceiling=ceiling)
+            if expands
+            else None
+        )
+        self.depthwise = ConvNorm(
+            width, width, stride=stride, groups=width, norm_eps=norm_eps, ceiling=ceiling
+        )
         self.project = ConvNorm(width, out_channels, kernel_size=1, norm_eps=norm_eps, relu=False)
         self.residual = residual
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return (B, out_channels, H / stride, W / stride)."""
-        y_BCHW = self.project(self.depthwise(self.expand(x_BCHW)))
+        wide_BCHW = x_BCHW if self.expand is None else self.expand(x_BCHW)
+        y_BCHW = self.project(self.depthwise(wide_BCHW))
         return x_BCHW + y_BCHW if self.residual else y_BCHW
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 at width 1 without its last 320 and 1280 channels: C2..C5 at strides 4, 8, 16, 32.
+
+    C4 is the map of 64 channels: the stage of 96, which has the same stride, comes behind it.
+    """
+
+    def __init__(self, *, norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.channels = tuple(V2_STAGES[stage][1] for stage in V2_MAPS)
+        self.stem = ConvNorm(3, 32, stride=2, norm_eps=norm_eps, ceiling=6)
+        self.stages = nn.ModuleList()
+        in_channels = 32
+        for expansion, out_channels, num_blocks, stride in V2_STAGES:
+            blocks = nn.Sequential()
+            for block in range(num_blocks):
+                blocks.append(
+                    InvertedResidual(
+                        in_channels,
+                        out_channels,
+                        stride=1 if block else stride,
+                        expansion=expansion,
+                        residual=in_channels == out_channels,
+                        norm_eps=norm_eps,
+                        ceiling=6,
+                        expands=expansion > 1,
+                    )
+                )
+                in_channels = out_channels
+            self.stages.append(blocks)
+
+    def forward(self, x_BCHW: Tensor, num_maps: int = len(V2_MAPS)) -> list[Tensor]:
+        """Return C2..C5 of a normalised picture (B, 3, H, W), or the first of them."""
+        x_BCHW = self.stem(x_BCHW)
+        features = []
+        for number in range(V2_MAPS[num_maps - 1] + 1):
+            x_BCHW = self.stages[number](x_BCHW)
+            if number in V2_MAPS:
+                features.append(x_BCHW)
+        return features

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -132,10 +132,10 @@ class ResNet(nn.Module):
                 in_channels = self.channels[stage]
             self.stages.append(blocks)
 
-    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
-        """Return C2..C5 of a normalised picture (B, 3, H, W)."""
+    def forward(self, x_BCHW: Tensor, num_maps: int = 4) -> list[Tensor]:
+        """Return C2..C5 of a normalised picture (B, 3, H, W), or the first of them."""
         x_BCHW = F.max_pool2d(self.stem(x_BCHW), kernel_size=3, stride=2, padding=1)
-        return _collect(self.stages, x_BCHW)
+        return _collect(self.stages[:num_maps], x_BCHW)
 
 
 class SmallResNet(nn.Module):
@@ -157,12 +157,12 @@ class SmallResNet(nn.Module):
             for stage, (width_in, width) in enumerate(zip(widths_in, channels, strict=True))
         )
 
-    def forward(self, x_BCHW: Tensor) -> list[Tensor]:
-        """Return C2..C5 of a normalised picture (B, 3, H, W)."""
-        return _collect(self.stages, self.stem(x_BCHW))
+    def forward(self, x_BCHW: Tensor, num_maps: int = 4) -> list[Tensor]:
+        """Return C2..C5 of a normalised picture (B, 3, H, W), or the first of them."""
+        return _collect(self.stages[:num_maps], self.stem(x_BCHW))
 
 
-def _collect(stages: nn.ModuleList, x_BCHW: Tensor) -> list[Tensor]:
+def _collect(stages: Iterable[nn.Module], x_BCHW: Tensor) -> list[Tensor]:
     features = []
     for stage in stages:
         x_BCHW = stage(x_BCHW)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeseg.models.checkpoint import KeyTable
 
-_RESNET = (
+RESNET_BACKBONE = (
     ("backbone.conv1.{p}", "backbone.stem.conv.{p}"),
     ("backbone.bn1.{p}", "backbone.stem.norm.{p}"),
     ("backbone.layers.{s}.{n}.conv{k}.{p}", "backbone.stages.{s}.{n}.conv{k}.conv.{p}"),
@@ -27,7 +27,7 @@ _DARKNET = (
 )
 
 # The original's lists of the pyramid run from coarse to fine, ours from fine to coarse.
-_NECK_AND_HEADS = (
+NECK_AND_HEADS = (
     *(
         rule
         for level in range(3)
@@ -47,15 +47,15 @@ _NECK_AND_HEADS = (
     ("maskiou_net.maskiou_net.{i*2}.{p}", "mask_scorer.convs.{i}.{p}"),
 )
 
-_IGNORED = (
+IGNORED = (
     r"^semantic_seg_conv\.",  # only training uses it
     # What the original's loader drops of old files (yolact.py, load_weights).
     r"^backbone\.layer(?!s\.)",
     r"^fpn\.downsample_layers\.([2-9]|\d\d+)\.",
 )
 
-RESNET = KeyTable((*_RESNET, *_NECK_AND_HEADS), ignored=_IGNORED)
-DARKNET = KeyTable((*_DARKNET, *_NECK_AND_HEADS), ignored=_IGNORED)
+RESNET = KeyTable((*RESNET_BACKBONE, *NECK_AND_HEADS), ignored=IGNORED)
+DARKNET = KeyTable((*_DARKNET, *NECK_AND_HEADS), ignored=IGNORED)
 
 OWN = KeyTable(())
 """For models that have no original: checkpoints carry our own names."""

@@ -6,6 +6,7 @@ Shape suffixes: B pictures, N priors, Y foreground classes, K detections, C chan
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from edgeseg.models.layers.fast_nms import (
 )
 from edgeseg.models.layers.fpn import BilinearFPN
 from edgeseg.models.layers.image import ImageNormalization
+from edgeseg.models.layers.mobilenet import MobileNetV2
 from edgeseg.models.layers.prototypes import (
     MaskScorer,
     PredictionHead,
@@ -34,6 +36,7 @@ from edgeseg.models.reference import ReferenceModel, check_image_size
 from edgeseg.models.yolact.config import YolactConfig
 
 BACKBONE_LEVELS = 3
+BACKBONES = ("resnet50", "resnet101", "darknet53", "mobilenet_v2", "small")
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """The reciprocals of the original's variances 0.1 and 0.2 (layers/box_utils.py)."""
 OUTSIDE = -1e6
@@ -55,7 +58,7 @@ class Yolact(ReferenceModel):
         self.name = name
         self.config = config
         self.normalize = ImageNormalization(config.mean, config.std, order="rgb")
-        self.backbone: ResNet | DarkNet53 | SmallResNet = _backbone(config)
+        self.backbone = _backbone(config)
         self.fpn = BilinearFPN(self.backbone.channels[-BACKBONE_LEVELS:], config.fpn_channels)
         self.prototypes = ProtoNet(
             config.fpn_channels, config.mask_dim, channels=config.proto_channels
@@ -94,8 +97,16 @@ class Yolact(ReferenceModel):
         stages = {"input": self.normalize(image, None, image_fraction)}
         features = self.backbone(stages["input"])[-BACKBONE_LEVELS:]
         stages |= {f"c{level}": feature for level, feature in enumerate(features, 3)}
-        pyramid = self.fpn(features)
-        stages |= {f"p{level}": feature for level, feature in enumerate(pyramid, 3)}
+        return stages | self.pyramid_stages(self.fpn.merge(features))
+
+    def pyramid_stages(self, merged: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return every stage behind the pyramid's top-down path, results included.
+
+        Args:
+            merged: the laterals of C3..C5 with the coarser ones added, each (B, C, H_level, W_level).
+        """
+        pyramid = self.fpn.refine(merged)
+        stages = {f"p{level}": feature for level, feature in enumerate(pyramid, 3)}
         stages["prototypes"] = self.prototypes(pyramid[0])
         names = ("class_logits", "box_deltas", "mask_coefficients")
         stages |= zip(names, self.head(pyramid), strict=True)
@@ -174,15 +185,17 @@ def priors_of(config: YolactConfig) -> Tensor:
     return torch.cat(levels)
 
 
-def _backbone(config: YolactConfig) -> ResNet | DarkNet53 | SmallResNet:
+def _backbone(config: YolactConfig) -> ResNet | DarkNet53 | MobileNetV2 | SmallResNet:
     if config.backbone == "small":
         return SmallResNet(config.backbone_channels, norm_eps=config.backbone_norm_eps)
     if config.backbone == "darknet53":
         return DarkNet53(norm_eps=config.backbone_norm_eps)
+    if config.backbone == "mobilenet_v2":
+        return MobileNetV2(norm_eps=config.backbone_norm_eps)
     depths = {"resnet50": 50, "resnet101": 101}
     if config.backbone not in depths:
         raise ValueError(
-            f"backbone {config.backbone!r} found, expected {[*depths, 'darknet53', 'small']}"
+            f"backbone {config.backbone!r} found, expected one of {', '.join(BACKBONES)}"
         )
     return ResNet(
         depths[config.backbone],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
-from edgeseg.models.yolact.config import PRESETS
+from edgeseg.models.yolact.config import PRESETS, YolactConfig
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
@@ -43,21 +43,15 @@ def build(
     from edgeseg.models.yolact.model import Yolact
 
     preset = PRESETS[name]
-    scales = _scaled_scales(
-        preset.pred_scales,
-        from_size=preset.image_size,
-        to_size=image_size or config.get("image_size", preset.image_size),
-    )
-    given = {"pred_scales": scales, **config}
+    given = {"pred_scales": scales_at(preset, image_size or config.get("image_size")), **config}
     classes = ClassRules(counts_background=True)
     return Yolact(name, configured(name, preset, image_size, given, classes))
 
 
-def _scaled_scales(
-    scales: tuple[float, ...], *, from_size: tuple[int, int], to_size: tuple[int, int]
-) -> tuple[float, ...]:
-    """Return the sizes of the priors at another size of the input, in whole pixels (data/config.py)."""
-    return tuple(max(scale * max(to_size) // max(from_size), 1) for scale in scales)
+def scales_at(preset: YolactConfig, image_size: tuple[int, int] | None) -> tuple[float, ...]:
+    """Return the sizes of a variant's priors at another size of the input, in whole pixels (data/config.py)."""
+    to_side, from_side = max(image_size or preset.image_size), max(preset.image_size)
+    return tuple(max(scale * to_side // from_side, 1) for scale in preset.pred_scales)
 
 
 def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> KeyTable:

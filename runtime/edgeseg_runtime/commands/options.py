@@ -46,6 +46,7 @@ RUN_HELP: Mapping[str, str] = {
     "backend": "auto, onnxruntime, openvino, tensorrt or tensorrt_rtx.",
     "score": "Leave out less sure ones.",
     "reconnect": "Attempts in a row to reopen a camera; no end if left out.",
+    "scene_cut": "Of a video model: a key frame where the picture changes by so many grey levels; 25 is usual.",
     "draw": "Write annotated pictures or a video.",
     "save_json": "Write COCO results, predictions.json.",
     "threads": "CPU threads of the engine; its own choice if left out.",

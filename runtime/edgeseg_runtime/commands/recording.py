@@ -93,6 +93,7 @@ def record(
     writes_json: bool = True,
     stop: threading.Event,
     progress: Progress,
+    scene_cut: float | None = None,
 ) -> Outcome:
     """Predict every frame of the sources and write the results into a folder.
 
@@ -111,13 +112,16 @@ def record(
         writes_json: write `predictions.json`.
         stop: ends the run after the current frame when it is set.
         progress: called as progress(stage, done, total); the total of a camera is 0.
+        scene_cut: see `Predictor.session`.
 
     Raises:
+        ValueError: there is a `scene_cut` that does not fit the model.
         SourceError: a source gives no frames (any more).
         RecordingError: OpenCV cannot encode, or what it wrote cannot be read again.
         FileExistsError: a file that is not to be replaced has appeared in the folder.
         OSError: the folder cannot be written.
     """
+    predictor.session(scene_cut=scene_cut).close()  # refused before anything is written
     outcome = Outcome(left_out=[path for source in sources for path in source.left_out])
     expected = [source.num_frames or 0 for source in sources]
     num_expected = sum(expected) if all(expected) else 0
@@ -129,7 +133,8 @@ def record(
         progress("predict", 0, num_expected)
         for source, canvas in zip(sources, canvases(sources, outputs, draws), strict=True):
             with canvas:
-                for frame, found in predictor.stream_frames(source, probe=clock.stages):
+                frames = predictor.stream_frames(source, probe=clock.stages, scene_cut=scene_cut)
+                for frame, found in frames:
                     kept = found.filter(score=score)
                     with clock.writing():
                         canvas.add(frame, kept)
