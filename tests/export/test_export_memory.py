@@ -14,6 +14,7 @@ layer at hand, which is a twelfth of these weights at most."""
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.exhaustive
 def test_an_export_needs_at_most_four_times_the_weights_beside_activations():
     command = [sys.executable, str(SCRIPT), "retinaface_resnet50", "--child"]
     command += ["--image-size", "320", "--images", "1"]
