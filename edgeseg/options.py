@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SIZE = re.compile(r"(\d{1,5})(?:[xX](\d{1,5}))?")
 LABEL_SUFFIXES = (".json", ".names", ".txt")
+MAX_LABEL_BYTES = 2**30  # a file of COCO annotations may give the names
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -75,10 +76,12 @@ def labels_from_text(text: str) -> dict[str, tuple[Any, ...]]:
 
 def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
     try:
+        if path.stat().st_size > MAX_LABEL_BYTES:
+            raise ValueError(f"it has more than {MAX_LABEL_BYTES} bytes")
         content = path.read_text(encoding="utf-8")
         lines = [line.strip() for line in content.splitlines() if line.strip()]
         found = json.loads(content) if path.suffix == ".json" else lines
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--labels {path} cannot be read: {error}") from error
     if isinstance(found, dict) and isinstance(found.get("categories"), list):
         return _labels_of_categories(str(path), found["categories"])
@@ -92,7 +95,7 @@ def _labels_of_categories(text: str, categories: Sequence[Any]) -> dict[str, tup
     """Return the names of COCO categories in the order of their ids, as trainers number them."""
     try:
         found = sorted((int(category["id"]), str(category["name"])) for category in categories)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"--labels {text}: a category without id or name ({error})") from error
     if not found:
         raise ValueError(f"--labels {text} has no categories")

@@ -91,10 +91,10 @@ def make(rng: random.Random) -> bytes:
     if rng.random() < 0.9:
         document.pop("digest", None)
     for _ in range(rng.choice((0, 1, 1, 1, 2, 3, 6))):
-        _mutate(document, rng)
+        mutate(document, rng)
     text = json.dumps(document, ensure_ascii=rng.random() < 0.5, indent=rng.choice((None, 1)))
     while rng.random() < 0.15:
-        text = _with_token(text, rng)
+        text = with_token(text, rng)
     data = text.encode("utf-8", "surrogatepass")
     while rng.random() < 0.05 and data:
         position = rng.randrange(len(data))
@@ -118,7 +118,7 @@ def run(data: bytes) -> str:
     return "accepted"
 
 
-def _mutate(document: Any, rng: random.Random) -> None:
+def mutate(document: Any, rng: random.Random) -> None:
     """Change one place at any depth."""
     place = document
     while True:
@@ -169,7 +169,7 @@ def _value(rng: random.Random) -> Any:
     return nested
 
 
-def _with_token(text: str, rng: random.Random) -> str:
+def with_token(text: str, rng: random.Random) -> str:
     position = rng.randrange(len(text) + 1)
     return text[:position] + rng.choice(TOKENS) + text[position + rng.randrange(4) :]
 

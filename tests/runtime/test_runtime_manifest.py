@@ -291,6 +291,11 @@ def test_a_huge_manifest_is_not_read(tmp_path):
         Manifest.load(tmp_path)
 
 
+def test_a_file_that_no_reader_of_models_takes_is_not_one_of_a_bundle():
+    with pytest.raises(ManifestError, match=rf"size_bytes is {2**31}; expected .*{2**31 - 1}"):
+        Artifact(file="hole.onnx", sha256="0" * 64, size_bytes=2**31)
+
+
 UNSAFE = ["", "/etc/passwd", "../model.onnx", "a/../../b", "./a", "a//b", "a\\b", "C:model", "a\0b"]
 
 

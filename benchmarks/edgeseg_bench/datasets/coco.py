@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from edgeseg_bench.datasets.base import (
     Sample,
     coco_from_parts,
 )
+from edgeseg_bench.datasets.coco_content import read_annotation_file
 from edgeseg_runtime.image import read_image
 
 PREFERRED_SPLITS = ("val2017", "val", "valid", "validation")
@@ -41,11 +42,6 @@ PICTURE_FOLDERS = (
     "{folder}/images",
     "{folder}",
 )
-REQUIRED_KEYS = {
-    "images": {"id", "file_name", "height", "width"},
-    "annotations": {"id", "image_id", "category_id"},
-    "categories": {"id", "name"},
-}
 NUM_PROBED = 20
 """Pictures by which their folder is found."""
 
@@ -81,13 +77,18 @@ class CocoDataset:
                 f"limit is {limit}: give the number of pictures, at least 1, or None for all."
             )
         self.place = Path(place)
-        source, self.split = _find_annotations(self.place, split, kind)
-        content = _read_annotation_file(source)
+        try:
+            source, self.split = _find_annotations(self.place, split, kind)
+        except OSError as error:
+            raise DatasetError(f"{self.place} cannot be read: {error.strerror}.") from error
+        content = read_annotation_file(source, limit=limit)
         self._images: list[dict[str, Any]] = content["images"][:limit]
         self._pictures = _find_pictures(self.place, source, self.split, self._images)
         self._annotations: dict[int, list[Annotation]] = defaultdict(list)
+        taken = {entry["id"] for entry in self._images}
         for annotation in content["annotations"]:
-            self._annotations[annotation["image_id"]].append(_completed(annotation))
+            if annotation["image_id"] in taken:
+                self._annotations[annotation["image_id"]].append(_completed(annotation))
         used = {annotation["category_id"] for annotation in content["annotations"]}
         self._categories = tuple(_without_groups(content["categories"], used))
 
@@ -189,7 +190,7 @@ def _find_pictures(
         for name in splits
     ]
     probed = images[:NUM_PROBED]
-    counts = [sum(_picture_path(path, entry).is_file() for entry in probed) for path in candidates]
+    counts = [sum(_is_file(_picture_path(path, entry)) for entry in probed) for path in candidates]
     if images and not any(counts):
         places = ", ".join(dict.fromkeys(str(path) for path in candidates))
         raise DatasetError(
@@ -203,14 +204,20 @@ def _picture_path(folder: Path, entry: Mapping[str, Any]) -> Path:
     """Return the path of a picture; folders in its name may be those of the machine that wrote the file."""
     name = entry["file_name"].replace("\\", "/")
     whole, alone = folder / name, folder / Path(name).name
-    return alone if not whole.is_file() and alone.is_file() else whole
+    return alone if not _is_file(whole) and _is_file(alone) else whole
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that no file can have is no error."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where a name is too long
 
 
 def _completed(annotation: Annotation) -> Annotation:
-    if "bbox" not in annotation:
-        return annotation
-    _, _, width, height = annotation["bbox"]
-    return {"iscrowd": 0, "area": width * height, **annotation}
+    known = {key: value for key, value in annotation.items() if value is not None}
+    if "bbox" not in known:
+        return known
+    _, _, width, height = known["bbox"]
+    return {"iscrowd": 0, "area": width * height, **known}
 
 
 def _without_groups(categories: Sequence[Category], used: Collection[int]) -> Iterator[Category]:
@@ -223,26 +230,3 @@ def _without_groups(categories: Sequence[Category], used: Collection[int]) -> It
         )
         if not is_group or category["id"] in used:
             yield category
-
-
-def _read_annotation_file(source: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(
-            f"{source} is not JSON: {error}. Download or export it again."
-        ) from error
-    keys = {"images", "annotations", "categories"}
-    missing = keys - set(content) if isinstance(content, dict) else keys
-    if missing:
-        raise DatasetError(
-            f"{source} lacks {sorted(missing)}: a COCO annotation file is an object with {sorted(keys)}."
-        )
-    for name, keys in REQUIRED_KEYS.items():
-        for entry in content[name]:
-            lacking = keys - set(entry)
-            if lacking:
-                raise DatasetError(
-                    f"{source}: an entry of {name}, {entry}, lacks {sorted(lacking)}."
-                )
-    return dict(content)
