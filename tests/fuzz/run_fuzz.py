@@ -18,9 +18,12 @@ from fuzz_frame import Kind, Report, generator, serve, watch  # noqa: E402
 
 KINDS = {
     "checkpoint": "fuzz_checkpoints:CHECKPOINT",
+    "folder": "fuzz_folders:FOLDER",
     "manifest": "fuzz_manifests:MANIFEST",
     "onnx": "fuzz_onnx:ENCODED",
     "onnx_engine": "fuzz_onnx:RUN",
+    "onnx_reader": "fuzz_onnx:READ",
+    "picture": "fuzz_pictures:PICTURE",
 }
 """Name -> "module:kind"."""
 MAX_SHOWN = 20

@@ -50,9 +50,16 @@ def test_a_fault_is_noticed_and_the_next_inputs_are_run(tmp_path, fault, what):
     ("kind", "count", "outcomes"),
     [
         ("checkpoint", 400, ("loaded", "CheckpointError", "MisfitError")),
+        (
+            "folder",
+            100,
+            ("bundle read", "data set read", "not replaced", "replaced", "run 0", "run 2"),
+        ),
         ("manifest", 400, ("accepted", "ManifestError")),
         ("onnx", 200, ("accepted", "UnsafeModel", "CorruptArtifact")),
         ("onnx_engine", 60, ("ran", "UnsafeModel", "CorruptArtifact")),
+        ("onnx_reader", 200, ("accepted", "external data", "refused")),
+        ("picture", 300, ("right", "read", "ImageError", "ImageTooLarge")),
     ],
 )
 def test_mutated_inputs_end_in_an_error_of_ours_or_the_right_result(kind, count, outcomes):
