@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import mmap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgeseg_runtime.engine_store import cache_folder, list_engines
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, EdgesegError
 from edgeseg_runtime.graph_files import all_graphs, read_graph
 from edgeseg_runtime.manifest import Artifact, Graph, Manifest, read_artifact
+from edgeseg_runtime.onnx_fields import fields_between
 
 if TYPE_CHECKING:
     from edgeseg_bench.runner import Progress
@@ -50,6 +52,7 @@ def inspect_path(
         raise ValueError(f"{path} found, expected a bundle's folder or an .onnx file")
     if path.stat().st_size > MAX_ONNX_BYTES:
         raise CorruptArtifact(path.name, "at most 2 GiB", f"{path.stat().st_size} bytes")
+    _check_fields(path)
     return {
         "path": str(path),
         "kind": "onnx",
@@ -194,6 +197,19 @@ def _inspect_graph(raw: bytes, name: str, *, has_borders: bool = True) -> dict[s
         return _described_graph(onnx.load_model_from_string(raw), name, has_borders=has_borders)
     except DecodeError as error:
         raise CorruptArtifact(name, "an ONNX model", f"something else ({error})") from error
+
+
+def _check_fields(path: Path) -> None:
+    """Walk over the fields of a file without reading what is in them: it may be a hole of 2 GiB."""
+    try:
+        with (
+            path.open("rb") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view,
+        ):
+            for _ in fields_between(view, 0, len(view)):
+                pass
+    except ValueError as error:  # of an empty file, too
+        raise CorruptArtifact(path.name, "an ONNX model", f"something else ({error})") from error
 
 
 def _described_graph(model: Any, name: str, *, has_borders: bool) -> dict[str, Any]:

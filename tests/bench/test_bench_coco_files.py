@@ -316,7 +316,7 @@ def test_what_is_no_annotation_file_is_told(tmp_path):
         open_dataset(f"coco:{tmp_path}")
     with file.open("wb") as stream:
         stream.truncate(2**40)
-    with pytest.raises(DatasetError, match=r"has more than .* bytes: this is no annotation file"):
+    with pytest.raises(DatasetError, match=r"has more than .* bytes, which no file of labels has"):
         open_dataset(f"coco:{tmp_path}")
 
 

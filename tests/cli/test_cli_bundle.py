@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -334,6 +335,16 @@ def test_inspect_describes_an_onnx_file(command, tiny):
     assert code == 0
     assert document["kind"] == "onnx"
     assert document["outputs"][0] == {"name": "boxes", "dtype": "float32", "shape": [1, 4, 4]}
+
+
+def test_inspect_does_not_read_a_hole(command, tmp_path):
+    with (tmp_path / "hole.onnx").open("wb") as stream:
+        stream.truncate(2**31 - 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    code, _, err = command("inspect", tmp_path / "hole.onnx")
+    assert code == 3
+    assert "hole.onnx is damaged: expected an ONNX model, found something else (a tag 0x0" in err
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
 
 
 def test_inspect_bears_types_and_names_that_nobody_knows(command, tmp_path):

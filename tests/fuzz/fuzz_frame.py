@@ -139,16 +139,15 @@ def _watch_child(name: str, kind: Kind, seed: int, first: int, count: int, repor
                 current = int(rest)
                 following = current + 1
             elif word == "end":
-                peak = _note(report, rest)
+                peak, current = _note(report, rest), None
             problem = _problem(kind, peak - before, waited_s, limit_s)
-            if word == "end" and not problem:
-                current = None
-            if problem and (current is not None or waited_s > limit_s):
+            is_running = current is not None or word == "end"
+            if problem and (is_running or waited_s > limit_s):
                 child.kill()
                 if limit_s == STARTUP_S:
                     raise RuntimeError(f"the child of {name} does not start: {problem}")
                 # Between two inputs the next one is being made.
-                wrong = following if current is None else current
+                wrong = following - 1 if is_running else following
                 report.violations.append(Violation(wrong, problem))
                 return wrong + 1
         status = child.wait()

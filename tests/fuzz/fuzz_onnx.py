@@ -34,7 +34,7 @@ def make(rng: random.Random) -> bytes:
     if rng.random() < 0.5:
         model = random_model(rng)
     else:
-        model = onnx.ModelProto.FromString(rng.choice(seeds()))
+        model = onnx.ModelProto.FromString(_seed(rng))
     for _ in range(rng.choice((0, 1, 1, 2, 4))):
         _mutate(model, rng)
     data = model.SerializeToString()
@@ -48,7 +48,7 @@ def make_encoded(rng: random.Random) -> bytes:
     if rng.random() < 0.3:
         content = random_model(rng).SerializeToString()
     else:
-        content = rng.choice(seeds())
+        content = _seed(rng)
     if rng.random() < 0.3:
         content = _with_external_data(content, rng)
     (mutant,) = mutants(content, rng, 1)
@@ -66,6 +66,11 @@ def _with_external_data(content: bytes, rng: random.Random) -> bytes:
         if rng.random() < 0.7:
             tensor.external_data.add(key="location", value="secret.bin")
     return model.SerializeToString()
+
+
+def _seed(rng: random.Random) -> bytes:
+    """Return a seed; those that take long to read are rarer."""
+    return rng.choices(seeds(), [len(seed) ** -0.3 for seed in seeds()])[0]
 
 
 @functools.cache

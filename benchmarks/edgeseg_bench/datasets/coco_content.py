@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from edgeseg_bench.datasets.base import DatasetError
+from edgeseg_bench.datasets.base import DatasetError, read_file
 from edgeseg_runtime.rle import mask_from_rle
 
 MAX_BYTES = 4 * 2**30
@@ -49,14 +49,9 @@ def read_annotation_file(source: Path, *, limit: int | None) -> dict[str, Any]:
 
 
 def _read_json(source: Path) -> Any:
+    content = read_file(source, max_bytes=MAX_BYTES)
     try:
-        if source.stat().st_size > MAX_BYTES:
-            raise DatasetError(
-                f"{source} has more than {MAX_BYTES} bytes: this is no annotation file."
-            )
-        return json.loads(source.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DatasetError(f"{source} cannot be read: {error.strerror}.") from error
+        return json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"{source} is not JSON: {error}. Download or export it again."
