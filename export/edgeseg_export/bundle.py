@@ -22,7 +22,7 @@ from edgeseg.models import PrecisionRecipe, get_spec, model_manifest
 from edgeseg.models.checkpoint import check_finite
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.agreement import check_agreement, measure_agreement
-from edgeseg_export.calibration import METHODS
+from edgeseg_export.calibration import METHODS, warn_of_pictures
 from edgeseg_export.contents import check_exported
 from edgeseg_export.folder import check_folder, new_folder
 from edgeseg_export.graph import (
@@ -156,6 +156,8 @@ def export_bundle(
     folder = Path(folder)
     _check_options(opset, precision, calibration, calibration_method, max_drop, backends, targets)
     check_folder(folder, overwrite=overwrite)
+    if calibration is not None:
+        warn_of_pictures(calibration)
     check_finite(model)
     was_training = model.training
     model.eval()

@@ -258,6 +258,7 @@ RUNS = {"size": [8, 10], "counts": [17, 4, 4, 4, 4, 4, 4, 4, 35]}
             r"annotations\[0\]\.image_id is \[100\]; expected a whole",
         ),
         ("annotations", "category_id", True, r"category_id is True; expected a whole number"),
+        ("annotations", "category_id", 7, r"category_id is 7; expected one of the 1 categories"),
         ("annotations", "bbox", [1, 2, 3], r"bbox is \[1, 2, 3\]; expected x, y, width, height"),
         (
             "annotations",

@@ -1,9 +1,11 @@
 """Manifest: what is written comes back equal; everything else is refused with a typed error."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import random
+from pathlib import Path
 
 import pytest
 from fake_model import instance_manifest
@@ -281,6 +283,16 @@ def test_no_manifest_names_the_folder_and_what_to_give(tmp_path):
     with pytest.raises(ManifestError, match=r"there is no bundle at .*Give the folder"):
         Manifest.load(tmp_path / "nowhere")
     with pytest.raises(ManifestError, match=r"manifest\.json is missing"):
+        Manifest.load(tmp_path)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_bundle(tmp_path, monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "stat", refuse)  # an administrator may look into every folder
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(ManifestError, match="there is no bundle at"):
         Manifest.load(tmp_path)
 
 

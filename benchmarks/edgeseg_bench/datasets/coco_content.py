@@ -42,9 +42,14 @@ def read_annotation_file(source: Path, *, limit: int | None) -> dict[str, Any]:
     for name in ("images", "categories", "annotations"):
         _check_entries(source, name, content[name])
     sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in content["images"][:limit]}
+    categories = {entry["id"] for entry in content["categories"]}
     for number, entry in enumerate(content["annotations"]):
-        if entry["image_id"] in sizes:
-            _check_shape(source, number, entry, sizes[entry["image_id"]])
+        if entry["image_id"] not in sizes:
+            continue
+        if entry["category_id"] not in categories:
+            expected = f"one of the {len(categories)} categories"
+            _refuse(source, f"annotations[{number}].category_id", entry["category_id"], expected)
+        _check_shape(source, number, entry, sizes[entry["image_id"]])
     return dict(content)
 
 
