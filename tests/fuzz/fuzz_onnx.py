@@ -244,8 +244,8 @@ def read_or_refuse(data: bytes) -> str:
         return "external data" if isinstance(error, ExternalData) else "refused"
 
 
-def run_engine(data: bytes) -> str:
-    """Load a model with ONNX Runtime if it is accepted, and run it."""
+def run_engine(data: bytes, engine: str = "onnxruntime") -> str:
+    """Load a model with an engine if it is accepted, and run it."""
     check_graph(data)
     model = read_model(data)
     inputs, outputs = (
@@ -270,7 +270,7 @@ def run_engine(data: bytes) -> str:
             artifacts={"onnx": Artifact(file="model.onnx", sha256="0" * 64, size_bytes=len(data))},
         )
         try:
-            backend = open_backend("onnxruntime", name, manifest, threads=1, verify=False)
+            backend = open_backend(engine, name, manifest, threads=1, verify=False)
         except EngineBuildError:
             return "refused by the engine"
     rng = np.random.default_rng(0)
@@ -285,3 +285,10 @@ def run_engine(data: bytes) -> str:
 READ = Kind(make_encoded, read_or_refuse, limit_s=30, limit_bytes=2**29, suffix=".onnx")
 ENCODED = Kind(make, check, limit_s=30, limit_bytes=2**29, suffix=".onnx")
 RUN = Kind(make, run_engine, limit_s=60, limit_bytes=3 * 2**30, suffix=".onnx")
+OPENVINO = Kind(
+    make,
+    functools.partial(run_engine, engine="openvino"),
+    limit_s=60,
+    limit_bytes=3 * 2**30,
+    suffix=".onnx",
+)
