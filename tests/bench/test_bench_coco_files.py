@@ -1,6 +1,7 @@
 """COCO data sets on disk: layouts that are read, and what the user is told about others."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -274,6 +275,12 @@ RUNS = {"size": [8, 10], "counts": [17, 4, 4, 4, 4, 4, 4, 4, 35]}
             [[1, 2, 3, 4]],
             r"segmentation is \[\[1, 2, .* three corners",
         ),
+        (
+            "annotations",
+            "segmentation",
+            [[0, 0, 1e9, 0, 0, 9]],
+            r"segmentation is \[\[0, 0, 1000000000\.0",
+        ),
         ("annotations", "segmentation", {**RUNS, "size": [10, 8]}, r"that cover the 8 x 10 pixels"),
         (
             "annotations",
@@ -318,6 +325,14 @@ def test_what_is_no_annotation_file_is_told(tmp_path):
     with file.open("wb") as stream:
         stream.truncate(2**40)
     with pytest.raises(DatasetError, match=r"has more than .* bytes, which no file of labels has"):
+        open_dataset(f"coco:{tmp_path}")
+
+
+def test_a_pipe_in_place_of_annotations_is_not_waited_for(tmp_path):
+    file = write_dataset(tmp_path, "mine")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DatasetError, match=r"instances_mine\.json does not exist or is not a file"):
         open_dataset(f"coco:{tmp_path}")
 
 

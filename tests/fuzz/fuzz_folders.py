@@ -255,6 +255,12 @@ def _import_everything() -> None:
         plan = {"out": "out", "options": []}
         assert (_inspect(root, plan), _run(root, plan)) == ("inspected 0", "run 0")
         assert _run(root, plan) == "run 2"
+        (root / "labels.json").write_text(json.dumps(_annotations()), encoding="utf-8-sig")
+        plan = {"name": "labels.json", "kind": None}
+        (root / "images").mkdir()
+        for name, content in picture_files().items():
+            (root / "images" / name).write_bytes(content)
+        assert _dataset(root, plan) == "data set read"
 
 
 def _check_beside(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -79,6 +79,8 @@ def read_file(source: Path, *, max_bytes: int = MAX_LIST_BYTES) -> bytes:
         DatasetError: it cannot be read, or is too large to be one.
     """
     try:
+        if not source.is_file():  # reading a pipe would wait for a writer
+            raise DatasetError(f"{source} does not exist or is not a file.")
         if source.stat().st_size > max_bytes:
             raise DatasetError(
                 f"{source} has more than {max_bytes} bytes, which no file of labels has. Download it again."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,11 +222,10 @@ def _completed(annotation: Annotation) -> Annotation:
 
 def _without_groups(categories: Sequence[Category], used: Collection[int]) -> Iterator[Category]:
     """Yield the categories but for those that only stand for a group of others, as in Roboflow's files."""
+    above = [category.get("supercategory") for category in categories]
+    num_members = Counter(name for name in above if isinstance(name, str))
     for category in categories:
-        is_group = any(
-            other.get("supercategory") == category["name"]
-            for other in categories
-            if other is not category
-        )
+        is_own = category.get("supercategory") == category["name"]
+        is_group = num_members[category["name"]] > is_own
         if not is_group or category["id"] in used:
             yield category

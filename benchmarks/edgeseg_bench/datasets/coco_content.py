@@ -16,6 +16,8 @@ MAX_BYTES = 4 * 2**30
 MAX_ID = 2**53
 """Numbers of entries: JSON readers, and evaluators, keep no larger ones exactly."""
 MAX_SIDE = 2**16
+MAX_OUTLINE = 4e6
+"""Pixels along a polygon, and from the picture's corner to it."""
 MAX_SHOWN = 120
 
 Entry: TypeAlias = Mapping[str, Any]
@@ -158,9 +160,21 @@ def _is_box(value: Any) -> bool:
 def _is_segmentation(value: Any) -> bool:
     if isinstance(value, dict):
         return {"size", "counts"} <= value.keys()
-    return isinstance(value, list) and all(
-        _are_numbers(polygon) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value
-    )
+    return isinstance(value, list) and all(map(_is_polygon, value))
+
+
+def _is_polygon(value: Any) -> bool:
+    """Tell whether a list is a polygon; evaluators walk along it in steps of a fifth of a pixel."""
+    if not _are_numbers(value) or len(value) < 6 or len(value) % 2:
+        return False
+    least, most = min(value), max(value)
+    if least < -MAX_OUTLINE or most > MAX_OUTLINE:
+        return False
+    if len(value) * (most - least) < MAX_OUTLINE:  # so it is with all but the largest
+        return True
+    corners = list(zip(value[::2], value[1::2], strict=True))
+    sides = zip(corners, [*corners[1:], corners[0]], strict=True)
+    return sum(abs(x2 - x1) + abs(y2 - y1) for (x1, y1), (x2, y2) in sides) < MAX_OUTLINE
 
 
 def _is_rle(value: Entry, size: tuple[int, int]) -> bool:
