@@ -20,6 +20,7 @@ _SIZE = re.compile(r"(\d{1,5})(?:[xX](\d{1,5}))?")
 LABEL_SUFFIXES = (".json", ".names", ".txt")
 OTHER_SUFFIXES = (".csv", ".xml", ".yaml", ".yml")
 """Of files whose lines are more than names."""
+MAX_LABEL_BYTES = 2**30  # a file of COCO annotations may give the names
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -63,10 +64,12 @@ def labels_from_text(text: str) -> dict[str, tuple[Any, ...]]:
 
 def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
     try:
+        if path.stat().st_size > MAX_LABEL_BYTES:
+            raise ValueError(f"it has more than {MAX_LABEL_BYTES} bytes")
         content = path.read_text(encoding="utf-8-sig")  # Windows editors begin with a mark
         lines = [line.strip() for line in content.splitlines() if line.strip()]
         found = json.loads(content) if path.suffix == ".json" else lines
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--labels {path} cannot be read: {error}") from error
     if isinstance(found, dict) and isinstance(found.get("categories"), list):
         return _labels_of_categories(str(path), found["categories"])
@@ -83,7 +86,7 @@ def _labels_of_categories(text: str, categories: Sequence[Any]) -> dict[str, tup
     """Return the names of COCO categories in the order of their ids, as trainers number them."""
     try:
         found = sorted((int(category["id"]), str(category["name"])) for category in categories)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"--labels {text}: a category without id or name ({error})") from error
     if not found:
         raise ValueError(f"--labels {text} has no categories")

@@ -23,7 +23,7 @@ from edgeseg.models.checkpoint import check_finite
 from edgeseg.models.provenance import weights_sha256
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.agreement import check_agreement, measure_agreement
-from edgeseg_export.calibration import METHODS
+from edgeseg_export.calibration import METHODS, warn_of_pictures
 from edgeseg_export.contents import check_exported
 from edgeseg_export.folder import check_folder, new_folder
 from edgeseg_export.graph import (
@@ -161,6 +161,8 @@ def export_bundle(
     give_back_freed_memory()
     _check_options(opset, precision, calibration, calibration_method, max_drop, backends, targets)
     check_folder(folder, overwrite=overwrite)
+    if calibration is not None:
+        warn_of_pictures(calibration)
     check_finite(model)
     was_training = model.training
     model.eval()

@@ -6,6 +6,7 @@ The pictures go through the runtime's own preprocessing.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -18,9 +19,12 @@ from edgeseg_export.sessions import Graphs, cpu_session
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
 
+_log = logging.getLogger(__name__)
+
 METHODS = ("minmax", *CLIPPING)
 Magnitudes = Mapping[str, Mapping[str, float]]
 """Of each graph, value -> magnitude at which it is clipped."""
+FEW_PICTURES = 16
 MAX_ELEMENTS = 100_000_000
 """Of the activations that are fetched in one run, to bound the memory: 400 MB."""
 
@@ -74,6 +78,25 @@ def calibrate(
         return largest
     found = _clipped(graphs, manifest, pictures, largest, rounds, CLIPPING[method], on_any_step)
     return {graph: largest[graph] | found.get(graph, {}) for graph in largest}
+
+
+def warn_of_pictures(pictures: Sequence[Image]) -> None:
+    """Log a warning if pictures are too few, or too empty, to tell how large values become."""
+    num_plain = sum(bool((picture == picture[:1, :1]).all()) for picture in pictures)
+    if num_plain:
+        _log.warning(
+            "%d of the %d pictures to calibrate on show a single colour, from which nothing is learnt "
+            "about the values inside the model; give pictures of the application",
+            num_plain,
+            len(pictures),
+        )
+    if len(pictures) < FEW_PICTURES:
+        _log.warning(
+            "%d pictures to calibrate on are too few to rely on: larger values than theirs are cut "
+            "off; give at least %d like those of the application, better 100",
+            len(pictures),
+            FEW_PICTURES,
+        )
 
 
 def _rounds(graphs: Graphs, values: Mapping[str, Sequence[str]]) -> Iterator[dict[str, list[str]]]:

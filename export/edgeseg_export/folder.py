@@ -240,10 +240,22 @@ def _free_name(path: Path) -> Path:
 
 
 def _listed(folder: Path) -> list[str]:
-    """Return the names of a bundle's own files, the manifest last; none if it has no manifest."""
+    """Return the names of a bundle's own files, the manifest last; none if it has no manifest.
+
+    A stranger's manifest may list what is a folder, or lies behind a link: that is not the bundle's.
+    """
     if not (folder / FILE_NAME).exists():
         return []
-    return [artifact.file for artifact in Manifest.load(folder).artifacts.values()] + [FILE_NAME]
+    names = [artifact.file for artifact in Manifest.load(folder).artifacts.values()]
+    return [name for name in names if _is_in(folder, name)] + [FILE_NAME]
+
+
+def _is_in(folder: Path, name: str) -> bool:
+    """Tell whether a name is that of a file, or a link, in a folder itself or in one below it."""
+    path = folder / name
+    above = itertools.takewhile(lambda parent: parent != folder, path.parents)
+    is_behind_link = any(parent.is_symlink() for parent in above)
+    return os.path.lexists(path) and not _is_folder(path) and not is_behind_link
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -261,4 +273,4 @@ def _is_folder(path: Path) -> bool:
 
 
 def _is_engine(relative: Path) -> bool:
-    return relative.parts[0] == ENGINES
+    return len(relative.parts) > 1 and relative.parts[0] == ENGINES

@@ -11,7 +11,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-__all__ = ["FORMATS", "HEAD_BYTES", "Header", "picture_format", "read_header"]
+__all__ = [
+    "FORMATS",
+    "HEAD_BYTES",
+    "Header",
+    "picture_format",
+    "read_header",
+    "without_animation",
+]
 
 HEAD_BYTES = 64
 """How much of a file `picture_format` looks at."""
@@ -20,6 +27,7 @@ _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF markers; 
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})  # markers without a length
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I"}
 _BMP_HEADERS = frozenset({12, 40, 52, 56, 64, 108, 124})  # sizes
+_PNG_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 _BOXES_AROUND_SIZE = (b"meta", b"iprp", b"ipco")
@@ -72,6 +80,39 @@ def read_header(data: bytes) -> Header:
         raise ValueError("it is cut off in the header") from error
 
 
+def without_animation(data: bytes) -> bytes:
+    """Return a PNG file without the parts of an animation; its still picture stays.
+
+    Args:
+        data: content of a PNG file that `read_header` accepts.
+    """
+    if b"acTL" not in data:
+        return data
+    parts = [data[:8]]
+    for position, end in _png_parts(data):
+        if data[position + 4 : position + 8] not in _PNG_ANIMATION:
+            parts.append(data[position:end])
+    return b"".join(parts)
+
+
+def _png_parts(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each part of a PNG file begins and ends, to the last one.
+
+    Raises:
+        ValueError: if the file is cut off.
+    """
+    position = 8
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            raise ValueError("it is cut off")
+        yield position, end
+        if kind == b"IEND":
+            break
+        position = end
+
+
 def _isobmff_format(head: bytes) -> str | None:
     """Return "AVIF" or "HEIC", which share their container with videos."""
     if head[4:8] != b"ftyp":
@@ -83,18 +124,11 @@ def _isobmff_format(head: bytes) -> str | None:
 
 
 def _read_png(data: bytes) -> Header:
-    position = 8
-    while True:
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 8 + length
-        if end + 4 > len(data):
-            raise ValueError("it is cut off")
-        (checksum,) = struct.unpack_from(">I", data, end)
-        if zlib.crc32(memoryview(data)[position + 4 : end]) != checksum:
+    for position, end in _png_parts(data):
+        (checksum,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(memoryview(data)[position + 4 : end - 4]) != checksum:
+            kind = data[position + 4 : position + 8]
             raise ValueError(f"the checksum of its part {kind!r} is wrong")
-        if kind == b"IEND":
-            break
-        position = end + 4
     if data[12:16] != b"IHDR":
         raise ValueError("it does not begin with IHDR")
     width, height, bits = struct.unpack_from(">IIB", data, 16)

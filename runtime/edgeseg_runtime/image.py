@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.errors import ImageError, ImageTooLarge
-from edgeseg_runtime.headers import FORMATS, Header, read_header
+from edgeseg_runtime.headers import FORMATS, Header, read_header, without_animation
 from edgeseg_runtime.pillow_bilinear import resize_pillow_bilinear
 
 __all__ = [
@@ -118,6 +118,8 @@ def decode_image(data: bytes, *, source: str = "the picture") -> Image:
             f"{source} cannot be used as a picture: {error}. {_EXPORT_AGAIN}"
         ) from error
     _check_header(header, source)
+    if header.format == "PNG":  # of an animation OpenCV returns damaged pictures, not initialized
+        data = without_animation(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:

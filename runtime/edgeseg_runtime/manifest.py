@@ -66,6 +66,8 @@ MAX_PIXELS = 64_000_000
 MAX_KEYPOINTS = 10_000
 MAX_ENTRIES = 1024
 """Files, graphs or variants that are read at all."""
+MAX_ARTIFACT_BYTES = 2**31 - 1
+"""What protobuf can read. A file with holes costs a stranger nothing, and us the memory."""
 KNOWN_REQUIREMENTS: frozenset[str] = frozenset()  # what a bundle may demand of this runtime
 
 RESIZES = (
@@ -186,7 +188,7 @@ class Artifact:
         check_str("sha256", self.sha256)
         if not _SHA256.fullmatch(self.sha256):
             refuse("sha256", self.sha256, "64 lower-case hexadecimal digits")
-        check_int("size_bytes", self.size_bytes, 1, 2**40)
+        check_int("size_bytes", self.size_bytes, 1, MAX_ARTIFACT_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)

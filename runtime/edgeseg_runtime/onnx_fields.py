@@ -10,6 +10,7 @@ Field numbers: onnx/onnx.proto. Encoding: protobuf.dev/programming-guides/encodi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from mmap import mmap
 from typing import NamedTuple
 
 __all__ = [
@@ -89,7 +90,7 @@ def fields_of(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         yield field.number, message[field.start : field.end], content
 
 
-def fields_between(data: bytes, start: int, end: int) -> Iterator[Field]:
+def fields_between(data: bytes | mmap, start: int, end: int) -> Iterator[Field]:
     """Yield the fields of the message between two bytes, in their order; nothing is copied.
 
     Raises:
@@ -132,7 +133,7 @@ def text_of(content: bytes) -> str:
     return content.decode("utf-8")
 
 
-def read_varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+def read_varint(data: bytes | mmap, position: int, end: int) -> tuple[int, int]:
     """Return an integer of variable length, 0..2^64-1, and the position behind it.
 
     Raises:

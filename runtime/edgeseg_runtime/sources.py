@@ -73,7 +73,7 @@ class Source:
         stop: ends the iteration when it is set.
         max_reconnects: attempts in a row to open a camera or stream again before it counts as
             gone; 0 for none, None for no end.
-        recursive: look for pictures in the folders of a folder too.
+        recursive: look for pictures in the folders of a folder too, but not behind links.
 
     Attributes:
         paths: of the pictures, in the order of the frames; of a video its own; none of a camera.
@@ -368,7 +368,7 @@ def _files(folder: Path, recursive: bool) -> Iterator[str]:
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
-        if recursive and path.is_dir():
+        if recursive and path.is_dir() and not path.is_symlink():  # which may lead in circles
             yield from _files(path, recursive)
         else:
             yield f"{path}{os.sep}" if path.is_dir() else str(path)

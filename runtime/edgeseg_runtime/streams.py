@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
 import sys
 from typing import TextIO
 
 __all__ = ["exit_code_after_flush", "open_standard_streams", "silence"]
 
+_ANY_TEXT = "edgeseg"  # name of the error handler below
+
 
 def open_standard_streams() -> None:
     """Let streams that are closed lead nowhere.
 
     Otherwise the next file that is opened gets the stream's number, and what a library prints.
+    Stdout takes every text: the name of a file that is not UTF-8 as its bytes, what its encoding
+    lacks as an escape.
     """
+    codecs.register_error(_ANY_TEXT, _bytes_or_escape)
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -26,6 +33,16 @@ def open_standard_streams() -> None:
         if getattr(sys, name) is None:
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_ANY_TEXT)
+
+
+def _bytes_or_escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what to write in place of characters that an encoding lacks; see codecs.register_error."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def silence(stream: TextIO) -> None:

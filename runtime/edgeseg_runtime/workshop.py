@@ -49,6 +49,8 @@ def settle_leftovers(place: Path, settle: Settle) -> None:
     """Settle and remove the hidden folders beside a path whose processes are gone."""
     pattern = f".{glob.escape(place.name)}.{'[0-9a-f]' * 8}.partial"
     for work in sorted(place.parent.glob(pattern)):
+        if work.is_symlink():  # not ours: what it leads to would be cleared
+            continue
         try:
             with (work / LOCK).open("r+b") as lock:
                 if not _is_ours(lock, work):

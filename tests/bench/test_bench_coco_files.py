@@ -1,6 +1,7 @@
 """COCO data sets on disk: layouts that are read, and what the user is told about others."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -233,6 +234,115 @@ def test_a_broken_annotation_file_says_what_is_missing(tmp_path, text, message):
     write_dataset(tmp_path).write_text(text, encoding="utf-8")
     with pytest.raises(DatasetError, match=message):
         open_dataset(f"coco:{tmp_path}")
+
+
+RUNS = {"size": [8, 10], "counts": [17, 4, 4, 4, 4, 4, 4, 4, 35]}
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "value", "message"),
+    [
+        ("images", None, {"a": 1}, r"images is \{'a': 1\}; expected a list"),
+        ("annotations", 0, 7, r"annotations\[0\] is 7; expected an object"),
+        ("images", "file_name", 7, r"images\[0\]\.file_name is 7; expected a name"),
+        ("images", "height", "8", r"images\[0\]\.height is '8'; expected 1 to 65536 pixels"),
+        (
+            "images",
+            "id",
+            102,
+            r"images\[2\]\.id is 102; expected another number than that of an ear",
+        ),
+        (
+            "annotations",
+            "image_id",
+            [100],
+            r"annotations\[0\]\.image_id is \[100\]; expected a whole",
+        ),
+        ("annotations", "category_id", True, r"category_id is True; expected a whole number"),
+        ("annotations", "category_id", 7, r"category_id is 7; expected one of the 1 categories"),
+        ("annotations", "bbox", [1, 2, 3], r"bbox is \[1, 2, 3\]; expected x, y, width, height"),
+        (
+            "annotations",
+            "bbox",
+            [1, 2, 3, float("nan")],
+            r"bbox is \[1, 2, 3, nan\]; expected x, y",
+        ),
+        ("annotations", "area", "16", r"area is '16'; expected a number of pixels"),
+        ("annotations", "iscrowd", 2, r"iscrowd is 2; expected 0 or 1"),
+        (
+            "annotations",
+            "segmentation",
+            [[1, 2, 3, 4]],
+            r"segmentation is \[\[1, 2, .* three corners",
+        ),
+        (
+            "annotations",
+            "segmentation",
+            [[0, 0, 1e9, 0, 0, 9]],
+            r"segmentation is \[\[0, 0, 1000000000\.0",
+        ),
+        ("annotations", "segmentation", {**RUNS, "size": [10, 8]}, r"that cover the 8 x 10 pixels"),
+        (
+            "annotations",
+            "segmentation",
+            {**RUNS, "counts": [10**9]},
+            r"that cover the 8 x 10 pixels",
+        ),
+        (
+            "annotations",
+            "segmentation",
+            {**RUNS, "counts": "oooo"},
+            r"that cover the 8 x 10 pixels",
+        ),
+        ("annotations", "keypoints", [1, 2], r"keypoints is \[1, 2\]; expected x, y, visibility"),
+    ],
+)
+def test_an_annotation_that_no_metric_can_take_is_named(tmp_path, entry, key, value, message):
+    file = write_dataset(tmp_path)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    place, key = (content, entry) if key is None else (content[entry], key)
+    (place if key in (0, entry) else place[0])[key] = value
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(f"coco:{tmp_path}")
+
+
+def test_a_null_in_an_annotation_is_as_good_as_nothing(tmp_path):
+    file = write_dataset(tmp_path)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["annotations"][0] |= {"segmentation": None, "area": None, "keypoints": None}
+    file.write_text(json.dumps(content), encoding="utf-8-sig")
+    (annotation,) = open_dataset(f"coco:{tmp_path}")[0].annotations
+    assert annotation["area"] == 16
+    assert "segmentation" not in annotation
+
+
+def test_what_is_no_annotation_file_is_told(tmp_path):
+    file = write_dataset(tmp_path)
+    file.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(DatasetError, match="is not JSON"):
+        open_dataset(f"coco:{tmp_path}")
+    with file.open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(DatasetError, match=r"has more than .* bytes, which no file of labels has"):
+        open_dataset(f"coco:{tmp_path}")
+
+
+def test_a_pipe_in_place_of_annotations_is_not_waited_for(tmp_path):
+    file = write_dataset(tmp_path, "mine")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DatasetError, match=r"instances_mine\.json does not exist or is not a file"):
+        open_dataset(f"coco:{tmp_path}")
+
+
+def test_a_picture_s_name_that_no_file_can_have_is_left_out(tmp_path):
+    file = write_dataset(tmp_path)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["images"][0]["file_name"] = "n" * 300
+    file.write_text(json.dumps(content), encoding="utf-8")
+    dataset = open_dataset(f"coco:{tmp_path}", on_picture=lambda done, total: None)
+    assert [sample.image_id for sample in dataset] == [101, 102]
 
 
 def test_a_resized_picture_is_noticed(tmp_path):

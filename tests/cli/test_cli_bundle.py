@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from constant_bundle import write_constant_bundle
+from onnx import helper
 from stateful_bundle import write_stateful_bundle
 
 from edgeseg_bench.datasets.shapes import ShapesDataset, write_coco
@@ -334,6 +336,38 @@ def test_inspect_describes_an_onnx_file(command, tiny):
     assert code == 0
     assert document["kind"] == "onnx"
     assert document["outputs"][0] == {"name": "boxes", "dtype": "float32", "shape": [1, 4, 4]}
+
+
+def test_inspect_does_not_read_a_hole(command, tmp_path):
+    with (tmp_path / "hole.onnx").open("wb") as stream:
+        stream.truncate(2**31 - 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    code, _, err = command("inspect", tmp_path / "hole.onnx")
+    assert code == 3
+    assert "hole.onnx is damaged: expected an ONNX model, found something else (a tag 0x0" in err
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
+
+
+def test_inspect_bears_types_and_names_that_nobody_knows(command, tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["a"], ["b"])],
+        "g",
+        [helper.make_tensor_value_info("a", 1, [2])],
+        [helper.make_tensor_sequence_value_info("b", 1, None)],
+    )
+    graph.input[0].type.tensor_type.elem_type = 99
+    content = helper.make_model(graph, producer_name="maker").SerializeToString()
+    content = content.replace(b"Identity", b"Id\xffn\x1bity").replace(b"maker", b"mak\xffr")
+    (tmp_path / "strange.onnx").write_bytes(content)
+    code, document = command.json("inspect", tmp_path / "strange.onnx")
+    assert code == 0
+    assert document["inputs"] == [{"name": "a", "dtype": "type 99", "shape": [2]}]
+    assert document["outputs"] == [{"name": "b", "dtype": "sequence_type", "shape": []}]
+    assert document["operators"] == {"Id\\xffn\x1bity": 1}
+    assert document["graph"]["producer"] == "mak\\xffr"
+    code, text, _ = command("inspect", tmp_path / "strange.onnx")
+    assert code == 0
+    assert r"Id\xffn\x1bity" in text
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,20 @@ def test_a_stream_that_cannot_be_written_is_said_once(line, arguments, code, mes
     assert len(done.stderr.splitlines()) == bool(message)
 
 
+@pytest.mark.parametrize("setting", ["", "PYTHONIOENCODING=ascii "])
+def test_any_name_can_be_written(tiny, pictures, tmp_path, setting):
+    out = os.fsencode(tmp_path) + b"/na\xefve \xc3\xa9"
+    done = subprocess.run(
+        ["sh", "-c", f'{setting}"$@"', "sh", *SCRIPT, "run", tiny, pictures, "-q", "-o", out],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    escaped = out.replace(b"\xc3\xa9", rb"\xe9") if setting else out
+    assert done.stdout == escaped + b"\n"
+    assert (Path(os.fsdecode(out)) / "0.jpg").is_file()
+
+
 def test_a_result_that_stdout_cannot_take_is_a_plain_error():
     done = shell('"$@" > /dev/full', "models", "--json", "-q")
     assert done.stderr == (

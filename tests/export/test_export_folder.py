@@ -1,8 +1,10 @@
 """The place of a bundle: replaced whole, in one step, and nothing else in it is ever lost."""
 
 import contextlib
+import dataclasses
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +89,33 @@ def test_files_of_the_new_bundle_do_not_replace_those_of_the_user(bundle):
     assert (bundle / "notes.txt").read_text(encoding="utf-8") == "years of work"
     assert model_of(bundle) == b"old model"
     assert list(bundle.parent.iterdir()) == [bundle]
+
+
+@pytest.mark.parametrize("file", ["behind/thesis.txt", "private", "private/link/thesis.txt"])
+def test_what_a_stranger_s_manifest_lists_is_not_its_own_for_that(bundle, tmp_path, file):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("years of work", encoding="utf-8")
+    (bundle / "behind").symlink_to(home)
+    (bundle / "private" / "link").symlink_to(home)
+    (bundle / "private" / "notes.txt").write_text("years of work", encoding="utf-8")
+    manifest = Manifest.load(bundle)
+    stranger = dataclasses.replace(manifest.artifact("onnx"), file=file)
+    artifacts = {**manifest.artifacts, "more": stranger}
+    dataclasses.replace(manifest, artifacts=artifacts).save(bundle)
+    replace(bundle)
+    assert model_of(bundle) == b"new model"
+    for kept in (home / "thesis.txt", bundle / "private" / "notes.txt"):
+        assert kept.read_text(encoding="utf-8") == "years of work"
+    assert {*tmp_path.iterdir()} == {bundle, home}
+
+
+def test_a_file_of_the_user_is_no_folder_of_engines(bundle):
+    shutil.rmtree(bundle / "engines")
+    (bundle / "engines").write_text("years of work", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="engines is not listed by the bundle"):
+        replace(bundle, **{"engines__new.engine": "x"})
+    assert (bundle / "engines").read_text(encoding="utf-8") == "years of work"
 
 
 def test_an_engine_is_replaced_by_one_of_its_name(bundle):
@@ -223,6 +252,11 @@ def test_what_only_looks_like_litter_is_left_alone(tmp_path):
     for folder in (mine, *others):
         folder.mkdir()
     (mine / "thesis.txt").write_text("years of work", encoding="utf-8")
+    (others[0] / "edgeseg.lock").write_bytes(b"")
+    (others[0] / "thesis.txt").write_text("years of work", encoding="utf-8")
+    link = tmp_path / ".bundle.4567abcd.partial"
+    link.symlink_to(others[0])
     replace(tmp_path / "bundle")
-    assert {*tmp_path.iterdir()} == {mine, *others, tmp_path / "bundle"}
+    assert {*tmp_path.iterdir()} == {mine, *others, link, tmp_path / "bundle"}
     assert (mine / "thesis.txt").exists()
+    assert (others[0] / "thesis.txt").exists()

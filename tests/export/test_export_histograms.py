@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from edgeseg_export.calibration import warn_of_pictures
 from edgeseg_export.histograms import (
     NUM_BINS,
     NUM_LEVELS,
@@ -14,6 +15,17 @@ from edgeseg_export.histograms import (
     count_magnitudes,
     divergences,
 )
+
+
+def test_pictures_that_tell_little_are_said(caplog):
+    noise = list(np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), np.uint8))
+    warn_of_pictures(noise)
+    assert not caplog.messages
+    warn_of_pictures([*noise[1:], np.full((8, 8, 3), 7, np.uint8)])
+    warn_of_pictures(noise[:3])
+    first, second = caplog.messages
+    assert first.startswith("1 of the 16 pictures to calibrate on show a single colour")
+    assert second.startswith("3 pictures to calibrate on are too few to rely on")
 
 
 def plain_divergence(counts, kept):

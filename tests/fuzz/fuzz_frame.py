@@ -11,6 +11,7 @@ import contextlib
 import os
 import queue
 import random
+import resource
 import subprocess
 import sys
 import threading
@@ -75,11 +76,17 @@ def serve(name: str, kind: Kind, seed: int, first: int, count: int) -> None:
     """Run inputs and say on stdout which one is begun and what came of it."""
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # engines write there
-    channel.write("ready\n")
+    channel.write(f"ready {_peak_bytes()}\n")
     for number in range(first, first + count):
         data = kind.make(generator(name, seed, number))
         channel.write(f"begin {number}\n")
-        channel.write(f"end {number} {_outcome(kind, data)}\n")
+        outcome = _outcome(kind, data)
+        channel.write(f"end {_peak_bytes()} {number} {outcome}\n")
+
+
+def _peak_bytes() -> int:
+    """Return the most memory that this process had so far."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _outcome(kind: Kind, data: bytes) -> str:
@@ -112,33 +119,35 @@ def _watch_child(name: str, kind: Kind, seed: int, first: int, count: int, repor
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         lines: queue.Queue[str | None] = queue.Queue(maxsize=1000)
         threading.Thread(target=_read, args=(child, lines), daemon=True).start()
-        following, current, before, waited_s, limit_s = first, None, 0, 0.0, float(STARTUP_S)
+        following, current, waited_s, limit_s = first, None, 0.0, float(STARTUP_S)
+        before = peak = 0
         while True:
             try:
                 line = lines.get(timeout=POLL_S)
             except queue.Empty:
                 line = ""
                 waited_s += 0 if _is_stopped(child.pid) else POLL_S
+                peak = max(peak, _memory_bytes(child.pid))
             else:
                 waited_s = 0.0
             if line is None:
                 break
             word, _, rest = line.partition(" ")
             if word == "ready":
-                before, limit_s = _memory_bytes(child.pid), kind.limit_s
+                before, limit_s = int(rest), kind.limit_s
             elif word == "begin":
                 current = int(rest)
                 following = current + 1
             elif word == "end":
-                _note(report, *rest.split(" ", 1))
-                current = None
-            problem = _problem(kind, _memory_bytes(child.pid) - before, waited_s, limit_s)
-            if problem and (current is not None or waited_s > limit_s):
+                peak, current = _note(report, rest), None
+            problem = _problem(kind, peak - before, waited_s, limit_s)
+            is_running = current is not None or word == "end"
+            if problem and (is_running or waited_s > limit_s):
                 child.kill()
                 if limit_s == STARTUP_S:
                     raise RuntimeError(f"the child of {name} does not start: {problem}")
                 # Between two inputs the next one is being made.
-                wrong = following if current is None else current
+                wrong = following - 1 if is_running else following
                 report.violations.append(Violation(wrong, problem))
                 return wrong + 1
         status = child.wait()
@@ -185,8 +194,11 @@ def _status(process: int, key: str) -> str:
     return ""
 
 
-def _note(report: Report, number: str, outcome: str) -> None:
+def _note(report: Report, line: str) -> int:
+    """Note what came of an input; return the most memory that the child had by then."""
+    num_bytes, number, outcome = line.split(" ", 2)
     word, _, what = outcome.partition(": ")
     if word == "violation":
         report.violations.append(Violation(int(number), what))
     report.outcomes[word] += 1
+    return int(num_bytes)

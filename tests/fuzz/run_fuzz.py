@@ -9,6 +9,7 @@ import argparse
 import importlib
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -18,18 +19,22 @@ from fuzz_frame import Kind, Report, generator, serve, watch  # noqa: E402
 
 KINDS = {
     "checkpoint": "fuzz_checkpoints:CHECKPOINT",
+    "folder": "fuzz_folders:FOLDER",
     "manifest": "fuzz_manifests:MANIFEST",
     "onnx": "fuzz_onnx:ENCODED",
     "onnx_engine": "fuzz_onnx:RUN",
+    "onnx_openvino": "fuzz_onnx:OPENVINO",
+    "onnx_reader": "fuzz_onnx:READ",
+    "picture": "fuzz_pictures:PICTURE",
 }
 """Name -> "module:kind"."""
 MAX_SHOWN = 20
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Return 1 if an input had an outcome that is not right."""
-    if sys.argv[1:2] == ["--child"]:
-        name, *numbers = sys.argv[2:]
+    if arguments[:1] == ["--child"]:
+        name, *numbers = arguments[1:]
         serve(name, kind_of(name), *map(int, numbers))
         return 0
     parser = argparse.ArgumentParser(description=__doc__)
@@ -38,7 +43,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
     parser.add_argument("--keep", type=Path, help="folder for inputs with a wrong outcome")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     num_wrong = 0
     for name in options.kinds.split(","):
         started = time.monotonic()
@@ -77,4 +82,4 @@ def keep(folder: Path, name: str, kind: Kind, seed: int, report: Report) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,26 +1,28 @@
 """The fuzzers notice what they look for, and find nothing in a few inputs of each kind."""
 
+import importlib.util
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-RUNNER = Path(__file__).with_name("run_fuzz.py")
+_SPEC = importlib.util.spec_from_file_location("run_fuzz", Path(__file__).with_name("run_fuzz.py"))
+_RUNNER = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_RUNNER)
+main = _RUNNER.main
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and signals")
 
 
-def fuzz(*arguments):
-    """Return the exit code and what was written."""
-    done = subprocess.run(
-        [sys.executable, str(RUNNER), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert not done.stderr, done.stderr
-    return done.returncode, done.stdout
+@pytest.fixture
+def fuzz(capsys):
+    """Return a function that fuzzes: arguments of the command -> its exit code and what it wrote."""
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        return code, capsys.readouterr().out
+
+    return run
 
 
 @linux_only
@@ -34,7 +36,7 @@ def fuzz(*arguments):
         ("ESCAPE", r"a message that cannot be printed: '\\x1b\[2J'"),
     ],
 )
-def test_a_fault_is_noticed_and_the_next_inputs_are_run(tmp_path, fault, what):
+def test_a_fault_is_noticed_and_the_next_inputs_are_run(fuzz, tmp_path, fault, what):
     name = f"fuzz_faults:{fault}"
     code, text = fuzz("--kinds", name, "--count", 8, "--seed", 1, "--keep", tmp_path)
     assert code == 1
@@ -49,20 +51,27 @@ def test_a_fault_is_noticed_and_the_next_inputs_are_run(tmp_path, fault, what):
 @pytest.mark.parametrize(
     ("kind", "count", "outcomes"),
     [
-        ("checkpoint", 400, ("loaded", "CheckpointError", "MisfitError")),
+        ("checkpoint", 200, ("loaded", "CheckpointError", "MisfitError")),
+        (
+            "folder",
+            80,
+            ("bundle read", "data set read", "not replaced", "replaced", "run 0", "run 2"),
+        ),
         ("manifest", 400, ("accepted", "ManifestError")),
         ("onnx", 200, ("accepted", "UnsafeModel", "CorruptArtifact")),
         ("onnx_engine", 60, ("ran", "UnsafeModel", "CorruptArtifact")),
+        ("onnx_reader", 200, ("accepted", "external data", "refused")),
+        ("picture", 300, ("right", "read", "ImageError", "ImageTooLarge")),
     ],
 )
-def test_mutated_inputs_end_in_an_error_of_ours_or_the_right_result(kind, count, outcomes):
+def test_mutated_inputs_end_in_an_error_of_ours_or_the_right_result(fuzz, kind, count, outcomes):
     code, text = fuzz("--kinds", kind, "--count", count, "--seed", 2024)
     assert code == 0, text
     for outcome in outcomes:
         assert re.search(rf"\d+ {outcome}\b", text), text
 
 
-def test_the_same_seed_gives_the_same_inputs():
+def test_the_same_seed_gives_the_same_inputs(fuzz):
     first = fuzz("--kinds", "manifest", "--count", 20, "--seed", 5)[1]
     again = fuzz("--kinds", "manifest", "--count", 20, "--seed", 5)[1]
     outcomes = [text.partition(" s: ")[2] for text in (first, again)]

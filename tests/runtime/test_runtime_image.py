@@ -153,12 +153,29 @@ def test_a_flipped_bit_in_a_png_is_always_noticed():
             decode_image(bytes(damaged))
 
 
-def test_a_huge_claim_is_refused_before_decoding(tmp_path):
-    def part(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
+def part(kind, body):
+    """Return a part of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
+
+def animated_png(width, height):
+    """Return a PNG file with an animation, and with the pixels of 4 x 3."""
+    header = part(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    frame = struct.pack(">IIIIIHHBB", 0, width, height, 0, 0, 1, 10, 0, 0)
+    rows = b"".join(b"\0" + bytes(range(12 * row, 12 * row + 12)) for row in range(3))
+    parts = [part(b"acTL", struct.pack(">II", 1, 0)), part(b"fcTL", frame)]
+    end = [part(b"IDAT", zlib.compress(rows)), part(b"IEND", b"")]
+    return b"".join([b"\x89PNG\r\n\x1a\n", header, *parts, *end])
+
+
+def test_of_an_animated_png_the_still_picture_is_read_or_nothing():
+    found = decode_image(animated_png(4, 3))
+    assert found[..., ::-1].ravel().tolist() == list(range(36))
+    with pytest.raises(ImageError, match="cannot be decoded: the file is damaged"):
+        decode_image(animated_png(400, 3))  # OpenCV gives what happens to lie in the memory
+
+
+def test_a_huge_claim_is_refused_before_decoding(tmp_path):
     claim = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + part(b"IHDR", claim) + part(b"IDAT", b"") + part(b"IEND", b"")
     path = tmp_path / "bomb.png"

@@ -1,9 +1,11 @@
 """Manifest: what is written comes back equal; everything else is refused with a typed error."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import random
+from pathlib import Path
 
 import pytest
 from fake_model import instance_manifest
@@ -284,11 +286,26 @@ def test_no_manifest_names_the_folder_and_what_to_give(tmp_path):
         Manifest.load(tmp_path)
 
 
+def test_a_folder_that_may_not_be_looked_into_is_no_bundle(tmp_path, monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "stat", refuse)  # an administrator may look into every folder
+    monkeypatch.setattr(Path, "lstat", refuse)
+    with pytest.raises(ManifestError, match="there is no bundle at"):
+        Manifest.load(tmp_path)
+
+
 def test_a_huge_manifest_is_not_read(tmp_path):
     with (tmp_path / "manifest.json").open("wb") as stream:
         stream.truncate(2**40)
     with pytest.raises(ManifestError, match="too large for a manifest"):
         Manifest.load(tmp_path)
+
+
+def test_a_file_that_no_reader_of_models_takes_is_not_one_of_a_bundle():
+    with pytest.raises(ManifestError, match=rf"size_bytes is {2**31}; expected .*{2**31 - 1}"):
+        Artifact(file="hole.onnx", sha256="0" * 64, size_bytes=2**31)
 
 
 UNSAFE = ["", "/etc/passwd", "../model.onnx", "a/../../b", "./a", "a//b", "a\\b", "C:model", "a\0b"]

@@ -154,6 +154,16 @@ def test_a_folder_says_what_it_leaves_out(tmp_path, caplog):
     assert len(deep.left_out) == 4
 
 
+def test_links_do_not_lead_a_deep_search_in_circles(tmp_path):
+    (tmp_path / "below").mkdir()
+    assert cv2.imwrite(os.fspath(tmp_path / "below" / "a.png"), PICTURE)
+    for name in ("again", "once_more"):
+        (tmp_path / "below" / name).symlink_to("..")
+    source = Source(tmp_path, recursive=True)
+    assert [Path(path).name for path in source.paths] == ["a.png"]
+    assert [Path(path).name for path in source.left_out] == ["again", "once_more"]
+
+
 def test_a_folder_of_other_files_names_them(tmp_path):
     (tmp_path / "clip.avi").write_bytes(b"RIFF")
     with pytest.raises(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -13,6 +14,10 @@ from edgeseg_runtime.errors import InputError
 
 Annotation: TypeAlias = dict[str, Any]
 Category: TypeAlias = dict[str, Any]
+
+
+MAX_LIST_BYTES = 2**28
+"""Of a list of labelled pictures; WFLW's have 14 MB."""
 
 
 class DatasetError(InputError):
@@ -67,6 +72,29 @@ class Dataset(Protocol):
 
     def coco(self) -> dict[str, Any]:
         """Return the ground truth of these pictures as a COCO data set (images, annotations, categories)."""
+
+
+def read_file(source: Path, *, max_bytes: int = MAX_LIST_BYTES) -> bytes:
+    """Return the content of a file of labels.
+
+    Raises:
+        DatasetError: it cannot be read, or is too large to be one.
+    """
+    try:
+        if not source.is_file():  # reading a pipe would wait for a writer
+            raise DatasetError(f"{source} does not exist or is not a file.")
+        if source.stat().st_size > max_bytes:
+            raise DatasetError(
+                f"{source} has more than {max_bytes} bytes, which no file of labels has. Download it again."
+            )
+        return source.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{source} cannot be read: {error.strerror}.") from error
+
+
+def lines_of(source: Path) -> list[str]:
+    """Return the lines of a list of labels; see `read_file`."""
+    return read_file(source).decode("utf-8", "replace").splitlines()
 
 
 def coco_from_parts(

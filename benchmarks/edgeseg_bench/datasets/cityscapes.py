@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg_bench.datasets.base import Dataset, DatasetError
-from edgeseg_bench.datasets.coco import read_annotation_file
+from edgeseg_bench.datasets.coco_content import read_annotation_file
 from edgeseg_bench.datasets.face_files import check_folder, check_limit, write_picture
 from edgeseg_bench.datasets.segment_files import (
     REQUIRED_KEYS,

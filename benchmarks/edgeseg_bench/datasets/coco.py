@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+import os
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from edgeseg_bench.datasets.base import (
     Sample,
     coco_from_parts,
 )
+from edgeseg_bench.datasets.coco_content import read_coco_file
 from edgeseg_runtime.image import read_image
 
 PREFERRED_SPLITS = ("val2017", "val", "valid", "validation")
@@ -41,11 +42,6 @@ PICTURE_FOLDERS = (
     "{folder}/images",
     "{folder}",
 )
-REQUIRED_KEYS = {
-    "images": {"id", "file_name", "height", "width"},
-    "annotations": {"id", "image_id", "category_id"},
-    "categories": {"id", "name"},
-}
 NUM_PROBED = 20
 """Pictures by which their folder is found."""
 
@@ -82,12 +78,14 @@ class CocoDataset:
             )
         self.place = Path(place)
         source, self.split = find_annotations(self.place, split, kind)
-        content = read_annotation_file(source, REQUIRED_KEYS)
+        content = read_coco_file(source, limit=limit)
         self._images: list[dict[str, Any]] = content["images"][:limit]
         self._pictures = find_pictures(self.place, source, self.split, self._images)
         self._annotations: dict[int, list[Annotation]] = defaultdict(list)
+        taken = {entry["id"] for entry in self._images}
         for annotation in content["annotations"]:
-            self._annotations[annotation["image_id"]].append(_completed(annotation))
+            if annotation["image_id"] in taken:
+                self._annotations[annotation["image_id"]].append(_completed(annotation))
         used = {annotation["category_id"] for annotation in content["annotations"]}
         self._categories = tuple(_without_groups(content["categories"], used))
 
@@ -139,7 +137,19 @@ def _layout(kind: str) -> str:
 
 
 def find_annotations(place: Path, split: str | None, kind: str) -> tuple[Path, str | None]:
-    """Return the annotation file, and the split that it is of if it names one."""
+    """Return the annotation file, and the split that it is of if it names one.
+
+    Raises:
+        DatasetError: there is none, or the place cannot be read.
+        ValueError: a file is given together with a split.
+    """
+    try:
+        return _find_annotations(place, split, kind)
+    except OSError as error:
+        raise DatasetError(f"{place} cannot be read: {error.strerror}.") from error
+
+
+def _find_annotations(place: Path, split: str | None, kind: str) -> tuple[Path, str | None]:
     if place.is_file():
         if split is not None:
             raise ValueError(f"{place} is an annotation file: leave the split {split!r} out.")
@@ -189,7 +199,7 @@ def find_pictures(
         for name in splits
     ]
     probed = images[:NUM_PROBED]
-    counts = [sum(picture_path(path, entry).is_file() for entry in probed) for path in candidates]
+    counts = [sum(_is_file(picture_path(path, entry)) for entry in probed) for path in candidates]
     if images and not any(counts):
         places = ", ".join(dict.fromkeys(str(path) for path in candidates))
         raise DatasetError(
@@ -203,54 +213,28 @@ def picture_path(folder: Path, entry: Mapping[str, Any]) -> Path:
     """Return the path of a picture; folders in its name may be those of the machine that wrote the file."""
     name = entry["file_name"].replace("\\", "/")
     whole, alone = folder / name, folder / Path(name).name
-    return alone if not whole.is_file() and alone.is_file() else whole
+    return alone if not _is_file(whole) and _is_file(alone) else whole
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a file is there; a name that no file can have is no error."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where a name is too long
 
 
 def _completed(annotation: Annotation) -> Annotation:
-    if "bbox" not in annotation:
-        return annotation
-    _, _, width, height = annotation["bbox"]
-    return {"iscrowd": 0, "area": width * height, **annotation}
+    known = {key: value for key, value in annotation.items() if value is not None}
+    if "bbox" not in known:
+        return known
+    _, _, width, height = known["bbox"]
+    return {"iscrowd": 0, "area": width * height, **known}
 
 
 def _without_groups(categories: Sequence[Category], used: Collection[int]) -> Iterator[Category]:
     """Yield the categories but for those that only stand for a group of others, as in Roboflow's files."""
+    above = [category.get("supercategory") for category in categories]
+    num_members = Counter(name for name in above if isinstance(name, str))
     for category in categories:
-        is_group = any(
-            other.get("supercategory") == category["name"]
-            for other in categories
-            if other is not category
-        )
+        is_own = category.get("supercategory") == category["name"]
+        is_group = num_members[category["name"]] > is_own
         if not is_group or category["id"] in used:
             yield category
-
-
-def read_annotation_file(source: Path, required: Mapping[str, Collection[str]]) -> dict[str, Any]:
-    """Return the content of a JSON file of annotations.
-
-    Args:
-        source: the file.
-        required: of its lists, the keys that every entry must have.
-
-    Raises:
-        DatasetError: it is not JSON, or lacks one of these lists or keys.
-    """
-    try:
-        content = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(
-            f"{source} is not JSON: {error}. Download or export it again."
-        ) from error
-    missing = required.keys() - set(content if isinstance(content, dict) else ())
-    if missing:
-        raise DatasetError(
-            f"{source} lacks {sorted(missing)}: expected an object with {sorted(required)}."
-        )
-    for name, keys in required.items():
-        for entry in content[name]:
-            lacking = set(keys) - set(entry)
-            if lacking:
-                raise DatasetError(
-                    f"{source}: an entry of {name}, {entry}, lacks {sorted(lacking)}."
-                )
-    return dict(content)

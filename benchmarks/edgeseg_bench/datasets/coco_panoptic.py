@@ -11,8 +11,8 @@ from edgeseg_bench.datasets.coco import (
     find_annotations,
     find_pictures,
     picture_path,
-    read_annotation_file,
 )
+from edgeseg_bench.datasets.coco_content import read_annotation_file
 from edgeseg_bench.datasets.face_files import check_limit, write_picture
 from edgeseg_bench.datasets.segment_files import (
     REQUIRED_KEYS,

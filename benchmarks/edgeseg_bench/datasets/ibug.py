@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeseg_bench.datasets.base import Annotation, Dataset, DatasetError
+from edgeseg_bench.datasets.base import Annotation, Dataset, DatasetError, lines_of
 from edgeseg_bench.datasets.face_files import (
     FaceFiles,
     Points,
@@ -99,7 +99,7 @@ def read_points(source: Path) -> Points:
     Raises:
         DatasetError: the file does not hold 68 points.
     """
-    lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = lines_of(source)
     try:
         first, last = lines.index("{") + 1, lines.index("}")
     except ValueError:

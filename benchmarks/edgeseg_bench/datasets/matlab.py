@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_bench.datasets.base import DatasetError
+from edgeseg_bench.datasets.base import DatasetError, read_file
 
 Value: TypeAlias = "npt.NDArray[np.generic] | str | list[Value]"
 
@@ -49,11 +49,10 @@ def read_matlab(path: str | Path, names: Collection[str]) -> dict[str, Value]:
         Numbers as arrays, texts as str, cells as lists in MATLAB's order (down the columns).
 
     Raises:
-        DatasetError: the file is not of MATLAB 5, is damaged, or lacks one of the variables.
-        OSError: the file cannot be read.
+        DatasetError: the file cannot be read, is not of MATLAB 5, is damaged, or lacks one of the variables.
     """
     path = Path(path)
-    data = path.read_bytes()
+    data = read_file(path)
     try:
         return _read(memoryview(data), names)
     except (

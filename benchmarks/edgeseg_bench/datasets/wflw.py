@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeseg_bench.datasets.base import Annotation, Dataset, DatasetError
+from edgeseg_bench.datasets.base import Annotation, Dataset, DatasetError, lines_of
 from edgeseg_bench.datasets.face_files import (
     FaceFiles,
     box_annotation,
@@ -54,9 +54,7 @@ def open_wflw(
     if not pictures.is_dir():
         raise DatasetError(f"{folder} has labels but no folder {pictures}. {LAYOUT}")
     faces: dict[str, list[Annotation]] = {}
-    for line, text in enumerate(
-        source.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-    ):
+    for line, text in enumerate(lines_of(source), 1):
         if text.strip():
             words = text.split()
             if len(words) != NUM_WORDS:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeseg_bench.datasets.base import Annotation, Dataset, DatasetError
+from edgeseg_bench.datasets.base import Annotation, Dataset, DatasetError, lines_of
 from edgeseg_bench.datasets.face_files import (
     FaceFiles,
     box_annotation,
@@ -139,7 +139,7 @@ def _pictures(folder: Path, split: str) -> Path:
 
 def _read_boxes(source: Path) -> Faces:
     """Return the faces of `wider_face_SPLIT_bbx_gt.txt`: file name, number of faces, a line for each."""
-    lines = source.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = lines_of(source)
     faces: Faces = {}
     row = 0
     while row < len(lines):
@@ -187,9 +187,7 @@ def _read_labels(source: Path) -> Faces:
     """
     faces: Faces = {}
     current: list[Annotation] | None = None
-    for line, text in enumerate(
-        source.read_text(encoding="utf-8", errors="replace").splitlines(), 1
-    ):
+    for line, text in enumerate(lines_of(source), 1):
         if text.startswith("#"):
             current = faces.setdefault(text[1:].strip(), [])
             continue

@@ -18,7 +18,7 @@ from edgeseg_bench.datasets.base import (
     Sample,
     coco_from_parts,
 )
-from edgeseg_bench.datasets.coco import read_annotation_file
+from edgeseg_bench.datasets.coco_content import read_annotation_file
 from edgeseg_bench.datasets.face_files import check_folder, check_limit, write_picture
 from edgeseg_runtime.image import read_image
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import mmap
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgeseg_runtime.errors import BundleError, CorruptArtifact, EdgesegError
 from edgeseg_runtime.graph_files import all_graphs, read_graph
 from edgeseg_runtime.libraries import import_library
 from edgeseg_runtime.manifest import Artifact, Graph, Manifest, read_artifact
+from edgeseg_runtime.onnx_fields import fields_between
 from edgeseg_runtime.onnx_summary import in_order, summarise
 from edgeseg_runtime.progress import Progress, silent
 
@@ -66,6 +68,7 @@ def inspect_path(path: Path, *, progress: Progress = silent) -> dict[str, Any]:
         raise ValueError(f"{path} found, expected a bundle's folder or an .onnx file")
     if path.stat().st_size > MAX_ONNX_BYTES:
         raise CorruptArtifact(path.name, "at most 2 GiB", f"{path.stat().st_size} bytes")
+    _check_fields(path)
     return {
         "path": str(path),
         "kind": "onnx",
@@ -219,6 +222,19 @@ def _summary(raw: bytes, name: str) -> dict[str, Any]:
         return summarise(raw)
     except ValueError as error:
         raise CorruptArtifact(name, "an ONNX model", f"something else ({error})") from error
+
+
+def _check_fields(path: Path) -> None:
+    """Walk over the fields of a file without reading what is in them: it may be a hole of 2 GiB."""
+    try:
+        with (
+            path.open("rb") as stream,
+            mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view,
+        ):
+            for _ in fields_between(view, 0, len(view)):
+                pass
+    except ValueError as error:  # of an empty file, too
+        raise CorruptArtifact(path.name, "an ONNX model", f"something else ({error})") from error
 
 
 def _engines(folder: Path, onnx: bytes) -> list[dict[str, Any]]:
