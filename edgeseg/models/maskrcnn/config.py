@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeseg.models.labels import BACKGROUND, COCO_80, COCO_80_IDS, COCO_91, SHAPES
@@ -12,19 +12,20 @@ from edgeseg_runtime.paste import PASTE_RULES
 
 STRIDES = (4, 8, 16, 32)
 SIZE_DIVISOR = 32
+DETECT = "detect"
+"""Name of the graph that finds the detections."""
 CHOICES = {
     "interpolation": INTERPOLATIONS,
     "rounding": SIZE_ROUNDINGS,
     "channel_order": ("rgb", "bgr"),
     "roi_level_rule": ("torchvision", "detectron2"),
-    "mask_paste": tuple(PASTE_RULES),
 }
-"""Fields of `MaskRCNNConfig` that hold the name of a rule."""
+"""Fields of `DetectorConfig` that hold the name of a rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRCNNConfig:
-    """Everything that tells one Mask R-CNN from another.
+class DetectorConfig:
+    """Everything that tells one detector of two stages from another, whatever it does with its detections.
 
     Input: ``image_size`` is height and width of the network input, padding included; pictures are
     resized so that their shorter side is ``min_size`` unless the longer would exceed ``max_size``,
@@ -82,11 +83,7 @@ class MaskRCNNConfig:
     box_candidates: int = 1000
     box_min_size: float | None = 1e-2
 
-    mask_num_convs: int = 4
-    mask_channels: int = 256
-    mask_paste: str = "expanded_box"
     drop_empty_boxes: bool = False
-    num_keypoints: int = 0
 
     def __post_init__(self) -> None:
         self._check_input()
@@ -121,17 +118,10 @@ class MaskRCNNConfig:
                     f"{name} with {len(values)} entries found, expected one per class number: "
                     f"{self.num_classes}"
                 )
-        if self.num_keypoints < 0:
-            raise ValueError(
-                f"num_keypoints {self.num_keypoints} found, expected 0 (a mask branch) or more"
-            )
 
     def _check_choices(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} {getattr(self, name)!r} found, expected one of {', '.join(choices)}"
-                )
+            check_choice(name, getattr(self, name), choices)
 
     def _check_anchors(self) -> None:
         num_levels = len(STRIDES) + 1
@@ -163,6 +153,30 @@ class MaskRCNNConfig:
     def num_logits(self) -> int:
         """Columns of the classifier, background included."""
         return self.num_classes + (0 if self.background_first else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNConfig(DetectorConfig):
+    """Everything that tells one Mask R-CNN from another: the detector, and what it adds to each detection."""
+
+    mask_num_convs: int = 4
+    mask_channels: int = 256
+    mask_paste: str = "expanded_box"
+    num_keypoints: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("mask_paste", self.mask_paste, tuple(PASTE_RULES))
+        if self.num_keypoints < 0:
+            raise ValueError(
+                f"num_keypoints {self.num_keypoints} found, expected 0 (a mask branch) or more"
+            )
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a field that is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} found, expected one of {', '.join(choices)}")
 
 
 def _round_up(size: int) -> int:

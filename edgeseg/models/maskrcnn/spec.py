@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
-from edgeseg.models.labels import (
-    ClassRules,
-)
-from edgeseg.models.maskrcnn.config import PRESETS, STRIDES, MaskRCNNConfig
+from edgeseg.models.labels import ClassRules
+from edgeseg.models.maskrcnn.config import DETECT, PRESETS, STRIDES, DetectorConfig
 from edgeseg_runtime.graphs import Graph, Rows, Schedule, one_graph
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -46,11 +44,11 @@ def build(
     preset = PRESETS[name]
     has_background = config.get("background_first", preset.background_first)
     classes = ClassRules(counts_background=has_background, names_background=has_background)
-    sides = _sides(image_size or config.get("image_size", preset.image_size), config)
+    sides = sides_of(image_size or config.get("image_size", preset.image_size), config)
     return MaskRCNN(name, configured(name, preset, image_size, {**sides, **config}, classes))
 
 
-def _sides(image_size: tuple[int, int], config: Mapping[str, Any]) -> dict[str, int]:
+def sides_of(image_size: tuple[int, int], config: Mapping[str, Any]) -> dict[str, int]:
     """Return the shorter and the longer side of the resized picture, for a size of the input."""
     shorter, longer = OFFICIAL_SIZES.get(image_size, (min(image_size), max(image_size)))
     return {"min_size": shorter, "max_size": max(longer, config.get("min_size", shorter))}
@@ -73,7 +71,6 @@ def manifest(model: ReferenceModel) -> Manifest:
 
     assert isinstance(model, MaskRCNN)
     config = model.config
-    height, width = config.image_size
     num_keypoints = config.num_keypoints
     graphs = _graphs(model)
     if config.box_detections_per_img == 1:  # a row that is always there is no free number of rows
@@ -86,15 +83,7 @@ def manifest(model: ReferenceModel) -> Manifest:
         precision="fp32",
         graphs=graphs,
         schedule=Schedule(first=tuple(graphs), then=tuple(graphs)),
-        preprocess=Preprocess(
-            height=height,
-            width=width,
-            resize="shortest_edge",
-            min_size=config.min_size,
-            max_size=config.max_size,
-            interpolation=config.interpolation,
-            rounding=config.rounding,
-        ),
+        preprocess=preprocess(config),
         postprocess={
             "mask_paste": "none" if num_keypoints else config.mask_paste,
             "mask_threshold": 0.5,
@@ -107,40 +96,87 @@ def manifest(model: ReferenceModel) -> Manifest:
     )
 
 
-def _graphs(model: MaskRCNN) -> dict[str, Graph]:
-    """Return what finds the detections, and the stage that runs once for each of them."""
-    from edgeseg.models.maskrcnn.model import DETECT
+def preprocess(config: DetectorConfig) -> Preprocess:
+    """Return how a picture becomes the input of a detector."""
+    height, width = config.image_size
+    return Preprocess(
+        height=height,
+        width=width,
+        resize="shortest_edge",
+        min_size=config.min_size,
+        max_size=config.max_size,
+        interpolation=config.interpolation,
+        rounding=config.rounding,
+    )
+
+
+def detect_graph(config: DetectorConfig) -> Graph:
+    """Return what finds the detections, and keeps the atlas for what looks at each of them."""
     from edgeseg.ops.pyramid_atlas import atlas_layout
 
-    config = model.config
     height, width = config.image_size
     num_results = config.box_detections_per_img
     image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
     fraction = dataclasses.replace(image, name="image_fraction")
     layout = atlas_layout([(height // stride, width // stride) for stride in STRIDES])
-    atlas = TensorSpec(
-        name="atlas", dtype="float32", shape=(1, config.fpn_channels, layout.height, layout.width)
-    )
-    boxes = TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4))
-    labels = TensorSpec(name="labels", dtype="int32", shape=(1, num_results))
-    detect = Graph(
+    return Graph(
         inputs=(
             image,
             TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
             *((fraction,) if config.takes_fraction else ()),
         ),
         outputs=(
-            boxes,
+            TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
             TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
-            labels,
-            atlas,
+            TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
+            TensorSpec(
+                name="atlas",
+                dtype="float32",
+                shape=(1, config.fpn_channels, layout.height, layout.width),
+            ),
         ),
         kept=("atlas",),
     )
-    rows = [
-        dataclasses.replace(spec, shape=(1, FREE_ROWS, *spec.shape[2:]))
-        for spec in (boxes, *(() if config.num_keypoints else (labels,)))
-    ]
+
+
+def branch_graph(
+    detect: Graph,
+    takes: Sequence[str],
+    outputs: Sequence[TensorSpec],
+    *,
+    maximum: int,
+    buckets: Sequence[int],
+) -> Graph:
+    """Return a stage that runs once for each of the first ``maximum`` detections.
+
+    Args:
+        detect: what finds them.
+        takes: its outputs that the stage takes.
+        outputs: of the stage, with free rows.
+        maximum: number of rows.
+        buckets: numbers of rows, beside ``maximum``, that engines of fixed shapes are built for.
+    """
+    inputs = []
+    for name in takes:
+        spec = detect.output(name)
+        if name not in detect.kept:
+            spec = dataclasses.replace(spec, shape=(1, FREE_ROWS, *spec.shape[2:]))
+        inputs.append(spec)
+    return Graph(
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        takes={name: f"{DETECT}.{name}" for name in takes},
+        rows=Rows(
+            counts="scores",
+            maximum=maximum,
+            buckets=tuple(sorted({min(bucket, maximum) for bucket in (*buckets, maximum)})),
+        ),
+    )
+
+
+def _graphs(model: MaskRCNN) -> dict[str, Graph]:
+    """Return what finds the detections, and the stage that runs once for each of them."""
+    config = model.config
     found = (
         TensorSpec(
             name="keypoint_heatmaps",
@@ -150,15 +186,13 @@ def _graphs(model: MaskRCNN) -> dict[str, Graph]:
         if config.num_keypoints
         else TensorSpec(name="masks", dtype="float32", shape=(1, FREE_ROWS, 28, 28))
     )
-    branch = Graph(
-        inputs=(atlas, *rows),
-        outputs=(found,),
-        takes={spec.name: f"{DETECT}.{spec.name}" for spec in (atlas, *rows)},
-        rows=Rows(
-            counts="scores",
-            maximum=num_results,
-            buckets=tuple(sorted({min(bucket, num_results) for bucket in (*BUCKETS, num_results)})),
-        ),
+    detect = detect_graph(config)
+    branch = branch_graph(
+        detect,
+        ("atlas", "boxes") if config.num_keypoints else ("atlas", "boxes", "labels"),
+        (found,),
+        maximum=config.box_detections_per_img,
+        buckets=BUCKETS,
     )
     return {DETECT: detect, model.branch: branch}
 
@@ -168,13 +202,13 @@ def variants(model: ReferenceModel) -> dict[str, ReferenceModel]:
 
     The originals scale the shorter side, whichever it is.
     """
-    from edgeseg.models.maskrcnn.model import MaskRCNN
+    from edgeseg.models.maskrcnn.detector import RegionDetector
 
-    assert isinstance(model, MaskRCNN)
+    assert isinstance(model, RegionDetector)
     height, width = model.config.image_size
     if height == width:
         return {}
-    turned = MaskRCNN(model.name, dataclasses.replace(model.config, image_size=(width, height)))
+    turned = type(model)(model.name, dataclasses.replace(model.config, image_size=(width, height)))
     turned.load_state_dict(model.state_dict(), assign=True)
     return {"portrait" if height < width else "landscape": turned.eval()}
 
@@ -195,7 +229,7 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 }
 
 
-def constants(config: MaskRCNNConfig) -> dict[str, tuple[float, ...]]:
+def constants(config: DetectorConfig) -> dict[str, tuple[float, ...]]:
     """Return what older checkpoints of detectron2 hold of their configuration."""
     anchors = {
         rf"anchor_generator\.cell_anchors\.{level}$": tuple(
