@@ -34,6 +34,7 @@ from edgeseg_runtime.results.rows import (
     row_array,
 )
 from edgeseg_runtime.rle import rle_from_crop
+from edgeseg_runtime.surfaces import SurfaceSet
 
 __all__ = ["Instances"]
 
@@ -74,6 +75,7 @@ class Instances:
             the camera; or None.
         mask_scores: (N,) how far the mask is trusted, for models that judge it apart; or None.
         track_ids: (N,) identities over the frames of a video, or None.
+        surfaces: of persons: the part of the body that each pixel shows, and where on it; or None.
         extra: further arrays by name, (N, ...) of numbers, bools or text: what a model gives for
             each instance beyond the above, as it gives it. `records` are JSON only if all numbers
             are finite; of a model's outputs, rows with others are dropped.
@@ -100,6 +102,7 @@ class Instances:
     mesh: Floats | None
     mask_scores: Floats | None
     track_ids: Ints | None
+    surfaces: SurfaceSet | None
     label_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     keypoint_names: tuple[str, ...]
@@ -121,6 +124,7 @@ class Instances:
         mesh: npt.ArrayLike | None = None,
         mask_scores: npt.ArrayLike | None = None,
         track_ids: npt.ArrayLike | None = None,
+        surfaces: SurfaceSet | None = None,
         extra: Mapping[str, npt.ArrayLike] = MappingProxyType({}),
         label_names: Sequence[str] = (),
         category_ids: Sequence[int] = (),
@@ -155,6 +159,7 @@ class Instances:
             backend=backend,
             _extra={name: extra_array(name, values) for name, values in extra.items()},
             _mask_set=mask_set,
+            surfaces=surfaces,
         )
         self._check()
 
@@ -180,6 +185,11 @@ class Instances:
         return self._mask_set is not None
 
     @property
+    def num_without_surface(self) -> int:
+        """How many instances have no surface although the model gives them: it gives them to the best few."""
+        return 0 if self.surfaces is None else int((~self.surfaces.is_there).sum())
+
+    @property
     def extra(self) -> Mapping[str, npt.NDArray[Any]]:
         """The further arrays (N, ...) by name; read-only."""
         return MappingProxyType(self._extra)
@@ -201,6 +211,7 @@ class Instances:
         rows = _rows(index, len(self))
         return self.replace(
             masks=None if self._mask_set is None else self._mask_set[rows],
+            surfaces=None if self.surfaces is None else self.surfaces[rows],
             extra={name: values[rows] for name, values in self._extra.items()},
             **{name: values[rows] for name, values in self._given().items()},
         )
@@ -212,7 +223,8 @@ class Instances:
             ValueError: if the shapes no longer fit together.
         """
         arguments = {name: getattr(self, name) for name in ("extra", *_SHARED)}
-        return Instances(**{**arguments, **self._given(), "masks": self._mask_set, **changes})
+        lazy = {"masks": self._mask_set, "surfaces": self.surfaces}
+        return Instances(**{**arguments, **self._given(), **lazy, **changes})
 
     def with_backend(self, name: str) -> Instances:
         """Return the same Instances as the result of another backend; nothing is checked again."""
@@ -221,12 +233,14 @@ class Instances:
         return found
 
     def materialize(self) -> None:
-        """Paste all masks, as reading `masks` does.
+        """Paste all masks, as reading `masks` does, and compute all surfaces.
 
         Raises:
             OutOfMemory: if N full pictures do not fit into memory.
         """
         _ = self.masks
+        for _ in self.surfaces or ():
+            pass
 
     def __iter__(self) -> Iterator[Instances]:
         return (self[index] for index in range(len(self)))
@@ -235,6 +249,7 @@ class Instances:
         names = sorted({self._name(int(label)) for label in self.labels})
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         extras = ["masks"] if self.has_masks else []
+        extras += ["surfaces"] if self.surfaces is not None else []
         extras += [field.name for field in OPTIONAL_FIELDS if field.name in self._given()]
         extras += self._extra
         details = [shown] if shown else []
@@ -242,6 +257,8 @@ class Instances:
             details.append(f"image {self.image_size[0]}x{self.image_size[1]}")
         if extras:
             details.append("with " + ", ".join(extras))
+        if self.num_without_surface:
+            details.append(f"{self.num_without_surface} without surface")
         if self.num_nonfinite:
             details.append(f"{self.num_nonfinite} nonfinite dropped")
         return f"Instances({'; '.join([str(len(self)), *details])})"
@@ -271,7 +288,8 @@ class Instances:
         """Return the rows as entries of a COCO results file.
 
         Boxes become x, y, width, height; masks compressed run-length encodings; key points a flat
-        list of x, y, score. What COCO does not know follows under its own name: `landmarks` and
+        list of x, y, score. Of a surface there is `densepose`, as detectron2 compresses it, and its mask.
+        What COCO does not know follows under its own name: `landmarks` and
         `mesh` as lists of points, `gender`, `mask_score`, `track_id`, and everything in `extra`.
         """
         return [self._record(index, image_id) for index in range(len(self))]
@@ -340,6 +358,10 @@ class Instances:
             raise ValueError(
                 f"masks are {len(masks)} of {masks.size}; expected {count} of {self.image_size}"
             )
+        if self.surfaces is not None and len(self.surfaces) != count:
+            raise ValueError(
+                f"surfaces are {len(self.surfaces)}; expected {count}, one for each row"
+            )
 
     def _record(self, index: int, image_id: int) -> dict[str, Any]:
         x1, y1, x2, y2 = self.boxes[index].tolist()
@@ -352,6 +374,12 @@ class Instances:
         if self._mask_set is not None:
             counts = rle_from_crop(self._mask_set.crop(index), self._mask_set.size)
             record["segmentation"] = {"size": list(self._mask_set.size), "counts": counts}
+        surface = None if self.surfaces is None else self.surfaces.surface(index)
+        if surface is not None:
+            record["densepose"] = surface.record()
+            if self.image_size is not None:
+                counts = rle_from_crop(surface.mask, self.image_size)
+                record["segmentation"] = {"size": list(self.image_size), "counts": counts}
         rows = self._given()
         for field in OPTIONAL_FIELDS:
             if field.name in rows:
