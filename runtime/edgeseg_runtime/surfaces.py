@@ -22,7 +22,7 @@ from edgeseg_runtime.geometry import FAR
 from edgeseg_runtime.masks import read_only
 from edgeseg_runtime.paste import MaskCrop
 
-__all__ = ["CONFIDENCES", "Surface", "SurfaceMaps", "SurfaceSet"]
+__all__ = ["CONFIDENCES", "Surface", "SurfaceMaps", "SurfaceSet", "png_from_iuv"]
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]

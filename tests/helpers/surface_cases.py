@@ -44,3 +44,38 @@ def check_surfaces(golden, surfaces):
         is_part = difference[0] == 0
         assert difference[1:, is_part].max(initial=0) <= 1  # truncated: a last bit may be a step
         assert np.count_nonzero(difference[1:, is_part]) <= 0.001 * is_part.sum()
+
+
+SMALL = {
+    "image_size": (64, 96),
+    "backbone": "small",
+    "backbone_channels": (8, 16, 24, 32),
+    "fpn_channels": 32,
+    "rpn_pre_nms_top_n": 60,
+    "rpn_post_nms_top_n": 40,
+    "box_num_fcs": 1,
+    "box_fc_channels": 32,
+    "box_detections_per_img": 20,
+    "box_candidates": 40,
+    "decoder_channels": 64,
+    "surface_convs": 2,
+    "surface_channels": 64,
+    "max_surfaces": 6,
+}
+"""Options that make a DensePose of any configuration small enough for a test."""
+EVERY_CONFIDENCE = {"uv_confidence": "indep_aniso", "segm_confidence": True}
+HEADS = {
+    "decoder": {},
+    "DeepLab": {"head": "deeplab", **EVERY_CONFIDENCE},
+    "legacy": {"decoder": False, "surface_pool": 14, "coarse_channels": 15},
+}
+
+
+def small_densepose(**options):
+    """Return a model with random weights that finds many persons in any picture."""
+    import torch
+
+    import edgeseg
+
+    torch.manual_seed(0)
+    return edgeseg.create_model("densepose_resnet50_fpn", **{**SMALL, **options})

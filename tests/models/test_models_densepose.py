@@ -214,8 +214,9 @@ def test_only_the_best_detections_get_a_surface():
         ({"num_parts": 256}, "num_parts 256 found, expected 1 to 255"),
         (
             {"head": "deeplab", "surface_channels": 40},
-            "surface_channels 40 found, expected a multiple of 32",
+            "surface_channels 40 found, expected a multiple of 32, at least 64",
         ),
+        ({"head": "deeplab", "decoder_channels": 32}, "decoder_channels 32 found, expected a mul"),
         ({"mask_channels": 256}, "options mask_channels found"),
     ],
 )

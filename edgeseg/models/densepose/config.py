@@ -55,13 +55,10 @@ class DensePoseConfig(DetectorConfig):
                 f"num_parts {self.num_parts} found, expected 1 to 255: a label is a byte, and 0 is "
                 "the background"
             )
-        widths = {name: getattr(self, name) for name in ("decoder_channels", "surface_channels")}
-        wrong = [name for name, width in widths.items() if width % NORM_GROUPS]
-        if self.head == "deeplab" and wrong:
-            raise ValueError(
-                f"{wrong[0]} {widths[wrong[0]]} found, expected a multiple of {NORM_GROUPS}: the "
-                "head 'deeplab' normalises groups of channels"
-            )
+        if self.head == "deeplab":
+            pooled = "decoder_channels" if self.decoder else "fpn_channels"
+            for name in (pooled, "surface_channels"):
+                _check_groups(name, getattr(self, name))
 
     @property
     def pooled_channels(self) -> int:
@@ -90,6 +87,15 @@ class DensePoseConfig(DetectorConfig):
 def _check_at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ValueError(f"{name} {value} found, expected at least {least}")
+
+
+def _check_groups(name: str, width: int) -> None:
+    """Refuse channels that cannot be normalised in groups, or of which a group would be one."""
+    if width % NORM_GROUPS or width < 2 * NORM_GROUPS:
+        raise ValueError(
+            f"{name} {width} found, expected a multiple of {NORM_GROUPS}, at least "
+            f"{2 * NORM_GROUPS}: the head 'deeplab' normalises {NORM_GROUPS} groups of channels"
+        )
 
 
 _detector = {

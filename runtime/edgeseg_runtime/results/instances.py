@@ -22,6 +22,7 @@ from edgeseg_runtime.draw import (
     placed_points,
     tint,
 )
+from edgeseg_runtime.draw_surfaces import check_style, draw_surface
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.masks import MaskSet, read_only
 from edgeseg_runtime.paste import MaskCrop
@@ -34,7 +35,7 @@ from edgeseg_runtime.results.rows import (
     row_array,
 )
 from edgeseg_runtime.rle import rle_from_crop
-from edgeseg_runtime.surfaces import SurfaceSet
+from edgeseg_runtime.surfaces import SurfaceSet, png_from_iuv
 
 __all__ = ["Instances"]
 
@@ -315,29 +316,74 @@ class Instances:
         data = {"class_name": names, **{name: rows.copy() for name, rows in others.items()}}
         return supervision.Detections(mask=self.masks, data=data, **slots)
 
-    def draw(self, image: Image) -> Image:
-        """Return a copy of the picture with masks, boxes, points, bones, and names with scores.
+    def draw(self, image: Image, *, surfaces: str = "parts") -> Image:
+        """Return a copy of the picture with masks, surfaces, boxes, points, bones, and names with scores.
 
         The best instance is drawn last, on top. The colour depends on the label alone, of tracked
         instances on the track.
 
+        Args:
+            image: the source picture.
+            surfaces: how they are drawn: "parts", "u" or "v" in colours, "contours" for lines of
+                equal u and v, "iuv" for part, u and v as blue, green and red.
+
         Raises:
             ImageError: if it is no picture.
-            ValueError: if it has another size than the picture of this result.
+            ValueError: if it has another size than the picture of this result, or there is no such
+                way of drawing.
         """
         canvas = canvas_from_image(image, self.image_size)
+        check_style(surfaces)
         numbers = self.labels if self.track_ids is None else self.track_ids
         colours = [colour_from_number(int(number)) for number in numbers]
         order = np.argsort(self.scores, kind="stable")
         if self._mask_set is not None:
             for index in order:
                 tint(canvas, self._mask_set.crop(index), colours[index])
+        if self.surfaces is not None:
+            for index in order:
+                surface = self.surfaces.surface(index)
+                if surface is not None:
+                    draw_surface(canvas, surface, surfaces)
         for index in order:
             draw_box(canvas, self.boxes[index], colours[index])
             self._draw_points(canvas, index, colours[index])
         for index in order:
             draw_caption(canvas, self._caption(index), self.boxes[index], colours[index])
         return canvas
+
+    def iuv(self) -> npt.NDArray[np.uint8]:
+        """Return (H, W, 3) part, u and v of every pixel as bytes, 0 where there is nobody.
+
+        Where persons overlap it is the one with the higher score. 255 is 1, and what lies outside
+        of 0..1 is clipped.
+
+        Raises:
+            ValueError: if the model gives no surfaces, or the size of the picture is unknown.
+        """
+        if self.surfaces is None or self.image_size is None:
+            raise ValueError(
+                "there are no surfaces; expected those of a model such as densepose_resnet50_fpn"
+                if self.surfaces is None
+                else "the size of the picture is unknown; give image_size"
+            )
+        picture = np.zeros((*self.image_size, 3), np.uint8)
+        for index in np.argsort(self.scores, kind="stable"):
+            surface = self.surfaces.surface(index)
+            if surface is not None:
+                left, top, width, height = surface.box_xywh
+                region = picture[top : top + height, left : left + width]
+                iuv = np.moveaxis(surface.iuv(), 0, -1)[: region.shape[0], : region.shape[1]]
+                np.copyto(region, iuv, where=iuv[..., :1] > 0)
+        return picture
+
+    def iuv_png(self) -> bytes:
+        """Return `iuv` as a PNG file: red is the part, green u, blue v, as in detectron2's results.
+
+        Raises:
+            ValueError: as `iuv`.
+        """
+        return png_from_iuv(self.iuv())
 
     def label_name(self, index: int) -> str:
         """Return the name of row `index`'s label, or its number where there is no name."""
