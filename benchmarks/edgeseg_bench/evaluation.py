@@ -145,7 +145,7 @@ METRICS: tuple[Metric, ...] = (
         name="segm",
         columns={"AP": "mask AP"},
         data="instances",
-        outputs=("masks",),
+        outputs=("masks", "surface_coarse"),  # the mask of a surface is where it shows a part
         agreement={"instances": MASKS},
         has_label=_has("segmentation"),
         score=partial(coco_ap, iou_type="segm"),

@@ -10,6 +10,7 @@ import pytest
 from fake_model import fake_predictor, task_manifest
 
 from edgeseg_runtime.errors import ManifestError
+from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.results import Instances
 from edgeseg_runtime.rle import rle_from_crop
 from edgeseg_runtime.surfaces import CONFIDENCES, Surface, SurfaceMaps, SurfaceSet
@@ -161,7 +162,9 @@ def test_a_record_holds_what_detectron2_compresses_and_the_mask():
     decoded = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     np.testing.assert_array_equal(np.moveaxis(decoded, -1, 0), first.iuv())
     assert record["segmentation"] == {"size": [*SIZE], "counts": rle_from_crop(first.mask, SIZE)}
+    nothing = MaskCrop(0, 0, np.zeros((0, 0), bool))
     assert "densepose" not in without
+    assert without["segmentation"]["counts"] == rle_from_crop(nothing, SIZE)
 
 
 def test_a_selection_has_the_surfaces_of_its_rows_and_computes_none_twice():

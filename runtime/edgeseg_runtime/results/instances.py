@@ -35,7 +35,7 @@ from edgeseg_runtime.results.rows import (
     row_array,
 )
 from edgeseg_runtime.rle import rle_from_crop
-from edgeseg_runtime.surfaces import SurfaceSet, png_from_iuv
+from edgeseg_runtime.surfaces import Surface, SurfaceSet, png_from_iuv
 
 __all__ = ["Instances"]
 
@@ -420,18 +420,23 @@ class Instances:
         if self._mask_set is not None:
             counts = rle_from_crop(self._mask_set.crop(index), self._mask_set.size)
             record["segmentation"] = {"size": list(self._mask_set.size), "counts": counts}
-        surface = None if self.surfaces is None else self.surfaces.surface(index)
-        if surface is not None:
-            record["densepose"] = surface.record()
-            if self.image_size is not None:
-                counts = rle_from_crop(surface.mask, self.image_size)
-                record["segmentation"] = {"size": list(self.image_size), "counts": counts}
+        if self.surfaces is not None:
+            record |= self._surface_record(self.surfaces.surface(index))
         rows = self._given()
         for field in OPTIONAL_FIELDS:
             if field.name in rows:
                 values = rows[field.name][index]
                 record[field.key] = (values.ravel() if field.is_flat else values).tolist()
         return record | {name: values[index].tolist() for name, values in self._extra.items()}
+
+    def _surface_record(self, surface: Surface | None) -> dict[str, Any]:
+        """Return what a record holds of a surface; without one, the mask of no pixel."""
+        record = {} if surface is None else {"densepose": surface.record()}
+        if self.image_size is None:
+            return record
+        mask = MaskCrop(0, 0, np.zeros((0, 0), np.bool_)) if surface is None else surface.mask
+        counts = rle_from_crop(mask, self.image_size)
+        return record | {"segmentation": {"size": list(self.image_size), "counts": counts}}
 
     def _draw_points(self, canvas: Image, index: int, colour: Colour) -> None:
         """Draw the points of a row; those of a field in front lie on top."""
