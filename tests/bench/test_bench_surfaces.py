@@ -2,11 +2,15 @@
 
 import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgeseg_bench.datasets.base import DatasetError
+from edgeseg_bench.datasets.matlab import write_matlab
+from edgeseg_bench.metrics.surface_files import load_surface_model
 from edgeseg_bench.metrics.surfaces import (
     SurfaceModel,
     condensed,
@@ -96,3 +100,67 @@ def test_a_record_that_holds_no_surface_is_refused(stored):
     record = {"bbox": [0, 0, 2, 2], "densepose": stored}
     with pytest.raises(ValueError, match="expected shape_chw and labels_uv_str, as Inst"):
         iuv_of_record(record)
+
+
+# ---------------------------------------------------------------- the official files
+
+
+def write_surface(folder, *, num_corners=30, num_distances=435, num_vertices=40):
+    rng = np.random.default_rng(0)
+    corners = rng.integers(1, num_corners + 1, num_vertices)
+    corners[0] = num_corners
+    parts = (np.arange(40) % 24 + 1).astype(np.float64)[:, None]
+    uv = rng.uniform(0, 1, (2, 40, 1))
+    write_matlab(
+        folder / "SMPL_subdiv.mat",
+        {"Part_ID_subdiv": parts, "U_subdiv": uv[0], "V_subdiv": uv[1]},
+    )
+    write_matlab(folder / "SMPL_SUBDIV_TRANSFORM.mat", {"index": corners.astype(float)[:, None]})
+    distances = rng.uniform(0, 2, (num_distances, 1))
+    content = pickle.dumps({"Pdist_matrix": distances}, protocol=2)
+    (folder / "Pdist_matrix.pkl").write_bytes(content)
+    return parts.ravel(), uv, corners, distances
+
+
+def test_the_official_files_are_read_whichever_way_the_distances_are_stored(tmp_path):
+    parts, uv, corners, distances = write_surface(tmp_path)
+    models = [load_surface_model(tmp_path)]
+    np.save(tmp_path / "Pdist_matrix.npy", distances)
+    (tmp_path / "Pdist_matrix.pkl").unlink()
+    models.append(load_surface_model(str(tmp_path)))
+    pairs = np.array([(i, j) for i in range(40) for j in range(40)])
+    for model in models:
+        np.testing.assert_array_equal(model.parts, parts)
+        np.testing.assert_allclose([model.u, model.v], uv[..., 0])
+        found = model.between(*pairs.T)
+        for (i, j), value in zip(pairs, found, strict=True):
+            low, high = sorted((corners[i] - 1, corners[j] - 1))
+            expected = 0 if low == high else distances[high * (high - 1) // 2 + low, 0]
+            assert value == pytest.approx(expected)
+    assert models[0].scales[[0, 1, 2, 24]].tolist() == [0, 0.351, 0.351, 0.150]
+
+
+@pytest.mark.parametrize(
+    "name", ["SMPL_subdiv.mat", "SMPL_SUBDIV_TRANSFORM.mat", "Pdist_matrix.pkl"]
+)
+def test_a_file_that_is_not_there_is_named_with_where_to_get_it(tmp_path, name):
+    write_surface(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(DatasetError, match=f"no .*{name}: GPS needs .*fbaipublicfiles.*/{name}"):
+        load_surface_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_distances": 434}, {"num_vertices": 39}], ids=["distances", "vertices"]
+)
+def test_files_of_different_surfaces_are_refused(tmp_path, changes):
+    write_surface(tmp_path, **changes)
+    with pytest.raises(DatasetError, match=r"are not of one surface: .* Download them again"):
+        load_surface_model(tmp_path)
+
+
+def test_a_pickle_of_something_else_is_refused(tmp_path):
+    write_surface(tmp_path)
+    (tmp_path / "Pdist_matrix.pkl").write_bytes(pickle.dumps({"other": np.zeros(3)}))
+    with pytest.raises(DatasetError, match="holds no array 'Pdist_matrix'"):
+        load_surface_model(tmp_path)

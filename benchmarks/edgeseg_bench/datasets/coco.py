@@ -41,6 +41,8 @@ PICTURE_FOLDERS = (
     "{folder}/images",
     "{folder}",
 )
+PICTURES_OF = {"minival2014": "val2014", "valminusminival2014": "val2014"}
+"""Split -> the one among whose pictures its own are: DensePose-COCO divides COCO's of 2014."""
 REQUIRED_KEYS = {
     "images": {"id", "file_name", "height", "width"},
     "annotations": {"id", "image_id", "category_id"},
@@ -61,7 +63,7 @@ class CocoDataset:
         split: such as "val2017"; "val" also finds "val2017" and "valid". None = the usual ones for validation, or the
             only one there is.
         limit: use only the first pictures of the annotation file; None = all.
-        kind: prefix of COCO's annotation file: "instances" or "person_keypoints".
+        kind: prefix of COCO's annotation file: "instances", "person_keypoints" or "densepose".
 
     Raises:
         DatasetError: the layout or the annotation file is not COCO's.
@@ -183,6 +185,7 @@ def _find_pictures(
     folder = place if place.is_dir() else source.parent.parent
     parts = source.stem.split("_")  # a file that is named alone may be called instances_SPLIT.json
     splits = [split] if split else ["_".join(parts[number:]) for number in range(len(parts))]
+    splits += [PICTURES_OF[name] for name in splits if name in PICTURES_OF]
     candidates = [
         Path(pattern.format(folder=folder, source=source.parent, split=name))
         for pattern in PICTURE_FOLDERS
