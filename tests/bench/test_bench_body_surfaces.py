@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edgeseg_bench.datasets import bodies, people
+from edgeseg_bench.datasets import bodies, open_dataset, people
 from edgeseg_bench.datasets.body_surfaces import (
     NUM_PARTS,
     TUBES,
@@ -13,6 +13,10 @@ from edgeseg_bench.datasets.body_surfaces import (
     places,
     surface_of_body,
 )
+from edgeseg_bench.datasets.segmentation import mask_from_segmentation
+from edgeseg_bench.datasets.shapes import ShapesDataset
+from edgeseg_bench.evaluation import METRICS
+from edgeseg_runtime.surfaces import Surface
 
 LEG = bodies.Leg(abduction=0.1, flexion=0.0, knee=0.0)
 ARM = bodies.Arm(abduction=0.4, flexion=0.0, elbow=0.0, elbow_direction=(0.0, 0.0, -1.0))
@@ -121,3 +125,81 @@ def test_parts_cover_the_person_and_nothing_else():
         assert (seen.u[~is_part] == 0).all()
         assert 0 <= seen.u.min() <= seen.u.max() <= 1
     assert min(shares) > 0.93, shares
+
+
+# ---------------------------------------------------------------- the data set
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return list(open_dataset("shapes", kind="densepose", limit=5))
+
+
+def mask_of(person, sample):
+    size = {"height": sample.height, "width": sample.width}
+    return mask_from_segmentation(person["segmentation"], **size)
+
+
+def test_labelled_points_lie_on_the_person_and_are_the_same_every_time(samples):
+    num_points = 0
+    for sample in samples:
+        for person in sample.annotations:
+            left, top, width, height = person["bbox"]
+            column = (left + np.array(person["dp_x"]) * width / 255).astype(int)
+            row = (top + np.array(person["dp_y"]) * height / 255).astype(int)
+            assert mask_of(person, sample)[row, column].all()
+            assert set(person["dp_I"]) <= set(range(1, NUM_PARTS + 1))
+            num_points += len(row)
+    assert num_points > 500
+    again = open_dataset("shapes", kind="densepose", limit=5)[3]
+    np.testing.assert_array_equal(again.image, samples[3].image)
+    assert again.annotations == samples[3].annotations
+
+
+def perfect(sample, *, shift=0.0):
+    """Records of what is labelled, u moved by some part of a chart."""
+    records = []
+    for number, person in enumerate(sample.annotations):
+        left, top, width, height = person["bbox"]
+        iuv = np.zeros((3, int(height), int(width)), np.uint8)
+        row = (np.array(person["dp_y"]) * height / 255).astype(int)
+        column = (np.array(person["dp_x"]) * width / 255).astype(int)
+        iuv[0] = 2
+        iuv[0, row, column] = person["dp_I"]
+        for channel, values in ((1, np.array(person["dp_U"]) + shift), (2, person["dp_V"])):
+            iuv[channel, row, column] = np.clip(np.array(values) * 255, 0, 255)
+        mask = mask_of(person, sample)
+        inside = mask[int(top) : int(top + height), int(left) : int(left + width)]
+        iuv[0] *= inside
+        surface = Surface(int(left), int(top), iuv[0], iuv[1] / 255, iuv[2] / 255)
+        records.append(
+            {
+                "image_id": sample.image_id,
+                "category_id": 1,
+                "bbox": person["bbox"],
+                "score": 0.9 - number / 100,
+                "densepose": surface.record(),
+            }
+        )
+    return records
+
+
+def test_what_is_labelled_is_perfect_and_what_is_moved_is_worse(samples):
+    truth = ShapesDataset("val", kind="densepose", limit=5).coco()
+    scores = {}
+    for shift in (0.0, 0.5):
+        results = [record for sample in samples for record in perfect(sample, shift=shift)]
+        for metric in METRICS:
+            if metric.data == "densepose":
+                assert metric.is_labelled(truth)
+                scores[metric.name, shift] = metric.score(truth, results)["AP"]
+    assert scores["gps", 0.0] > 0.95
+    assert scores["gpsm", 0.0] > 0.95
+    assert scores["gps", 0.5] < scores["gps", 0.0] - 0.02
+
+
+def test_without_the_files_of_a_surface_gps_is_left_out_with_a_warning(tmp_path, caplog):
+    truth = {"images": [], "annotations": [], "categories": [{"id": 1, "surface": str(tmp_path)}]}
+    (gps,) = (metric for metric in METRICS if metric.name == "gps")
+    assert gps.score(truth, []) == {"AP": None}
+    assert "GPS is left out. There is no" in caplog.text

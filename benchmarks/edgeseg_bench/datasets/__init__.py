@@ -41,8 +41,8 @@ def open_dataset(
             "common", "challenging" or "private" for 300W, "train" or "test" for WFLW; None = the one for
             validation.
         limit: use only the first pictures; None = all.
-        kind: what is labelled: "instances", "person_keypoints" or "faces". Shapes draws pictures of it, a COCO
-            data set reads `annotations/KIND_SPLIT.json`; None = instances. The other schemes have faces.
+        kind: what is labelled: "instances", "person_keypoints", "densepose" or "faces". Shapes draws pictures of it, a
+            COCO data set reads `annotations/KIND_SPLIT.json`; None = instances. The other schemes have faces.
         on_picture: read the pictures of files now and leave out those that cannot be read, see `check_pictures`.
             None = they are read when they are asked for, and one that cannot be read is an error then.
 

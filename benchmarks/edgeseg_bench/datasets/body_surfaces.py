@@ -11,9 +11,10 @@ Shape suffixes: N points, H W pixels; 2 = x, y in the picture.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -24,6 +25,8 @@ from edgeseg_bench.datasets.bodies import Body, Float
 from edgeseg_bench.datasets.heads import rotation
 
 Ints = npt.NDArray[np.int64]
+Point: TypeAlias = "tuple[Float | float, Float | float]"
+"""x around a tube and y along it, of one point or of many."""
 
 NUM_PARTS = 24
 SUBPIXEL_BITS = 4
@@ -109,6 +112,10 @@ class Places:
     x: Float
     y: Float
 
+    def take(self, rows_M: Ints) -> Places:
+        """Return some of the points."""
+        return Places(self.tube[rows_M], self.x[rows_M], self.y[rows_M])
+
 
 def places(parts_N: Ints, u_N: Float, v_N: Float) -> Places:
     """Return where charts and their coordinates are on the surface."""
@@ -147,7 +154,7 @@ def geodesic(first: Places, second: Places) -> Float:
     return distances_N
 
 
-def _on_tube(name: str, start: tuple[Float, Float], end: tuple[Float, Float]) -> Float:
+def _on_tube(name: str, start: Point, end: Point) -> Float:
     """Return the distances between points x, y of one tube: around it whichever way is shorter."""
     around = 2 * TUBES[name].width
     across = np.abs(np.subtract(start[0], end[0])) % around
@@ -170,20 +177,13 @@ def _way(first: str, second: str) -> tuple[tuple[float, float], float, tuple[flo
     length += sum(_through(name, below) for below, name in itertools.pairwise(others))
     if steps and others:
         ends = (TUBES[steps[-1]].place, TUBES[others[-1]].place)
-        length += float(_on_tube(shared, *_as_arrays(ends)))
+        length += float(_on_tube(shared, *ends))
     return leave, length, enter
 
 
 def _through(name: str, below: str) -> float:
     """Return the way over a tube from where another hangs on it to where it hangs itself."""
-    return float(_on_tube(name, *_as_arrays((TUBES[below].place, (0.0, 0.0)))))
-
-
-def _as_arrays(
-    ends: tuple[tuple[float, float], tuple[float, float]],
-) -> tuple[tuple[Float, Float], tuple[Float, Float]]:
-    first, second = (tuple(np.asarray(value) for value in end) for end in ends)
-    return (first[0], first[1]), (second[0], second[1])
+    return float(_on_tube(name, TUBES[below].place, (0.0, 0.0)))
 
 
 def _upwards(name: str | None) -> Iterator[str]:
@@ -210,7 +210,7 @@ def surface_of_body(body: Body, size: tuple[int, int]) -> SurfacePicture:
     The tubes lie over one another as `people_draw.draw_person` paints them.
     """
     painter = _Painter(body, size)
-    order = [
+    order: list[tuple[float, Callable[[], None]]] = [
         (painter.depth(bodies.HEAD_BONE), painter.head),
         (painter.depth(bodies.TRUNK[2]), painter.trunk),
         *((painter.depth(bone), partial(painter.limb, bone)) for bone in bodies.LIMBS),

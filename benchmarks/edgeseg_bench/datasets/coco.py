@@ -48,6 +48,8 @@ REQUIRED_KEYS = {
     "annotations": {"id", "image_id", "category_id"},
     "categories": {"id", "name"},
 }
+SURFACE_FOLDER = "densepose_data"
+"""Beside `annotations`: the files of the surface that labelled points lie on, see `metrics.surface_files`."""
 NUM_PROBED = 20
 """Pictures by which their folder is found."""
 
@@ -92,6 +94,10 @@ class CocoDataset:
             self._annotations[annotation["image_id"]].append(_completed(annotation))
         used = {annotation["category_id"] for annotation in content["annotations"]}
         self._categories = tuple(_without_groups(content["categories"], used))
+        if any("dp_x" in annotation for annotation in content["annotations"]):
+            folder = self.place if self.place.is_dir() else source.parent.parent
+            surface = str(folder / SURFACE_FOLDER)
+            self._categories = tuple({**entry, "surface": surface} for entry in self._categories)
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_bench.datasets import faces, people, shapes_draw
+from edgeseg_bench.datasets import faces, people, people_surfaces, shapes_draw
 from edgeseg_bench.datasets.base import Annotation, Category, Sample, coco_from_parts, coco_image
 from edgeseg_bench.datasets.segmentation import box_xywh, rle_from_mask
 from edgeseg_bench.datasets.setting import SIDES, backdrop_paint, random_colour
@@ -156,6 +156,7 @@ KINDS: Mapping[str, tuple[tuple[Category, ...], Draw]] = {
     "instances": (CATEGORIES, draw),
     "faces": (faces.CATEGORIES, faces.draw),
     "person_keypoints": (people.CATEGORIES, people.draw),
+    "densepose": (people_surfaces.CATEGORIES, people_surfaces.draw),
 }
 
 

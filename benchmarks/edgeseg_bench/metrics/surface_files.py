@@ -6,7 +6,10 @@ brings them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,30 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_bench.datasets.base import DatasetError
+from edgeseg_bench.datasets.body_surfaces import Places, geodesic, places
 from edgeseg_bench.datasets.matlab import read_matlab
+from edgeseg_bench.datasets.people_surfaces import DRAWN
 from edgeseg_bench.metrics.surfaces import Distances, SurfaceModel
 
 SOURCE = "https://dl.fbaipublicfiles.com/densepose/data"
 VERTICES, CORNERS = "SMPL_subdiv.mat", "SMPL_SUBDIV_TRANSFORM.mat"
 DISTANCES = "Pdist_matrix"
 NUM_PARTS = 24
+GRID_SIDE = 17
+"""Points along each side of a part of the drawn surface."""
+BODY_HEIGHT_M = 1.7
+"""What the drawn people's unit of length, about their height, stands for."""
 
 # Mean geodesic distances of the coarse parts, in metres, and the coarse part of each part: from
 # densepose_coco_evaluation.py.
 MEAN_DISTANCES = (0.0, 0.351, 0.107, 0.126, 0.237, 0.173, 0.142, 0.128, 0.150)
 COARSE_PARTS = (0, 1, 1, 2, 2, 3, 3, *[4] * 4, *[5] * 4, *[6] * 4, *[7] * 4, 8, 8)
+
+_log = logging.getLogger(__name__)
+
+
+class MissingFileError(DatasetError):
+    """A file that the user has to bring is not there."""
 
 
 def load_surface_model(folder: str | Path) -> SurfaceModel:
@@ -36,14 +51,15 @@ def load_surface_model(folder: str | Path) -> SurfaceModel:
             place `Pdist_matrix.npy`: the same array as NumPy saves it, which is not read as a whole.
 
     Raises:
-        DatasetError: a file is not there, or is not what it should be.
+        MissingFileError: a file is not there.
+        DatasetError: a file is not what it should be.
     """
     folder = Path(folder)
     npy, pickled = (folder / f"{DISTANCES}.{ending}" for ending in ("npy", "pkl"))
     stored = npy if npy.is_file() else pickled
     for path in (folder / VERTICES, folder / CORNERS, stored):
         if not path.is_file():
-            raise DatasetError(
+            raise MissingFileError(
                 f"There is no {path}: GPS needs the geodesic distances of DensePose, {VERTICES}, {CORNERS} and "
                 f"{DISTANCES}.pkl in one folder. They do not come with edgeseg; download them from {SOURCE}/{path.name}."
             )
@@ -61,6 +77,56 @@ def load_surface_model(folder: str | Path) -> SurfaceModel:
         distances=distances,
         scales=np.array(MEAN_DISTANCES)[list(COARSE_PARTS)],
     )
+
+
+def surface_of(ground_truth: Mapping[str, Any]) -> SurfaceModel | None:
+    """Return the surface that a data set's points lie on; None, with a warning, if its files are not there.
+
+    Args:
+        ground_truth: a COCO data set whose categories say which: "drawn", or the folder of its files.
+
+    Raises:
+        DatasetError: the files are there, but not what they should be.
+    """
+    folders = {category.get("surface") for category in ground_truth["categories"]} - {None}
+    if folders == {DRAWN}:
+        return drawn_surface()
+    if len(folders) != 1:
+        return None
+    try:
+        return load_surface_model(folders.pop())
+    except MissingFileError as error:
+        _log.warning("GPS is left out. %s", error)
+        return None
+
+
+@cache
+def drawn_surface() -> SurfaceModel:
+    """Return the surface of the drawn people, as a grid of points on each part."""
+    side = np.linspace(0, 1, GRID_SIDE)
+    v, u = (grid.ravel() for grid in np.meshgrid(side, side, indexing="ij"))
+    parts = np.repeat(np.arange(1, NUM_PARTS + 1), GRID_SIDE**2)
+    u, v = np.tile(u, NUM_PARTS), np.tile(v, NUM_PARTS)
+    return SurfaceModel(
+        parts=parts,
+        u=u,
+        v=v,
+        corners=np.arange(len(parts)),
+        distances=_Drawn(places(parts, u, v)),
+        scales=np.array(MEAN_DISTANCES)[list(COARSE_PARTS)] / BODY_HEIGHT_M,
+    )
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The distances between points of the drawn surface, by the number of a pair."""
+
+    points: Places
+
+    def __getitem__(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        high = np.floor((1 + np.sqrt(1 + 8 * numbers.astype(np.float64))) / 2).astype(np.int64)
+        low = numbers - high * (high - 1) // 2
+        return geodesic(self.points.take(low), self.points.take(high))
 
 
 def _numbers(variables: Mapping[str, Any], path: Path) -> dict[str, npt.NDArray[np.float64]]:
