@@ -203,6 +203,14 @@ def test_only_the_best_detections_get_a_surface():
     assert manifest.graphs["detect"].output("scores").shape == (1, 100)
 
 
+def test_a_single_surface_is_no_stage():
+    manifest = model_manifest(_meta_model("densepose_resnet50_fpn", max_surfaces=1))
+    assert list(manifest.graphs) == ["main"]
+    shapes = {spec.name: spec.shape for spec in manifest.outputs}
+    assert shapes["scores"] == (1, 100)
+    assert shapes["surface_coarse"] == (1, 1, 2, 56, 56)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -10,7 +10,6 @@ from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.densepose.config import PRESETS
 from edgeseg.models.labels import ClassRules
-from edgeseg.models.maskrcnn.config import DETECT
 from edgeseg.models.maskrcnn.spec import (
     FREE_ROWS,
     branch_graph,
@@ -18,9 +17,10 @@ from edgeseg.models.maskrcnn.spec import (
     detect_graph,
     preprocess,
     sides_of,
+    staged,
     variants,
 )
-from edgeseg_runtime.graphs import Graph, Schedule, one_graph
+from edgeseg_runtime.graphs import Graph, Schedule
 from edgeseg_runtime.manifest import Manifest, TensorSpec
 
 if TYPE_CHECKING:
@@ -66,11 +66,6 @@ def manifest(model: ReferenceModel) -> Manifest:
     assert isinstance(model, DensePose)
     config = model.config
     graphs = _graphs(model)
-    if config.box_detections_per_img == 1:  # a row that is always there is no free number of rows
-        detect, branch = graphs.values()
-        graphs = one_graph(
-            detect.inputs, (*detect.given, *(spec.with_rows(1) for spec in branch.given))
-        )
     return Manifest(
         name=model.name,
         task="instances",
@@ -103,7 +98,7 @@ def _graphs(model: DensePose) -> dict[str, Graph]:
     branch = branch_graph(
         detect, ("atlas", "boxes"), maps, maximum=model.num_surfaces, buckets=BUCKETS
     )
-    return {DETECT: detect, SURFACES: branch}
+    return staged(detect, SURFACES, branch)
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures

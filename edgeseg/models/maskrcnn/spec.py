@@ -73,10 +73,6 @@ def manifest(model: ReferenceModel) -> Manifest:
     config = model.config
     num_keypoints = config.num_keypoints
     graphs = _graphs(model)
-    if config.box_detections_per_img == 1:  # a row that is always there is no free number of rows
-        detect, branch = graphs.values()
-        found = [spec.with_rows(1) for spec in branch.given]
-        graphs = one_graph(detect.inputs, (*detect.given, *found))
     return Manifest(
         name=model.name,
         task="instances",
@@ -139,6 +135,14 @@ def detect_graph(config: DetectorConfig) -> Graph:
     )
 
 
+def staged(detect: Graph, name: str, branch: Graph) -> dict[str, Graph]:
+    """Return detector and branch by name, or one graph: a row that is always there is no free number of rows."""
+    assert branch.rows is not None
+    if branch.rows.maximum > 1:
+        return {DETECT: detect, name: branch}
+    return one_graph(detect.inputs, (*detect.given, *(spec.with_rows(1) for spec in branch.given)))
+
+
 def branch_graph(
     detect: Graph,
     takes: Sequence[str],
@@ -194,7 +198,7 @@ def _graphs(model: MaskRCNN) -> dict[str, Graph]:
         maximum=config.box_detections_per_img,
         buckets=BUCKETS,
     )
-    return {DETECT: detect, model.branch: branch}
+    return staged(detect, model.branch, branch)
 
 
 def variants(model: ReferenceModel) -> dict[str, ReferenceModel]:
