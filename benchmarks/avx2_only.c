@@ -23,7 +23,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-/* What edgeseg_bench.environment leaves out of its record. */
+/* What edgeseg_runtime.environment leaves out of its record. */
 #define HIDDEN "avx512f avx512_vnni amx_int8 amx_bf16"
 
 enum { FEATURES = 7 };

@@ -499,16 +499,11 @@ def test_the_drawn_tree_of_errors_is_the_real_one():
     assert sorted(errors.__all__) == sorted(real)
 
 
-def test_importing_the_runtime_is_quick_and_loads_no_engine():
+def test_importing_the_runtime_loads_no_engine():
     code = (
-        "import sys, time; start = time.process_time(); import numpy, cv2;"
-        "middle = time.process_time(); import edgeseg_runtime;"
-        "print(time.process_time() - middle);"
+        "import sys, edgeseg_runtime;"
         "print([name for name in ('torch', 'onnx', 'onnxruntime', 'tensorrt', 'typer', 'rich', 'PIL',"
         " 'supervision', 'edgeseg') if name in sys.modules])"
     )
-    seconds, loaded = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.splitlines()
-    assert ast.literal_eval(loaded) == []
-    assert float(seconds) < 0.15
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ast.literal_eval(done.stdout) == []

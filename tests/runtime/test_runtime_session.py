@@ -560,7 +560,7 @@ def first_lines(folder, engine, scratch, count):
     helpers = str(Path(__file__).parent.parent / "helpers")
     command = [sys.executable, "-c", STREAM, str(folder), engine, helpers]
     own = {"TMPDIR": str(scratch), "EDGESEG_CACHE": str(scratch / "cache")}
-    environment = {**os.environ, **own, "ORT_DISABLE_TELEMETRY": "1"}  # else ORT leaves an id there
+    environment = {**os.environ, **own}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=environment, cwd=scratch
     ) as process:
