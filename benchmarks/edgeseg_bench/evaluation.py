@@ -27,6 +27,8 @@ from edgeseg_bench.metrics.panoptic import (
     video_panoptic_scores,
 )
 from edgeseg_bench.metrics.placed_points import agreement_of_points
+from edgeseg_bench.metrics.surface_files import surface_of
+from edgeseg_bench.metrics.surfaces import surface_ap
 from edgeseg_bench.metrics.wider import wider_ap
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
@@ -139,6 +141,16 @@ def _localisation(ground_truth: GroundTruth, results: Sequence[Record]) -> Score
     )
 
 
+def _surface_ap(ground_truth: GroundTruth, results: Sequence[Record], *, masks: bool) -> Scores:
+    """Return GPS or GPSm AP; None where the surface is not at hand."""
+    model = surface_of(ground_truth)
+    return (
+        {"AP": None}
+        if model is None
+        else surface_ap(ground_truth, results, model=model, masks=masks)
+    )
+
+
 METRICS: tuple[Metric, ...] = (
     Metric(
         name="bbox",
@@ -153,10 +165,22 @@ METRICS: tuple[Metric, ...] = (
         name="segm",
         columns={"AP": "mask AP"},
         data="instances",
-        outputs=("masks",),
+        outputs=("masks", "surface_coarse"),  # the mask of a surface is where it shows a part
         agreement={"instances": MASKS},
         has_label=_has("segmentation"),
         score=partial(coco_ap, iou_type="segm"),
+    ),
+    *(
+        Metric(
+            name=name.lower(),
+            columns={"AP": f"{name} AP"},
+            data="densepose",
+            outputs=("surface_coarse",),
+            has_label=_has("dp_x"),
+            leaves_out=True,
+            score=partial(_surface_ap, masks=masks),
+        )
+        for name, masks in (("GPS", False), ("GPSm", True))
     ),
     Metric(
         name="keypoints",

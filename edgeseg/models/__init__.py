@@ -30,6 +30,7 @@ RANDOM = "random"
 """What a bundle's provenance calls the weights of a model that was made without any."""
 
 _CENTERNET = "edgeseg.models.centernet.spec"
+_DENSEPOSE = "edgeseg.models.densepose.spec"
 _HOURGLASS = "edgeseg.models.hourglass.spec"
 _LANDMARKS = "edgeseg.models.landmarks.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
@@ -48,6 +49,18 @@ MODELS: dict[str, str] = {
     "centernet_resnet18_dcn": _CENTERNET,
     "centernet_resnet18_dcn_pascal": _CENTERNET,
     "centernet_tiny": _CENTERNET,
+    "densepose_resnet101_fpn": _DENSEPOSE,
+    "densepose_resnet101_fpn_dl": _DENSEPOSE,
+    "densepose_resnet101_fpn_legacy": _DENSEPOSE,
+    "densepose_resnet50_fpn": _DENSEPOSE,
+    "densepose_resnet50_fpn_dl": _DENSEPOSE,
+    "densepose_resnet50_fpn_dl_wc1": _DENSEPOSE,
+    "densepose_resnet50_fpn_dl_wc2": _DENSEPOSE,
+    "densepose_resnet50_fpn_legacy": _DENSEPOSE,
+    "densepose_resnet50_fpn_wc1": _DENSEPOSE,
+    "densepose_resnet50_fpn_wc1m": _DENSEPOSE,
+    "densepose_resnet50_fpn_wc2": _DENSEPOSE,
+    "densepose_resnet50_fpn_wc2m": _DENSEPOSE,
     "hourglass_stack2": _HOURGLASS,
     "hourglass_stack8": _HOURGLASS,
     "hourglass_tiny": _HOURGLASS,
@@ -130,7 +143,7 @@ class Config(Protocol):
 class ModelSpec:
     """What is known of a model before it is built.
 
-    ``purpose`` is what one takes it for: "instances", "keypoints", "landmarks" or "panoptic". The task of its
+    ``purpose`` is what one takes it for: "instances", "panoptic", "surfaces", "keypoints" or "landmarks". The task of its
     manifest, how a device reads its outputs, may be another: instances can have key points.
 
     ``manifest(model)`` describes a model to a device, without artifacts. ``variants(model)`` are the

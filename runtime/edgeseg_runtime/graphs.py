@@ -91,13 +91,13 @@ class TensorSpec:
 class Rows:
     """How many rows a stage runs with: one for each instance that was found.
 
-    That is up to the last one whose score is above the score threshold; with a batch, the fullest
-    picture decides. Without any the stage does not run.
+    That is up to the last one whose score is above the score threshold, but no more than `maximum`;
+    with a batch, the fullest picture decides. Without any the stage does not run.
 
     Attributes:
         counts: output (B, K) of an earlier graph of the frame: the scores, falling, 0 where there is
             nothing.
-        maximum: K.
+        maximum: the most rows that the stage runs with: K, or less if only the best are worth it.
         buckets: numbers of rows, ascending, the last one `maximum`, that engines of fixed shapes
             are built for; they run the next larger one.
     """
@@ -376,7 +376,7 @@ def _check_same(where: str, graph: Graph, name: str, source: TensorSpec) -> None
     """Refuse a tensor that is not what a graph's input takes; its first rows may be."""
     wanted = graph.input(name)
     if graph.rows is not None:
-        wanted = wanted.with_rows(graph.rows.maximum)
+        wanted = wanted.with_rows(max(graph.rows.maximum, *source.shape[1:2]))
     if (wanted.dtype, wanted.shape) != (source.dtype, source.shape):
         refuse(
             where,
@@ -387,12 +387,16 @@ def _check_same(where: str, graph: Graph, name: str, source: TensorSpec) -> None
 
 def _check_counts(name: str, rows: Rows, given: Mapping[str, TensorSpec]) -> None:
     spec = given.get(rows.counts)
-    if spec is None or spec.dtype != "float32" or spec.shape[1:] != (rows.maximum,):
+    if spec is None or spec.dtype != "float32" or not _has_rows(spec, rows.maximum):
         refuse(
             f"graphs.{name}.rows.counts",
             rows.counts,
-            f"an output float32 [1, {rows.maximum}] of an earlier graph of the frame",
+            f"an output float32 [1, {rows.maximum}], or longer, of an earlier graph of the frame",
         )
+
+
+def _has_rows(spec: TensorSpec, least: int) -> bool:
+    return len(spec.shape) == 2 and spec.shape[1] >= least
 
 
 def _check_specs(where: str, specs: Sequence[Any]) -> None:

@@ -277,5 +277,5 @@ def run_frame(
 
 def rows_found(outputs: Tensors, rows: Rows, score_threshold: float) -> int:
     """Return how many rows a stage needs: up to the last one above the threshold, in any picture."""
-    is_found = (outputs[rows.counts] > score_threshold).any(axis=0)
+    is_found = (outputs[rows.counts][:, : rows.maximum] > score_threshold).any(axis=0)
     return int(np.flatnonzero(is_found)[-1]) + 1 if is_found.any() else 0

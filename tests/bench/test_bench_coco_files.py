@@ -54,6 +54,16 @@ def test_the_usual_layouts_are_found_without_naming_the_split(tmp_path, split, p
     assert dataset[1].annotations == ()
 
 
+@pytest.mark.parametrize("split", ["minival2014", "valminusminival2014"])
+def test_labelled_surfaces_lie_beside_the_pictures_of_2014(tmp_path, split):
+    file = write_dataset(tmp_path, split, pictures="val2014", kind="densepose")
+    for dataset in (
+        open_dataset(f"coco:{tmp_path}:{split}", kind="densepose"),
+        open_dataset(f"coco:{file}"),
+    ):
+        assert dataset[1].image[0, 0].tolist() == [20, 20, 20]
+
+
 @pytest.mark.parametrize(
     ("name", "split"), [("coco:{}:train", None), ("coco:{}", "train"), ("coco:{}:train", "train")]
 )

@@ -230,15 +230,15 @@ REFUSED_TOGETHER = {
         STAGES,
         "expected float16 [1, 2, 4]",
     ),
-    "taken with fewer rows": (
-        {"detect": detect(), "mask": stage(rows=Rows(counts="scores", maximum=8, buckets=(8,)))},
+    "taken with fewer rows than the stage runs with": (
+        {"detect": detect(), "mask": stage(rows=Rows(counts="scores", maximum=12, buckets=(12,)))},
         STAGES,
-        "graphs.mask.takes is 'float32 [1, 9, 4] for boxes'; expected float32 [1, 8, 4]",
+        "graphs.mask.takes is 'float32 [1, 9, 4] for boxes'; expected float32 [1, 12, 4]",
     ),
     "rows counted by nothing": (
         {"detect": detect(), "mask": stage(rows=dataclasses.replace(ROWS, counts="found"))},
         STAGES,
-        "graphs.mask.rows.counts is 'found'; expected an output float32 [1, 9] of an earlier graph",
+        "graphs.mask.rows.counts is 'found'; expected an output float32 [1, 9], or longer, of an ",
     ),
     "rows counted by boxes": (
         {"detect": detect(), "mask": stage(rows=dataclasses.replace(ROWS, counts="boxes"))},
@@ -349,6 +349,14 @@ def test_the_next_larger_bucket_holds_the_rows(rows, bucket):
 def test_rows_reach_up_to_the_last_one_above_the_threshold(scores, threshold, rows):
     found = {"scores": np.array(scores, np.float32)}
     assert rows_found(found, Rows(counts="scores", maximum=3, buckets=(3,)), threshold) == rows
+
+
+def test_a_stage_may_run_for_the_best_rows_only():
+    best = Rows(counts="scores", maximum=2, buckets=(2,))
+    check_graphs({"detect": detect(), "mask": stage(rows=best)}, STAGES)
+    scores = np.float32([[0.9, 0.8, 0.7]])
+    assert rows_found({"scores": scores}, best, 0.0) == 2
+    assert rows_found({"scores": scores}, best, 0.85) == 1
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ def open_dataset(
             "common", "challenging" or "private" for 300W, "train" or "test" for WFLW, "train" or "valid" for
             YouTube-VIS; None = the one for validation.
         limit: use only the first pictures; None = all.
-        kind: what is labelled: "instances", "person_keypoints", "faces" or "panoptic". Shapes draws pictures of it, or "clips", a COCO
-            data set reads `annotations/KIND_SPLIT.json`; None = instances. The other schemes have one kind: faces,
-            panoptic (Cityscapes) or instances (YouTube-VIS).
+        kind: what is labelled: "instances", "person_keypoints", "densepose", "faces" or "panoptic". Shapes draws pictures of
+            it, or "clips"; a COCO data set reads `annotations/KIND_SPLIT.json`; None = instances. The other schemes have
+            one kind: faces, panoptic (Cityscapes) or instances (YouTube-VIS).
         on_picture: read the pictures of files now and leave out those that cannot be read, see `check_pictures`.
             None = they are read when they are asked for, and one that cannot be read is an error then.
 

@@ -42,6 +42,10 @@ PICTURE_FOLDERS = (
     "{folder}/images",
     "{folder}",
 )
+PICTURES_OF = {"minival2014": "val2014", "valminusminival2014": "val2014"}
+"""Split -> the one among whose pictures its own are: DensePose-COCO divides COCO's of 2014."""
+SURFACE_FOLDER = "densepose_data"
+"""Beside `annotations`: the files of the surface that labelled points lie on, see `metrics.surface_files`."""
 NUM_PROBED = 20
 """Pictures by which their folder is found."""
 
@@ -57,7 +61,7 @@ class CocoDataset:
         split: such as "val2017"; "val" also finds "val2017" and "valid". None = the usual ones for validation, or the
             only one there is.
         limit: use only the first pictures of the annotation file; None = all.
-        kind: prefix of COCO's annotation file: "instances" or "person_keypoints".
+        kind: prefix of COCO's annotation file: "instances", "person_keypoints" or "densepose".
 
     Raises:
         DatasetError: the layout or the annotation file is not COCO's.
@@ -88,6 +92,10 @@ class CocoDataset:
                 self._annotations[annotation["image_id"]].append(_completed(annotation))
         used = {annotation["category_id"] for annotation in content["annotations"]}
         self._categories = tuple(_without_groups(content["categories"], used))
+        if any("dp_x" in annotation for annotation in content["annotations"]):
+            folder = self.place if self.place.is_dir() else source.parent.parent
+            surface = str(folder / SURFACE_FOLDER)
+            self._categories = tuple({**entry, "surface": surface} for entry in self._categories)
 
     @property
     def name(self) -> str:
@@ -193,6 +201,7 @@ def find_pictures(
     folder = place if place.is_dir() else source.parent.parent
     parts = source.stem.split("_")  # a file that is named alone may be called instances_SPLIT.json
     splits = [split] if split else ["_".join(parts[number:]) for number in range(len(parts))]
+    splits += [PICTURES_OF[name] for name in splits if name in PICTURES_OF]
     candidates = [
         Path(pattern.format(folder=folder, source=source.parent, split=name))
         for pattern in PICTURE_FOLDERS

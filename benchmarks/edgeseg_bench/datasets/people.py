@@ -129,7 +129,7 @@ def keypoint_annotations(
     "keypoints": x, y, v of each joint; v is 2 = visible, 1 = hidden, 0 = outside the picture (x = y = 0);
     "head_box": x, y, width, height of the whole head, for measures relative to its size.
     """
-    first_id = image_id * (NUM_PEOPLE[1] + 1) + 1
+    first = first_id(image_id)
     annotations: list[Annotation] = []
     for number, (person, mask_HW) in enumerate(zip(scene.people, masks_NHW, strict=True)):
         if mask_HW.sum() < MIN_VISIBLE_SHARE * max(1, areas_N[number]):
@@ -139,7 +139,7 @@ def keypoint_annotations(
         low, high = outline_P2.min(axis=0), outline_P2.max(axis=0)
         annotations.append(
             {
-                "id": first_id + number,
+                "id": first + number,
                 "image_id": image_id,
                 "category_id": 1,
                 "bbox": box_xywh(mask_HW),
@@ -152,6 +152,11 @@ def keypoint_annotations(
             }
         )
     return tuple(annotations)
+
+
+def first_id(image_id: int) -> int:
+    """Return the number of the annotation of a picture's first person; the others follow it."""
+    return image_id * (NUM_PEOPLE[1] + 1) + 1
 
 
 def draw(

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_bench.datasets import faces, landscapes, people, shapes_draw
+from edgeseg_bench.datasets import faces, landscapes, people, people_surfaces, shapes_draw
 from edgeseg_bench.datasets.base import (
     Annotation,
     Category,
@@ -154,6 +154,7 @@ KINDS: Mapping[str, tuple[tuple[Category, ...], Draw]] = {
     "faces": (faces.CATEGORIES, faces.draw),
     "person_keypoints": (people.CATEGORIES, people.draw),
     "panoptic": (landscapes.CATEGORIES, landscapes.draw),
+    "densepose": (people_surfaces.CATEGORIES, people_surfaces.draw),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeseg.models.labels import (
@@ -21,19 +21,20 @@ from edgeseg_runtime.paste import PASTE_RULES
 STRIDES = (4, 8, 16, 32)
 SIZE_DIVISOR = 32
 NORM_GROUPS = 32
+DETECT = "detect"
+"""Name of the graph that finds the detections."""
 CHOICES = {
     "interpolation": INTERPOLATIONS,
     "rounding": SIZE_ROUNDINGS,
     "channel_order": ("rgb", "bgr"),
     "roi_level_rule": ("torchvision", "detectron2"),
-    "mask_paste": tuple(PASTE_RULES),
 }
-"""Fields of `MaskRCNNConfig` that hold the name of a rule."""
+"""Fields of `DetectorConfig` that hold the name of a rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRCNNConfig:
-    """Everything that tells one Mask R-CNN from another.
+class DetectorConfig:
+    """Everything that tells one detector of two stages from another, whatever it does with its detections.
 
     Input: ``image_size`` is height and width of the network input, padding included; pictures are
     resized so that their shorter side is ``min_size`` unless the longer would exceed ``max_size``,
@@ -43,11 +44,6 @@ class MaskRCNNConfig:
 
     Names of thresholds and limits are torchvision's. ``num_classes`` counts as the original does:
     with the background when ``background_first`` (torchvision), without it otherwise (detectron2).
-
-    With ``stuff_labels`` the model is a Panoptic FPN: a semantic head tells these apart, and the
-    result is panoptic. Instances of which more than ``overlap_threshold`` is covered by better ones,
-    or with a score below ``panoptic_score_thresh``, and stuff of fewer than ``stuff_area`` pixels are
-    left out of it.
     """
 
     image_size: tuple[int, int] = (800, 1344)
@@ -96,18 +92,7 @@ class MaskRCNNConfig:
     box_candidates: int = 1000
     box_min_size: float | None = 1e-2
 
-    mask_num_convs: int = 4
-    mask_channels: int = 256
-    mask_paste: str = "expanded_box"
     drop_empty_boxes: bool = False
-    num_keypoints: int = 0
-
-    stuff_labels: tuple[str, ...] = ()
-    stuff_category_ids: tuple[int, ...] = ()
-    semantic_channels: int = 128
-    overlap_threshold: float = 0.5
-    stuff_area: int = 4096
-    panoptic_score_thresh: float = 0.5
 
     def __post_init__(self) -> None:
         self._check_input()
@@ -115,7 +100,6 @@ class MaskRCNNConfig:
         self._check_choices()
         self._check_anchors()
         self._check_selection()
-        self._check_stuff()
 
     def _check_input(self) -> None:
         height, width = self.image_size
@@ -143,17 +127,10 @@ class MaskRCNNConfig:
                     f"{name} with {len(values)} entries found, expected one per class number: "
                     f"{self.num_classes}"
                 )
-        if self.num_keypoints < 0:
-            raise ValueError(
-                f"num_keypoints {self.num_keypoints} found, expected 0 (a mask branch) or more"
-            )
 
     def _check_choices(self) -> None:
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} {getattr(self, name)!r} found, expected one of {', '.join(choices)}"
-                )
+            check_choice(name, getattr(self, name), choices)
 
     def _check_anchors(self) -> None:
         num_levels = len(STRIDES) + 1
@@ -180,6 +157,43 @@ class MaskRCNNConfig:
                     f"{name} {getattr(self, name)} found, expected 1 to {MAX_TOP_K}: TensorRT "
                     "sorts no more"
                 )
+
+    @property
+    def num_logits(self) -> int:
+        """Columns of the classifier, background included."""
+        return self.num_classes + (0 if self.background_first else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNConfig(DetectorConfig):
+    """Everything that tells one Mask R-CNN from another: the detector, and what it adds to each detection.
+
+    With ``stuff_labels`` the model is a Panoptic FPN: a semantic head tells these apart, and the
+    result is panoptic. Instances of which more than ``overlap_threshold`` is covered by better ones,
+    or with a score below ``panoptic_score_thresh``, and stuff of fewer than ``stuff_area`` pixels are
+    left out of it.
+    """
+
+    mask_num_convs: int = 4
+    mask_channels: int = 256
+    mask_paste: str = "expanded_box"
+    num_keypoints: int = 0
+
+    stuff_labels: tuple[str, ...] = ()
+    stuff_category_ids: tuple[int, ...] = ()
+    semantic_channels: int = 128
+    overlap_threshold: float = 0.5
+    stuff_area: int = 4096
+    panoptic_score_thresh: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("mask_paste", self.mask_paste, tuple(PASTE_RULES))
+        if self.num_keypoints < 0:
+            raise ValueError(
+                f"num_keypoints {self.num_keypoints} found, expected 0 (a mask branch) or more"
+            )
+        self._check_stuff()
 
     def _check_stuff(self) -> None:
         count = len(self.stuff_labels)
@@ -212,10 +226,11 @@ class MaskRCNNConfig:
         first = 1 + max(self.category_ids, default=self.num_classes - 1)
         return tuple(range(first, first + len(self.stuff_labels)))
 
-    @property
-    def num_logits(self) -> int:
-        """Columns of the classifier, background included."""
-        return self.num_classes + (0 if self.background_first else 1)
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a field that is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} {value!r} found, expected one of {', '.join(choices)}")
 
 
 def _round_up(size: int) -> int:

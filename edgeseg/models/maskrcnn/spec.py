@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,14 @@ import numpy as np
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
-from edgeseg.models.labels import (
-    ClassRules,
+from edgeseg.models.labels import ClassRules
+from edgeseg.models.maskrcnn.config import (
+    DETECT,
+    PRESETS,
+    STRIDES,
+    DetectorConfig,
+    MaskRCNNConfig,
 )
-from edgeseg.models.maskrcnn.config import PRESETS, STRIDES, MaskRCNNConfig
 from edgeseg_runtime.graphs import Graph, Rows, Schedule, one_graph
 from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
 
@@ -50,11 +54,11 @@ def build(
     classes = ClassRules(counts_background=has_background, names_background=has_background)
     if "stuff_labels" in config:  # the preset's ids are those of other names
         config = {"stuff_category_ids": (), **config}
-    sides = _sides(image_size or config.get("image_size", preset.image_size), config)
+    sides = sides_of(image_size or config.get("image_size", preset.image_size), config)
     return MaskRCNN(name, configured(name, preset, image_size, {**sides, **config}, classes))
 
 
-def _sides(image_size: tuple[int, int], config: Mapping[str, Any]) -> dict[str, int]:
+def sides_of(image_size: tuple[int, int], config: Mapping[str, Any]) -> dict[str, int]:
     """Return the shorter and the longer side of the resized picture, for a size of the input."""
     shorter, longer = OFFICIAL_SIZES.get(image_size, (min(image_size), max(image_size)))
     return {"min_size": shorter, "max_size": max(longer, config.get("min_size", shorter))}
@@ -77,28 +81,15 @@ def manifest(model: ReferenceModel) -> Manifest:
 
     assert isinstance(model, MaskRCNN)
     config = model.config
-    height, width = config.image_size
     num_keypoints = config.num_keypoints
     graphs = _graphs(model)
-    if config.box_detections_per_img == 1:  # a row that is always there is no free number of rows
-        detect, branch = graphs.values()
-        found = [spec.with_rows(1) for spec in branch.given]
-        graphs = one_graph(detect.inputs, (*detect.given, *found))
     return Manifest(
         name=model.name,
         task="panoptic" if config.stuff_labels else "instances",
         precision="fp32",
         graphs=graphs,
         schedule=Schedule(first=tuple(graphs), then=tuple(graphs)),
-        preprocess=Preprocess(
-            height=height,
-            width=width,
-            resize="shortest_edge",
-            min_size=config.min_size,
-            max_size=config.max_size,
-            interpolation=config.interpolation,
-            rounding=config.rounding,
-        ),
+        preprocess=preprocess(config),
         postprocess={
             "mask_paste": "none" if num_keypoints else config.mask_paste,
             "mask_threshold": 0.5,
@@ -122,47 +113,101 @@ def _panoptic_options(config: MaskRCNNConfig) -> dict[str, float]:
     }
 
 
-def _graphs(model: MaskRCNN) -> dict[str, Graph]:
-    """Return what finds the detections, and the stage that runs once for each of them."""
-    from edgeseg.models.maskrcnn.model import DETECT
+def preprocess(config: DetectorConfig) -> Preprocess:
+    """Return how a picture becomes the input of a detector."""
+    height, width = config.image_size
+    return Preprocess(
+        height=height,
+        width=width,
+        resize="shortest_edge",
+        min_size=config.min_size,
+        max_size=config.max_size,
+        interpolation=config.interpolation,
+        rounding=config.rounding,
+    )
+
+
+def detect_graph(config: DetectorConfig, *further: TensorSpec) -> Graph:
+    """Return what finds the detections, and keeps the atlas for what looks at each of them.
+
+    Args:
+        config: of the detector.
+        *further: what it says of the whole picture beside.
+    """
     from edgeseg.ops.pyramid_atlas import atlas_layout
 
-    config = model.config
     height, width = config.image_size
     num_results = config.box_detections_per_img
     image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
     fraction = dataclasses.replace(image, name="image_fraction")
     layout = atlas_layout([(height // stride, width // stride) for stride in STRIDES])
-    atlas = TensorSpec(
-        name="atlas", dtype="float32", shape=(1, config.fpn_channels, layout.height, layout.width)
-    )
-    num_semantic = 1 + len(config.stuff_labels)
-    semantic = TensorSpec(
-        name="semantic_logits",
-        dtype="float32",
-        shape=(1, num_semantic, height // STRIDES[0], width // STRIDES[0]),
-    )
-    boxes = TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4))
-    labels = TensorSpec(name="labels", dtype="int32", shape=(1, num_results))
-    detect = Graph(
+    return Graph(
         inputs=(
             image,
             TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
             *((fraction,) if config.takes_fraction else ()),
         ),
         outputs=(
-            boxes,
+            TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
             TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
-            labels,
-            *((semantic,) if config.stuff_labels else ()),
-            atlas,
+            TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
+            *further,
+            TensorSpec(
+                name="atlas",
+                dtype="float32",
+                shape=(1, config.fpn_channels, layout.height, layout.width),
+            ),
         ),
         kept=("atlas",),
     )
-    rows = [
-        dataclasses.replace(spec, shape=(1, FREE_ROWS, *spec.shape[2:]))
-        for spec in (boxes, *(() if config.num_keypoints else (labels,)))
-    ]
+
+
+def staged(detect: Graph, name: str, branch: Graph) -> dict[str, Graph]:
+    """Return detector and branch by name, or one graph: a row that is always there is no free number of rows."""
+    assert branch.rows is not None
+    if branch.rows.maximum > 1:
+        return {DETECT: detect, name: branch}
+    return one_graph(detect.inputs, (*detect.given, *(spec.with_rows(1) for spec in branch.given)))
+
+
+def branch_graph(
+    detect: Graph,
+    takes: Sequence[str],
+    outputs: Sequence[TensorSpec],
+    *,
+    maximum: int,
+    buckets: Sequence[int],
+) -> Graph:
+    """Return a stage that runs once for each of the first ``maximum`` detections.
+
+    Args:
+        detect: what finds them.
+        takes: its outputs that the stage takes.
+        outputs: of the stage, with free rows.
+        maximum: number of rows.
+        buckets: numbers of rows, beside ``maximum``, that engines of fixed shapes are built for.
+    """
+    inputs = []
+    for name in takes:
+        spec = detect.output(name)
+        if name not in detect.kept:
+            spec = dataclasses.replace(spec, shape=(1, FREE_ROWS, *spec.shape[2:]))
+        inputs.append(spec)
+    return Graph(
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        takes={name: f"{DETECT}.{name}" for name in takes},
+        rows=Rows(
+            counts="scores",
+            maximum=maximum,
+            buckets=tuple(sorted({min(bucket, maximum) for bucket in (*buckets, maximum)})),
+        ),
+    )
+
+
+def _graphs(model: MaskRCNN) -> dict[str, Graph]:
+    """Return what finds the detections, and the stage that runs once for each of them."""
+    config = model.config
     found = (
         TensorSpec(
             name="keypoint_heatmaps",
@@ -172,17 +217,21 @@ def _graphs(model: MaskRCNN) -> dict[str, Graph]:
         if config.num_keypoints
         else TensorSpec(name="masks", dtype="float32", shape=(1, FREE_ROWS, 28, 28))
     )
-    branch = Graph(
-        inputs=(atlas, *rows),
-        outputs=(found,),
-        takes={spec.name: f"{DETECT}.{spec.name}" for spec in (atlas, *rows)},
-        rows=Rows(
-            counts="scores",
-            maximum=num_results,
-            buckets=tuple(sorted({min(bucket, num_results) for bucket in (*BUCKETS, num_results)})),
-        ),
+    height, width = config.image_size
+    semantic = TensorSpec(
+        name="semantic_logits",
+        dtype="float32",
+        shape=(1, 1 + len(config.stuff_labels), height // STRIDES[0], width // STRIDES[0]),
     )
-    return {DETECT: detect, model.branch: branch}
+    detect = detect_graph(config, *((semantic,) if config.stuff_labels else ()))
+    branch = branch_graph(
+        detect,
+        ("atlas", "boxes") if config.num_keypoints else ("atlas", "boxes", "labels"),
+        (found,),
+        maximum=config.box_detections_per_img,
+        buckets=BUCKETS,
+    )
+    return staged(detect, model.branch, branch)
 
 
 def variants(model: ReferenceModel) -> dict[str, ReferenceModel]:
@@ -190,13 +239,13 @@ def variants(model: ReferenceModel) -> dict[str, ReferenceModel]:
 
     The originals scale the shorter side, whichever it is.
     """
-    from edgeseg.models.maskrcnn.model import MaskRCNN
+    from edgeseg.models.maskrcnn.detector import RegionDetector
 
-    assert isinstance(model, MaskRCNN)
+    assert isinstance(model, RegionDetector)
     height, width = model.config.image_size
     if height == width:
         return {}
-    turned = MaskRCNN(model.name, dataclasses.replace(model.config, image_size=(width, height)))
+    turned = type(model)(model.name, dataclasses.replace(model.config, image_size=(width, height)))
     turned.load_state_dict(model.state_dict(), assign=True)
     return {"portrait" if height < width else "landscape": turned.eval()}
 
@@ -217,7 +266,7 @@ _ORIGINS = {  # licence of code and weights, source of the figures
 }
 
 
-def constants(config: MaskRCNNConfig) -> dict[str, tuple[float, ...]]:
+def constants(config: DetectorConfig) -> dict[str, tuple[float, ...]]:
     """Return what older checkpoints of detectron2 hold of their configuration."""
     anchors = {
         rf"anchor_generator\.cell_anchors\.{level}$": tuple(

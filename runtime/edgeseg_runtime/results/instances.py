@@ -22,6 +22,7 @@ from edgeseg_runtime.draw import (
     placed_points,
     tint,
 )
+from edgeseg_runtime.draw_surfaces import check_style, draw_surface
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.masks import MaskSet, read_only
 from edgeseg_runtime.paste import MaskCrop
@@ -35,6 +36,7 @@ from edgeseg_runtime.results.rows import (
     row_array,
 )
 from edgeseg_runtime.rle import rle_from_crop
+from edgeseg_runtime.surfaces import Surface, SurfaceSet, png_from_iuv
 
 __all__ = ["Instances"]
 
@@ -75,6 +77,7 @@ class Instances:
             the camera; or None.
         mask_scores: (N,) how far the mask is trusted, for models that judge it apart; or None.
         track_ids: (N,) identities over the frames of a video, or None.
+        surfaces: of persons: the part of the body that each pixel shows, and where on it; or None.
         extra: further arrays by name, (N, ...) of numbers, bools or text: what a model gives for
             each instance beyond the above, as it gives it. `records` are JSON only if all numbers
             are finite; of a model's outputs, rows with others are dropped.
@@ -101,6 +104,7 @@ class Instances:
     mesh: Floats | None
     mask_scores: Floats | None
     track_ids: Ints | None
+    surfaces: SurfaceSet | None
     label_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     keypoint_names: tuple[str, ...]
@@ -122,6 +126,7 @@ class Instances:
         mesh: npt.ArrayLike | None = None,
         mask_scores: npt.ArrayLike | None = None,
         track_ids: npt.ArrayLike | None = None,
+        surfaces: SurfaceSet | None = None,
         extra: Mapping[str, npt.ArrayLike] = MappingProxyType({}),
         label_names: Sequence[str] = (),
         category_ids: Sequence[int] = (),
@@ -156,6 +161,7 @@ class Instances:
             backend=backend,
             _extra={name: extra_array(name, values) for name, values in extra.items()},
             _mask_set=mask_set,
+            surfaces=surfaces,
         )
         self._check()
 
@@ -181,6 +187,11 @@ class Instances:
         return self._mask_set is not None
 
     @property
+    def num_without_surface(self) -> int:
+        """How many instances have no surface although the model gives them: it gives them to the best few."""
+        return 0 if self.surfaces is None else int((~self.surfaces.is_there).sum())
+
+    @property
     def extra(self) -> Mapping[str, npt.NDArray[Any]]:
         """The further arrays (N, ...) by name; read-only."""
         return MappingProxyType(self._extra)
@@ -202,6 +213,7 @@ class Instances:
         rows = _rows(index, len(self))
         return self.replace(
             masks=None if self._mask_set is None else self._mask_set[rows],
+            surfaces=None if self.surfaces is None else self.surfaces[rows],
             extra={name: values[rows] for name, values in self._extra.items()},
             **{name: values[rows] for name, values in self._given().items()},
         )
@@ -213,7 +225,8 @@ class Instances:
             ValueError: if the shapes no longer fit together.
         """
         arguments = {name: getattr(self, name) for name in ("extra", *_SHARED)}
-        return Instances(**{**arguments, **self._given(), "masks": self._mask_set, **changes})
+        lazy = {"masks": self._mask_set, "surfaces": self.surfaces}
+        return Instances(**{**arguments, **self._given(), **lazy, **changes})
 
     def with_backend(self, name: str) -> Instances:
         """Return the same Instances as the result of another backend; nothing is checked again."""
@@ -222,12 +235,14 @@ class Instances:
         return found
 
     def materialize(self) -> None:
-        """Paste all masks, as reading `masks` does.
+        """Paste all masks, as reading `masks` does, and compute all surfaces.
 
         Raises:
             OutOfMemory: if N full pictures do not fit into memory.
         """
         _ = self.masks
+        for _ in self.surfaces or ():
+            pass
 
     def __iter__(self) -> Iterator[Instances]:
         return (self[index] for index in range(len(self)))
@@ -236,6 +251,7 @@ class Instances:
         names = sorted({name_of_label(int(label), self.label_names) for label in self.labels})
         shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
         extras = ["masks"] if self.has_masks else []
+        extras += ["surfaces"] if self.surfaces is not None else []
         extras += [field.name for field in OPTIONAL_FIELDS if field.name in self._given()]
         extras += self._extra
         details = [shown] if shown else []
@@ -243,6 +259,8 @@ class Instances:
             details.append(f"image {self.image_size[0]}x{self.image_size[1]}")
         if extras:
             details.append("with " + ", ".join(extras))
+        if self.num_without_surface:
+            details.append(f"{self.num_without_surface} without surface")
         if self.num_nonfinite:
             details.append(f"{self.num_nonfinite} nonfinite dropped")
         return f"Instances({'; '.join([str(len(self)), *details])})"
@@ -274,7 +292,8 @@ class Instances:
         """Return the rows as entries of a COCO results file.
 
         Boxes become x, y, width, height; masks compressed run-length encodings; key points a flat
-        list of x, y, score. What COCO does not know follows under its own name: `landmarks` and
+        list of x, y, score. Of a surface there is `densepose`, as detectron2 compresses it, and its mask.
+        What COCO does not know follows under its own name: `landmarks` and
         `mesh` as lists of points, `gender`, `mask_score`, `track_id`, and everything in `extra`.
         """
         return [self._record(index, image_id) for index in range(len(self))]
@@ -302,29 +321,74 @@ class Instances:
         data = {"class_name": names, **{name: rows.copy() for name, rows in others.items()}}
         return supervision.Detections(mask=self.masks, data=data, **slots)
 
-    def draw(self, image: Image) -> Image:
-        """Return a copy of the picture with masks, boxes, points, bones, and names with scores.
+    def draw(self, image: Image, *, surfaces: str = "parts") -> Image:
+        """Return a copy of the picture with masks, surfaces, boxes, points, bones, and names with scores.
 
         The best instance is drawn last, on top. The colour depends on the label alone, of tracked
         instances on the track.
 
+        Args:
+            image: the source picture.
+            surfaces: how they are drawn: "parts", "u" or "v" in colours, "contours" for lines of
+                equal u and v, "iuv" for part, u and v as blue, green and red.
+
         Raises:
             ImageError: if it is no picture.
-            ValueError: if it has another size than the picture of this result.
+            ValueError: if it has another size than the picture of this result, or there is no such
+                way of drawing.
         """
         canvas = canvas_from_image(image, self.image_size)
+        check_style(surfaces)
         numbers = self.labels if self.track_ids is None else self.track_ids
         colours = [colour_from_number(int(number)) for number in numbers]
         order = np.argsort(self.scores, kind="stable")
         if self._mask_set is not None:
             for index in order:
                 tint(canvas, self._mask_set.crop(index), colours[index])
+        if self.surfaces is not None:
+            for index in order:
+                surface = self.surfaces.surface(index)
+                if surface is not None:
+                    draw_surface(canvas, surface, surfaces)
         for index in order:
             draw_box(canvas, self.boxes[index], colours[index])
             self._draw_points(canvas, index, colours[index])
         for index in order:
             draw_caption(canvas, self._caption(index), self.boxes[index], colours[index])
         return canvas
+
+    def iuv(self) -> npt.NDArray[np.uint8]:
+        """Return (H, W, 3) part, u and v of every pixel as bytes, 0 where there is nobody.
+
+        Where persons overlap it is the one with the higher score. 255 is 1, and what lies outside
+        of 0..1 is clipped.
+
+        Raises:
+            ValueError: if the model gives no surfaces, or the size of the picture is unknown.
+        """
+        if self.surfaces is None or self.image_size is None:
+            raise ValueError(
+                "there are no surfaces; expected those of a model such as densepose_resnet50_fpn"
+                if self.surfaces is None
+                else "the size of the picture is unknown; give image_size"
+            )
+        picture = np.zeros((*self.image_size, 3), np.uint8)
+        for index in np.argsort(self.scores, kind="stable"):
+            surface = self.surfaces.surface(index)
+            if surface is not None:
+                left, top, width, height = surface.box_xywh
+                region = picture[top : top + height, left : left + width]
+                iuv = np.moveaxis(surface.iuv(), 0, -1)[: region.shape[0], : region.shape[1]]
+                np.copyto(region, iuv, where=iuv[..., :1] > 0)
+        return picture
+
+    def iuv_png(self) -> bytes:
+        """Return `iuv` as a PNG file: red is the part, green u, blue v, as in detectron2's results.
+
+        Raises:
+            ValueError: as `iuv`.
+        """
+        return png_from_iuv(self.iuv())
 
     def label_name(self, index: int) -> str:
         """Return the name of row `index`'s label, or its number where there is no name."""
@@ -345,6 +409,10 @@ class Instances:
             raise ValueError(
                 f"masks are {len(masks)} of {masks.size}; expected {count} of {self.image_size}"
             )
+        if self.surfaces is not None and len(self.surfaces) != count:
+            raise ValueError(
+                f"surfaces are {len(self.surfaces)}; expected {count}, one for each row"
+            )
 
     def _record(self, index: int, image_id: int) -> dict[str, Any]:
         x1, y1, x2, y2 = self.boxes[index].tolist()
@@ -357,12 +425,23 @@ class Instances:
         if self._mask_set is not None:
             counts = rle_from_crop(self._mask_set.crop(index), self._mask_set.size)
             record["segmentation"] = {"size": list(self._mask_set.size), "counts": counts}
+        if self.surfaces is not None:
+            record |= self._surface_record(self.surfaces.surface(index))
         rows = self._given()
         for field in OPTIONAL_FIELDS:
             if field.name in rows:
                 values = rows[field.name][index]
                 record[field.key] = (values.ravel() if field.is_flat else values).tolist()
         return record | {name: values[index].tolist() for name, values in self._extra.items()}
+
+    def _surface_record(self, surface: Surface | None) -> dict[str, Any]:
+        """Return what a record holds of a surface; without one, the mask of no pixel."""
+        record = {} if surface is None else {"densepose": surface.record()}
+        if self.image_size is None:
+            return record
+        mask = MaskCrop(0, 0, np.zeros((0, 0), np.bool_)) if surface is None else surface.mask
+        counts = rle_from_crop(mask, self.image_size)
+        return record | {"segmentation": {"size": list(self.image_size), "counts": counts}}
 
     def _draw_points(self, canvas: Image, index: int, colour: Colour) -> None:
         """Draw the points of a row; those of a field in front lie on top."""

@@ -81,7 +81,16 @@ OPTIONAL_FIELDS = tuple(field for field in ROW_FIELDS if not field.is_required)
 RESERVED_NAMES = frozenset(
     {field.name for field in ROW_FIELDS}
     | {field.key for field in ROW_FIELDS}
-    | {"masks", "segmentation", "image_id", "annotation_id", "file_name", "class_name"}
+    | {
+        "masks",
+        "segmentation",
+        "surfaces",
+        "densepose",
+        "image_id",
+        "annotation_id",
+        "file_name",
+        "class_name",
+    }
 )
 """What further arrays cannot be called: records and other results have something else there."""
 

@@ -5,6 +5,8 @@ Outputs of the model, padded to K rows with score 0, positions in pixels of the 
     boxes (B, K, 4), scores (B, K), labels (B, K)
     masks (B, K, M, M) over the boxes or (B, K, h, w) over the whole input, mask_scores (B, K)
     keypoints (B, K, J, 3) x, y, score, or keypoint_heatmaps (B, K, J, S, S) over the boxes
+    surface_coarse (B, P, C, S, S), surface_fine, surface_u, surface_v (B, P, 1 + parts, S, S) over the
+        boxes of the first P <= K rows, and surface_ with a name of `surfaces.CONFIDENCES`
     landmarks (B, K, L, 2), gender (B, K), mesh (B, K, V, 3), track_ids (B, K)
     any other name (B, K, ...): becomes `Instances.extra`, as it is
 """
@@ -12,6 +14,7 @@ Outputs of the model, padded to K rows with score 0, positions in pixels of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +30,7 @@ from edgeseg_runtime.geometry import (
     scale_points_to_source,
 )
 from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.manifest import Manifest, TensorSpec
 from edgeseg_runtime.masks import MaskSet
 from edgeseg_runtime.paste import (
     PASTE_RULES,
@@ -37,6 +40,13 @@ from edgeseg_runtime.paste import (
 )
 from edgeseg_runtime.results import Instances
 from edgeseg_runtime.results.rows import OPTIONAL_FIELDS, RESERVED_NAMES, ROW_FIELDS, RowField
+from edgeseg_runtime.surfaces import (
+    CHART_CONFIDENCES,
+    CONFIDENCES,
+    PART_CONFIDENCES,
+    SurfaceMaps,
+    SurfaceSet,
+)
 from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contract import (
     check_choice,
@@ -52,11 +62,19 @@ __all__ = ["InstanceTask", "Options"]
 
 Floats = npt.NDArray[np.float32]
 
+_SURFACE = "surface_"
 _OUTPUT_AXES: dict[str, tuple[str | int, ...]] = {
     **{field.name: ("K", *field.axes) for field in ROW_FIELDS},
     "masks": ("K", "h", "w"),
     "keypoint_heatmaps": ("K", "J", "S", "S"),
+    "surface_coarse": ("P", "coarse channels", "Z", "Z"),
+    **{
+        f"{_SURFACE}{name}": ("P", "charts", "Z", "Z")
+        for name in ("fine", "u", "v", *CHART_CONFIDENCES)
+    },
+    **{f"{_SURFACE}{name}": ("P", 1, "Z", "Z") for name in PART_CONFIDENCES},
 }
+_SURFACE_MAPS = ("coarse", "fine", "u", "v")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +144,7 @@ class InstanceTask:
         self._outputs = _check_outputs(manifest, self.options)
         self._rows = [field for field in OPTIONAL_FIELDS if field.name in self._outputs]
         self._extra = sorted(self._outputs - _OUTPUT_AXES.keys())
+        self._has_surfaces = f"{_SURFACE}coarse" in self._outputs
 
     def __repr__(self) -> str:
         size = f"{self.manifest.preprocess.height}x{self.manifest.preprocess.width}"
@@ -178,6 +197,7 @@ class InstanceTask:
             scores[kept],
             outputs["labels"][0][kept],
             masks=self._masks(outputs, kept, boxes, geometry),
+            surfaces=self._surfaces(outputs, kept, boxes, geometry),
             extra={name: outputs[name][0][kept] for name in self._extra},
             label_names=self.manifest.labels,
             category_ids=self.manifest.category_ids,
@@ -210,6 +230,28 @@ class InstanceTask:
         np.nan_to_num(maps, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
         paste = _Paste(maps, boxes, geometry, self.options.mask_paste, self.options.mask_threshold)
         return MaskSet(paste, count=len(kept), size=geometry.source)
+
+    def _surfaces(
+        self, outputs: Tensors, kept: npt.NDArray[np.intp], boxes: Floats, geometry: Geometry
+    ) -> SurfaceSet | None:
+        """Return the surfaces of the first rows; what comes after them has none."""
+        if not self._has_surfaces:
+            return None
+        has_one = kept < outputs[f"{_SURFACE}coarse"].shape[1]
+        found = kept[has_one]
+
+        def maps(name: str) -> Floats:
+            return outputs[f"{_SURFACE}{name}"][0][found].astype(np.float32, copy=False)
+
+        surfaces = SurfaceMaps(
+            clip_boxes(boxes[has_one], geometry.source),
+            coarse=maps("coarse"),
+            fine=maps("fine"),
+            u=maps("u"),
+            v=maps("v"),
+            confidences={n: maps(n) for n in CONFIDENCES if f"{_SURFACE}{n}" in self._outputs},
+        )
+        return SurfaceSet(surfaces, np.where(has_one, np.cumsum(has_one) - 1, -1))
 
     def _keypoints(
         self, outputs: Tensors, kept: npt.NDArray[np.intp], boxes: Floats, geometry: Geometry
@@ -275,6 +317,7 @@ def _check_outputs(manifest: Manifest, options: Options) -> frozenset[str]:
             refuse(manifest, f"output {describe(spec)}", "int32 or int64")
     for name in sorted((specs.keys() - _OUTPUT_AXES.keys()) & RESERVED_NAMES):
         refuse(manifest, f"output {name!r}", "another name: results have something else there")
+    _check_surfaces(manifest, specs)
     if options.mask_paste != "none" and "masks" not in specs:
         refuse(
             manifest, f"mask_paste {options.mask_paste!r} without an output masks", "masks, or none"
@@ -292,3 +335,23 @@ def _check_outputs(manifest: Manifest, options: Options) -> frozenset[str]:
             check_keypoint_names(manifest, specs[name].shape[2])
             break
     return frozenset(specs)
+
+
+def _check_surfaces(manifest: Manifest, specs: Mapping[str, TensorSpec]) -> None:
+    """Refuse outputs that make no surface, or more surfaces than instances."""
+    found = sorted(name for name in specs if name in _OUTPUT_AXES and name.startswith(_SURFACE))
+    if not found:
+        return
+    for name in _SURFACE_MAPS:
+        if f"{_SURFACE}{name}" not in specs:
+            refuse(manifest, f"outputs {found}", f"{_SURFACE}{name} among them")
+    coarse, fine = (specs[f"{_SURFACE}{name}"] for name in ("coarse", "fine"))
+    if coarse.shape[2] < 2 or not 2 <= fine.shape[2] <= 256:
+        refuse(
+            manifest,
+            f"outputs {describe(coarse)} and {describe(fine)}",
+            "2 channels at least, the background and another, and 256 at most in surface_fine",
+        )
+    num_rows = specs["scores"].shape[1]
+    if coarse.shape[1] > num_rows:
+        refuse(manifest, f"output {describe(coarse)}", f"[1, {num_rows}, ...] or fewer rows")
