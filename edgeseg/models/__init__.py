@@ -30,6 +30,7 @@ RANDOM = "random"
 """What a bundle's provenance calls the weights of a model that was made without any."""
 
 _CENTERNET = "edgeseg.models.centernet.spec"
+_CORNERNET = "edgeseg.models.cornernet.spec"
 _HOURGLASS = "edgeseg.models.hourglass.spec"
 _LANDMARKS = "edgeseg.models.landmarks.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
@@ -47,6 +48,10 @@ MODELS: dict[str, str] = {
     "centernet_resnet18_dcn": _CENTERNET,
     "centernet_resnet18_dcn_pascal": _CENTERNET,
     "centernet_tiny": _CENTERNET,
+    "centernet_triplet_hourglass104": _CORNERNET,
+    "centernet_triplet_hourglass52": _CORNERNET,
+    "cornernet_hourglass104": _CORNERNET,
+    "cornernet_squeeze": _CORNERNET,
     "hourglass_stack2": _HOURGLASS,
     "hourglass_stack8": _HOURGLASS,
     "hourglass_tiny": _HOURGLASS,

@@ -31,7 +31,7 @@ Image = npt.NDArray[np.uint8]
 FREE = "free run."
 FULL_LISTS = ("boxes", "scores", "labels")
 """Outputs that always have all rows; others may have as many as were found."""
-ROW_STAGES = ("proposals", "boxes")
+ROW_STAGES = ("proposals", "centers", "boxes")
 """Stages that select rows: what follows with as many rows belongs to these, in their order."""
 OUTLIER_SHARE = 0.01
 """Share of a stage's elements that a different rounding may turn over (ties, thresholds)."""
