@@ -96,7 +96,12 @@ def test_boxes_of_other_labels_and_apart_keep_their_scores():
 
 @pytest.mark.parametrize(
     ("system", "case"),
-    [("cornernet", "dev"), ("centernet_triplet", "dev"), ("centernet_triplet", "dev_large")],
+    [
+        ("cornernet", "dev"),
+        ("cornernet", "dev_squeeze"),
+        ("centernet_triplet", "dev"),
+        ("centernet_triplet", "dev_large"),
+    ],
 )
 def test_the_originals_final_boxes_come_from_their_candidates(system, case):
     golden = load_case(system, case)
