@@ -122,7 +122,7 @@ def _close_up(is_out: npt.NDArray[np.bool_], first: int, end: int) -> tuple[Indi
     """
     came_from = np.arange(first, end)
     is_visited_to = -1
-    for place in np.flatnonzero(is_out) + first:
+    for place in (np.flatnonzero(is_out) + first).tolist():
         if place >= end:
             break
         current = place
@@ -140,12 +140,12 @@ def _lowered(box: Floats, others: Floats, scores: Floats) -> tuple[Floats, npt.N
     """Return the scores (M,) that a better box leaves to others, and which of them it overlaps."""
     one = np.float32(1)
     size = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + one
-    is_overlapping = (size > 0).all(axis=1)
+    is_overlapping: npt.NDArray[np.bool_] = np.logical_and(size[:, 0] > 0, size[:, 1] > 0)
     shared = size[:, 0] * size[:, 1]
     area, areas = ((each[..., 2:] - each[..., :2] + one).prod(axis=-1) for each in (box, others))
     overlap = np.divide(
         shared, area + areas - shared, out=np.zeros_like(shared), where=is_overlapping
     )
     # The original: float32 but for the exponential, whose result is rounded to it.
-    weight = np.exp((-(overlap * overlap) / SIGMA).astype(np.float64)).astype(np.float32)
+    weight: Floats = np.exp((-(overlap * overlap) / SIGMA).astype(np.float64)).astype(np.float32)
     return weight * scores, is_overlapping

@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import torch
 from golden import load_case
 
 import edgeseg
@@ -26,6 +27,28 @@ def golden_model(system, case):
         soft_nms="original",
     )
     return golden, model
+
+
+SMALL = {
+    "image_size": 63,
+    "num_classes": 3,
+    "widths": (8, 8, 8),
+    "num_blocks": (1, 1, 1),
+    "num_stacks": 1,
+    "pool_width": 8,
+    "head_channels": 8,
+    "top_k": 10,
+    "max_pairs": 20,
+    "max_detections": 15,
+}
+"""Options of a model of a few channels."""
+
+
+def small_model(kind="corners", **options):
+    """A model of a few channels with random weights, always the same ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return edgeseg.create_model("cornernet_hourglass104", kind=kind, **{**SMALL, **options})
 
 
 def match(boxes, labels, scores, expected, *, box, score):

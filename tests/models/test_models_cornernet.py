@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cornernet_cases import NAMES, golden_model, match
+from cornernet_cases import small_model as small
 from golden import load_case
 
 import edgeseg
@@ -32,7 +33,6 @@ TAPS = {
     "br_regr": "bottom_right_offset",
     "ct_regr": "center_offset",
 }
-OFFICIAL = [name for name in SPECS if not name.endswith("_tiny")]
 
 
 def meta_model(name, **options):
@@ -106,7 +106,7 @@ def test_the_checkpoint_s_keys_and_shapes_are_exactly_ours(system, case):
     assert own_state(meta_model(name)) == theirs
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", SPECS)
 def test_every_parameter_has_a_name_in_the_original_and_back(name):
     table = key_table(name)
     for ours in meta_model(name).state_dict():
@@ -147,29 +147,6 @@ def test_the_manifest_tells_candidates_and_what_is_made_of_them(name):
     assert manifest.postprocess["center_check"] is is_triplet
     assert manifest.postprocess["soft_nms"] == "gaussian"
     assert len(manifest.labels) == len(manifest.category_ids) == config.num_classes
-
-
-def small(kind="corners", **options):
-    """A model of a few channels."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        return edgeseg.create_model(
-            "cornernet_hourglass104",
-            kind=kind,
-            **{
-                "image_size": 63,
-                "num_classes": 3,
-                "widths": (8, 8, 8),
-                "num_blocks": (1, 1, 1),
-                "pool_width": 8,
-                "head_channels": 8,
-                "num_stacks": 1,
-                "top_k": 10,
-                "max_pairs": 20,
-                "max_detections": 15,
-                **options,
-            },
-        )
 
 
 def maps_of(model, corners, *, kind="corners"):
@@ -253,6 +230,16 @@ def test_without_the_mirror_test_one_view_is_seen():
         stages = model.stages(torch.zeros(2, 63, 63, 3, dtype=torch.uint8))
     assert stages["input"].shape == (2, 3, 63, 63)
     assert stages["boxes"].shape == (2, 20, 4)
+
+
+def test_of_a_batch_each_picture_keeps_its_own_mirror_image():
+    model = small("triplets")
+    images = torch.randint(0, 255, (3, 63, 63, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        together = model(images)
+        for row, image in enumerate(images):
+            for name, alone in model(image[None]).items():
+                torch.testing.assert_close(together[name][row : row + 1], alone)
 
 
 def test_a_heat_map_that_is_not_a_number_gives_no_candidate():

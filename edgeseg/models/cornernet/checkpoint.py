@@ -64,5 +64,3 @@ SQUEEZE = KeyTable(
     ),
     ignored=_TRAINING,
 )
-OWN = KeyTable(())
-"""For models that have no original: checkpoints carry our own names."""

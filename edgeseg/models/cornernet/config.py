@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from edgeseg.models.labels import COCO_80, COCO_80_IDS, SHAPES
+from edgeseg.models.labels import COCO_80, COCO_80_IDS
 from edgeseg.models.layers.grey_levels import COCO_MEAN_BGR, COCO_STD_BGR
 from edgeseg.models.layers.limits import MAX_TOP_K
 
@@ -167,20 +167,6 @@ class CornerNetConfig:
 
 CORNERNET_HOURGLASS104 = CornerNetConfig(labels=COCO_80, category_ids=COCO_80_IDS)
 TRIPLET_HOURGLASS104 = replace(CORNERNET_HOURGLASS104, kind="triplets", top_k=70)
-TINY = CornerNetConfig(
-    image_size=(191, 191),
-    num_classes=len(SHAPES) - 1,
-    labels=SHAPES[1:],
-    category_ids=tuple(range(1, len(SHAPES))),
-    num_stacks=1,
-    widths=(32, 48, 64, 80),
-    num_blocks=(1, 1, 1, 1),
-    pool_width=32,
-    head_channels=32,
-    top_k=30,
-    max_pairs=100,
-    max_detections=50,
-)
 PRESETS: Mapping[str, CornerNetConfig] = {
     "cornernet_hourglass104": CORNERNET_HOURGLASS104,
     "cornernet_squeeze": replace(
@@ -194,9 +180,7 @@ PRESETS: Mapping[str, CornerNetConfig] = {
         top_k=20,
         max_pairs=100,
     ),
-    "cornernet_tiny": TINY,
     "centernet_triplet_hourglass52": replace(TRIPLET_HOURGLASS104, num_stacks=1),
     "centernet_triplet_hourglass104": TRIPLET_HOURGLASS104,
-    "centernet_triplet_tiny": replace(TINY, kind="triplets"),
 }
 """Model name -> its configuration."""

@@ -130,12 +130,12 @@ class CornerNet(ReferenceModel):
     def _candidates(self, pairs: Pairs) -> dict[str, Tensor]:
         boxes, scores, labels = pairs.boxes, pairs.scores, pairs.labels
         if self.config.mirror_test:
-            boxes, mirrored_BN4 = boxes.chunk(2)
-            x1, y1, x2, y2 = mirrored_BN4.split(1, dim=-1)
+            boxes, mirrored_BN4 = _views(boxes)
+            x1, y1, x2, y2 = mirrored_BN4.chunk(4, dim=-1)
             width = float(self.config.map_size[1])
             mirrored_BN4 = torch.cat([width - x2, y1, width - x1, y2], dim=-1)
             boxes = torch.cat([boxes, mirrored_BN4], dim=1)
-            scores, labels = (torch.cat(each.chunk(2), dim=1) for each in (scores, labels))
+            scores, labels = (torch.cat(_views(each), dim=1) for each in (scores, labels))
         boxes = boxes * self._place_size(boxes, 2)
         return {
             "boxes": torch.where(scores[..., None] > 0, boxes, 0.0),
@@ -148,11 +148,11 @@ class CornerNet(ReferenceModel):
         place = centers.place
         score_and_label = torch.stack((centers.score, centers.label.to(place.dtype)), dim=-1)
         if self.config.mirror_test:
-            place, mirrored = place.chunk(2)
-            x, y = mirrored.split(1, dim=-1)
+            place, mirrored = _views(place)
+            x, y = mirrored.chunk(2, dim=-1)
             mirrored = torch.cat([float(self.config.map_size[1]) - x, y], dim=-1)
             place = torch.cat([place, mirrored], dim=1)
-            score_and_label = torch.cat(score_and_label.chunk(2), dim=1)
+            score_and_label = torch.cat(_views(score_and_label), dim=1)
         return torch.cat([place * self._place_size(place, 1), score_and_label], dim=-1)
 
     def _place_size(self, like: Tensor, times: int) -> Tensor:
@@ -162,6 +162,12 @@ class CornerNet(ReferenceModel):
         """
         (height, width), (rows, columns) = self.config.image_size, self.config.map_size
         return like.new_tensor([width / columns, height / rows] * times)
+
+
+def _views(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what belongs to the pictures, and to their mirrored copies."""
+    own, mirrored = x.reshape(2, -1, *x.shape[1:]).unbind()
+    return own, mirrored
 
 
 def _pool(point: str, config: CornerNetConfig) -> PooledBranches:

@@ -42,8 +42,6 @@ def key_table(name: str, config: Mapping[str, Any] = MappingProxyType({})) -> Ke
     """Return the parameter names of the official checkpoint of a variant."""
     from edgeseg.models.cornernet import checkpoint
 
-    if name.endswith("_tiny"):
-        return checkpoint.OWN
     if name == "cornernet_squeeze":
         return checkpoint.SQUEEZE
     num_stacks = config.get("num_stacks", PRESETS[name].num_stacks)
@@ -101,10 +99,6 @@ _ORIGINS = {  # licence of code and weights, source of the figures
     "triplets": (
         "MIT (code), weights not stated",
         "paper of CenterNet (key-point triplets), COCO test-dev, one scale, mirror test",
-    ),
-    "edgeseg": (
-        "Apache-2.0 (code and weights)",
-        "benchmarks/results, 200 pictures of shapes val",
     ),
 }
 

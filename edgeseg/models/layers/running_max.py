@@ -38,7 +38,8 @@ def running_max(x_BCHW: Tensor, *, axis: int, from_end: bool = False) -> Tensor:
     if size <= 2 * BLOCK or size % BLOCK:
         return doubling(x_BCHW, axis, from_end=from_end)
     num_blocks = size // BLOCK
-    within = doubling(x_BCHW.unflatten(axis, (num_blocks, BLOCK)), axis + 1, from_end=from_end)
+    blocks = x_BCHW.reshape(*x_BCHW.shape[:axis], num_blocks, BLOCK, *x_BCHW.shape[axis + 1 :])
+    within = doubling(blocks, axis + 1, from_end=from_end)
     whole = within.narrow(axis + 1, 0 if from_end else BLOCK - 1, 1)  # of each block, one place
     reached = doubling(whole, axis, from_end=from_end)
     # What lies before a block; before the first one nothing does, and its own first place changes nothing.

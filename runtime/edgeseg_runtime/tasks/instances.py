@@ -322,7 +322,7 @@ def _truncated(boxes: Floats, size: tuple[int, int]) -> Floats:
 def _check_soft_nms(manifest: Manifest, options: Options) -> None:
     """Refuse options of soft-NMS that do not go together."""
     count, is_used = options.max_detections, options.soft_nms != "none"
-    if isinstance(count, bool) or not isinstance(count, int) or (count > 0) != is_used or count < 0:
+    if type(count) is not int or (count < 1 if is_used else count != 0):
         expected = "an integer from 1" if is_used else "0 without soft_nms"
         refuse(manifest, f"max_detections {count!r} with soft_nms {options.soft_nms!r}", expected)
     if options.center_check and not is_used:
