@@ -18,9 +18,9 @@ from rich.console import Console
 
 import edgeseg
 import edgeseg_runtime
-from edgeseg.exporting import calibration_pictures
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.pictures import calibration_pictures
 from edgeseg_bench.report import render_table, write_report
 from edgeseg_bench.runner import run_bench
 from edgeseg_runtime import cuda

@@ -18,11 +18,11 @@ from rich.console import Console
 
 import edgeseg
 import edgeseg_runtime
-from edgeseg.exporting import calibration_pictures
 from edgeseg.models import model_manifest
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.memory import peak_memory
+from edgeseg_bench.pictures import calibration_pictures
 from edgeseg_bench.report import render_table, write_report
 from edgeseg_bench.runner import run_bench
 

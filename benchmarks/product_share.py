@@ -29,8 +29,8 @@ import edgeseg
 import edgeseg_runtime
 from edgeseg.models import MODELS, get_spec
 from edgeseg.models.reference import ReferenceModel
-from edgeseg_bench.environment import read_environment
 from edgeseg_bench.nodes import PRODUCTS, operator_times, product_share, profile_nodes
+from edgeseg_runtime.environment import read_environment
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 CASES: dict[str, tuple[str, ...]] = {

@@ -26,10 +26,10 @@ from rich.console import Console
 
 import edgeseg
 import edgeseg_runtime
-from edgeseg_bench.environment import read_environment
 from edgeseg_bench.latency import Plan, Ratio, measure_interleaved, paired_ratio, warm_up
 from edgeseg_bench.results import StageLatency
 from edgeseg_bench.runner import StagedCall
+from edgeseg_runtime.environment import read_environment
 from maskrcnn_profile import make_model, make_picture
 
 Picture = npt.NDArray[np.uint8]

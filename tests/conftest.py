@@ -3,7 +3,10 @@
 import functools
 import os
 
+import cv2
+import numpy as np
 import pytest
+from tiny_bundle import write_bundle
 
 from edgeseg_runtime import cuda
 from edgeseg_runtime.errors import BackendUnavailable
@@ -28,6 +31,36 @@ def private_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGESEG_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Return the folder of a bundle that takes milliseconds to run."""
+    write_bundle(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Return a folder of two pictures and a damaged one."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(2):
+        image = np.full((60, 80, 3), 40 * number + 20, np.uint8)
+        assert cv2.imwrite(str(folder / f"{number}.png"), image)
+    (folder / "damaged.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture
+def video(tmp_path):
+    """Return a video of ten frames at 10 per second."""
+    path = tmp_path / "street.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (80, 64))
+    for number in range(10):
+        writer.write(np.full((64, 80, 3), 20 * number, np.uint8))
+    writer.release()
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 Clock: TypeAlias = Callable[[], int]  # nanoseconds, monotonic
-Progress: TypeAlias = Callable[[int, int], None]  # rounds done, rounds expected
+OnRound: TypeAlias = Callable[[int, int], None]  # rounds done, rounds expected
 
 # A percentile q needs enough samples above it: MLPerf's early-stopping rule at 99 % confidence
 # (inference_rules.adoc) asks for 64 queries to state the 90th and 662 for the 99th.
@@ -237,7 +237,7 @@ def measure_interleaved(
     plan: Plan,
     *,
     clock: Clock = time.perf_counter_ns,
-    on_round: Progress | None = None,
+    on_round: OnRound | None = None,
 ) -> dict[str, Latency]:
     """Measure contenders in turns.
 

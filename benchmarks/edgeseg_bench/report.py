@@ -311,6 +311,8 @@ def _environment_lines(report: BenchReport) -> list[str]:
         "pictures for latency": str(report.num_latency_pictures),
         "while measuring": _interference_text(report.interference),
     }
+    if environment.openvino_devices is not None:
+        entries["OpenVINO's devices"] = ", ".join(environment.openvino_devices) or "none"
     entries |= {f"{b.name} ran on": _engine(b.engine) for b in report.backends if b.engine}
     entries |= {f"manifest of {b.name}": f"sha256 {b.manifest_sha256}" for b in report.backends}
     return [f"- {name}: {value}" for name, value in entries.items()]

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-from edgeseg_bench.environment import Environment
 from edgeseg_bench.interference import Finding, Interference
 from edgeseg_bench.latency import Latency, Ratio, WarmUp
 from edgeseg_bench.metrics.agreement import Agreement, ImageAgreement
 from edgeseg_bench.metrics.coco import Scores
+from edgeseg_runtime.environment import Environment
 
 SCHEMA = "1.1"
 
@@ -202,5 +202,6 @@ def _environment(entry: dict[str, Any]) -> Environment:
             "command_line": tuple(entry["command_line"]),
             "cpu_flags": tuple(entry["cpu_flags"]),
             "load_average": None if load is None else tuple(load),
+            "openvino_devices": _optional(tuple, entry.get("openvino_devices")),
         }
     )

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from edgeseg_bench.categories import categories_of_classes, in_categories, warn_of_unknown
 from edgeseg_bench.datasets.base import Annotation, Dataset, coco_from_parts, coco_image
-from edgeseg_bench.environment import read_environment
 from edgeseg_bench.evaluation import compare_results, comparisons, detect, measure_accuracy
 from edgeseg_bench.interference import (
     Interference,
@@ -36,13 +35,14 @@ from edgeseg_bench.latency import (
 from edgeseg_bench.results import BackendReport, BenchReport, GraphLatency, StageLatency
 from edgeseg_bench.system import Counters, read_counters
 from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.environment import read_environment
 from edgeseg_runtime.geometry import Geometry
 from edgeseg_runtime.graphs import Graph
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
+from edgeseg_runtime.progress import Progress
 from edgeseg_runtime.session import Probe
 
-Progress: TypeAlias = Callable[[str, int, int], None]  # stage, done, expected
 Results: TypeAlias = list[dict[str, Any]]
 
 REFERENCE = "torch"

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path("/")
+from edgeseg_runtime.environment import ROOT, read_text, usable_cores
+
 CPUS = "sys/devices/system/cpu"
 
 
@@ -46,21 +47,6 @@ class Counters:
     num_throttled: int | None = None
     num_thermal_events: int | None = None
     clock_limit: float | None = None
-
-
-def read_text(path: Path) -> str | None:
-    """Return the text of a file without NUL and white space around it; None if it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
-    except OSError:
-        return None
-
-
-def usable_cores() -> tuple[int, ...]:
-    """Return the numbers of the logical cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
 
 
 def default_threads(cores: Sequence[int] | None = None, *, root: Path = ROOT) -> int:

@@ -32,7 +32,6 @@ import edgeseg_runtime
 from edgeseg.models.maskrcnn.spec import key_table
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_bench.environment import Environment, portable, read_environment
 from edgeseg_bench.interference import interference_between
 from edgeseg_bench.latency import (
     Latency,
@@ -44,6 +43,7 @@ from edgeseg_bench.latency import (
 )
 from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
 from edgeseg_bench.system import read_counters
+from edgeseg_runtime.environment import Environment, portable, read_environment
 from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.results import Instances
 from maskrcnn_profile import make_model

@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 import edgeseg
 from edgeseg.models import get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
-from edgeseg_bench.environment import portable
+from edgeseg_runtime.environment import portable
 from edgeseg_runtime.manifest import Manifest
 
 RESUMED = ("seed", "batch_size", "steps", "lr", "weight_decay", "warm_up_steps")

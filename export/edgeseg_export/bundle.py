@@ -20,6 +20,7 @@ import torch
 
 from edgeseg.models import PrecisionRecipe, get_spec, model_manifest
 from edgeseg.models.checkpoint import check_finite
+from edgeseg.models.provenance import weights_sha256
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.agreement import check_agreement, measure_agreement
 from edgeseg_export.calibration import METHODS
@@ -33,7 +34,7 @@ from edgeseg_export.graph import (
     with_free_batch,
     without_stages,
 )
-from edgeseg_export.lower import AUTO, CALIBRATED, Progress, find_lowering
+from edgeseg_export.lower import AUTO, CALIBRATED, find_lowering
 from edgeseg_export.parity import Image, Parity, measure_parity
 from edgeseg_export.precision import PRECISIONS
 from edgeseg_export.prove import prove_bundle
@@ -48,6 +49,7 @@ from edgeseg_runtime.engines import build_bundle
 from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.manifest import Artifact, Manifest, with_variants
+from edgeseg_runtime.progress import Progress
 
 _log = logging.getLogger(__name__)
 
@@ -343,15 +345,6 @@ def _lowered(
     )
     summary = {**lowering.summary, "agreement_with_fp32": agreement}
     return lowered, lowering.precision, {"precision": summary}
-
-
-def weights_sha256(model: ReferenceModel) -> str:
-    """Return the digest of a model's parameters and buffers, names included."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def _check_options(

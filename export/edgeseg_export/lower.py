@@ -23,14 +23,12 @@ from edgeseg_export.search import search, values_for_search
 from edgeseg_export.sessions import Graphs
 from edgeseg_runtime.image import Image
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.progress import Progress
 
 AUTO = "auto"
 """Precision that is searched: see `search.py`."""
 CALIBRATED = ("int8", "mixed", AUTO)
 """Precisions with int8 values, whose ranges are found on pictures."""
-
-Progress = Callable[[str, int, int], None]
-"""Called as progress(stage, done, total)."""
 
 
 @dataclass(frozen=True, kw_only=True)

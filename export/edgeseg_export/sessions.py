@@ -12,6 +12,7 @@ import onnx
 from edgeseg_runtime.backends import State, Tensors
 from edgeseg_runtime.backends.state import KeptTensors, first_rows
 from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.libraries import import_library
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.quantized import prepare_for_cpu
@@ -26,12 +27,14 @@ Graphs = Mapping[str, onnx.ModelProto]
 
 def cpu_session(model: onnx.ModelProto) -> InferenceSession:
     """Return a session on the CPU that logs errors only; the graph runs as the runtime would run it."""
-    import onnxruntime
-
+    onnxruntime = import_library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     content = prepare_for_cpu(model.SerializeToString(), options)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session: InferenceSession = onnxruntime.InferenceSession(
+        content, options, providers=["CPUExecutionProvider"]
+    )
+    return session
 
 
 class GraphBackend:

@@ -1,125 +1,195 @@
-"""Builds engines and describes bundles on a device: `edgeseg build|inspect BUNDLE`.
+"""The command `edgeseg` of a device: build, run, inspect, doctor.
 
-The workstation's `edgeseg` does the same and more; this one needs nothing but the runtime.
+The workstation's `edgeseg` does the same with the same options, and exports; this one needs nothing but the
+runtime and an engine.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
-import signal
+import contextlib
+import difflib
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from edgeseg_runtime import __version__
-from edgeseg_runtime.engine_key import EngineOptions
-from edgeseg_runtime.engines import build_bundle
-from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.manifest import Manifest, read_artifact
-from edgeseg_runtime.streams import exit_code_after_flush, open_standard_streams, silence
-from edgeseg_runtime.text import printable
-from edgeseg_runtime.trt_compat import FLAVOURS
+from edgeseg_runtime.commands.failures import UsageError
+from edgeseg_runtime.commands.options import (
+    BUILD_HELP,
+    BUNDLE_HELP,
+    COMMAND_HELP,
+    COMMON_HELP,
+    INSPECT_HELP,
+    RUN_HELP,
+)
+from edgeseg_runtime.commands.running import exit_code_of
+from edgeseg_runtime.commands.terminal import Terminal
+from edgeseg_runtime.streams import exit_code_after_flush, open_standard_streams
 
-INTERRUPTED = 130
+COMMANDS: dict[str, str] = {
+    "build": "edgeseg_runtime.commands.build:build",
+    "run": "edgeseg_runtime.commands.run:run",
+    "inspect": "edgeseg_runtime.commands.inspect:inspect",
+    "doctor": "edgeseg_runtime.commands.doctor:doctor",
+}
+"""Name -> "module:function", imported when it is asked for: help comes at once."""
+ELSEWHERE = ("bench", "compare", "export", "models")
+"""Commands that the workstation alone has."""
+EPILOG = """exit codes: 0 ok, 1 a check failed, 2 usage, 3 corrupt artifact, 4 engine or device missing,
+5 out of memory, 130 interrupted"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code; see `errors` for the codes."""
+    """Run one command and return its exit code; `arguments` are those of the process if None."""
     open_standard_streams()
-    return exit_code_after_flush(_run(arguments))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    terminal = Terminal(words)
+    return exit_code_after_flush(exit_code_of(lambda: _command(terminal, words), terminal))
 
 
-def _run(arguments: Sequence[str] | None) -> int:
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a build cleanly
-    try:
-        options.command(options)
-    except BrokenPipeError:
-        silence(sys.stdout)
-        return 1
-    except EdgesegError as error:
-        return _fail(str(error), error.exit_code)
-    except ValueError as error:
-        return _fail(str(error), 2)
-    except OSError as error:
-        return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edgeseg", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"edgeseg-runtime {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    build = commands.add_parser("build", help="compile the bundle's TensorRT engines")
-    build.add_argument("bundle")
-    build.add_argument("--target", help="compile ahead for these GPUs, such as sm86,sm89")
-    build.add_argument("--engine", choices=FLAVOURS, help="chosen by what there is if left out")
-    build.add_argument("--out", "-o", help="folder of the engines")
-    build.add_argument("--force", action="store_true", help="build again what is there")
-    build.add_argument("--batch", type=int, default=1, help="size given to a free batch axis")
-    build.add_argument("--workspace", type=float, help="scratch memory of the builder, in GiB")
-    build.add_argument(
-        "--level", type=int, default=3, help="0 builds fast, 5 gives the fastest engine"
+def _command(terminal: Terminal, words: Sequence[str]) -> int | None:
+    if not words or words[0].startswith("-"):
+        _overview().parse_args(words or ["--help"])
+        raise UsageError("Missing command. See edgeseg --help.")
+    name, *rest = words
+    if name not in COMMANDS:
+        raise UsageError(_unknown(name))
+    options = vars(parser_of(name).parse_intermixed_args(rest))
+    terminal.configure(
+        is_json=options.pop("json"), verbose=options.pop("verbose"), quiet=options.pop("quiet")
     )
-    build.set_defaults(command=_build)
-    inspect = commands.add_parser("inspect", help="describe a bundle and check its files")
-    inspect.add_argument("bundle")
-    inspect.set_defaults(command=_inspect)
+    module, _, function = COMMANDS[name].partition(":")
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print
+        code: int | None = getattr(importlib.import_module(module), function)(terminal, **options)
+    return code
+
+
+def _unknown(name: str) -> str:
+    if name in ELSEWHERE:
+        return (
+            f"The command {name!r} needs PyTorch: run it where the package edgeseg is installed. "
+            f"Here are {', '.join(COMMANDS)}."
+        )
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"No such command {name!r}.{hint} See edgeseg --help."
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Tells the defaults that are values."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        is_value = isinstance(action.default, str | float | int | Path)
+        is_shown = is_value and action.nargs != 0 and action.option_strings
+        return f"{action.help}{' [default: %(default)s]' if is_shown else ''}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises an error of ours in place of writing one of its own, and takes whole options only."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=_Help,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See {self.prog} --help.")
+
+
+def _overview() -> argparse.ArgumentParser:
+    commands = "\n".join(f"  {name:8} {COMMAND_HELP[name]}" for name in COMMANDS)
+    parser = _Parser(
+        "edgeseg", f"Runs exported bundles on a device.\n\ncommands:\n{commands}", EPILOG
+    )
+    parser.usage = "edgeseg COMMAND ..."
+    version = f"edgeseg-runtime {__version__}"
+    parser.add_argument(
+        "--version", action="version", version=version, help="Show the version and exit."
+    )
     return parser
 
 
-def _build(options: argparse.Namespace) -> None:
-    workspace = options.workspace
-    engines = build_bundle(
-        options.bundle,
-        flavour=options.engine,
-        targets=options.target.split(",") if options.target else None,
-        out=options.out,
-        force=options.force,
-        options=EngineOptions(
-            batch=options.batch,
-            workspace_bytes=None if workspace is None else round(workspace * 2**30),
-            optimization_level=options.level,
-        ),
-        progress=_progress if sys.stderr.isatty() else None,
-    )
-    for engine in engines:
-        _write(
-            f"{engine.path or 'not kept'}  {'+'.join(engine.key.targets)}  "
-            f"{engine.size_bytes / 1e6:.1f} MB  {engine.build_s:.1f} s  {', '.join(engine.graphs)}"
-        )
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a command; its destinations are the parameters of the command's function."""
+    parser = _Parser(f"edgeseg {name}", COMMAND_HELP[name])
+    _ADD_OPTIONS[name](parser)
+    parser.add_argument("--json", action="store_true", help=COMMON_HELP["json"])
+    parser.add_argument("--verbose", "-v", action="count", default=0, help=COMMON_HELP["verbose"])
+    parser.add_argument("--quiet", "-q", action="store_true", help=COMMON_HELP["quiet"])
+    return parser
 
 
-def _inspect(options: argparse.Namespace) -> None:
-    manifest = Manifest.load(options.bundle)
-    _write(f"{manifest.name}  {manifest.task}  {manifest.precision}")
-    for kind, tensors in (("input", manifest.inputs), ("output", manifest.outputs)):
-        for tensor in tensors:
-            shape = "x".join("batch" if size == -1 else str(size) for size in tensor.shape)
-            _write(f"{kind}  {tensor.name}  {tensor.dtype}  {shape}")
-    for artifact in manifest.artifacts.values():
-        read_artifact(options.bundle, artifact)
-        _write(f"file  {artifact.file}  {artifact.size_bytes / 1e6:.1f} MB  ok")
+def _build_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help=BUNDLE_HELP)
+    parser.add_argument("--target", help=BUILD_HELP["target"])
+    parser.add_argument("--engine", help=BUILD_HELP["engine"])
+    parser.add_argument("--out", "-o", type=Path, help=BUILD_HELP["out"])
+    parser.add_argument("--force", action="store_true", help=BUILD_HELP["force"])
+    parser.add_argument("--batch", type=int, default=1, help=BUILD_HELP["batch"])
+    parser.add_argument("--workspace", type=float, help=BUILD_HELP["workspace"])
+    parser.add_argument("--level", type=int, default=3, help=BUILD_HELP["level"])
 
 
-def _progress(phase: str, done: int, total: int) -> None:
-    """Show the builder's current phase in one line."""
-    sys.stderr.write(f"\r\x1b[K{phase} {done}/{total}")
-    sys.stderr.flush()
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help=BUNDLE_HELP)
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help=RUN_HELP["source"])
+    parser.add_argument("--out", "-o", type=Path, default=Path("edgeseg-run"), help=RUN_HELP["out"])
+    parser.add_argument("--overwrite", action="store_true", help=RUN_HELP["overwrite"])
+    parser.add_argument("--recursive", "-r", action="store_true", help=RUN_HELP["recursive"])
+    parser.add_argument("--backend", default="auto", help=RUN_HELP["backend"])
+    parser.add_argument("--score", type=_share, default=0.3, help=RUN_HELP["score"])
+    parser.add_argument("--reconnect", type=_count_from(0), help=RUN_HELP["reconnect"])
+    _add_switch(parser, "draw", RUN_HELP["draw"])
+    _add_switch(parser, "save-json", RUN_HELP["save_json"])
+    parser.add_argument("--threads", type=_count_from(1), help=RUN_HELP["threads"])
+    parser.add_argument("--engines", type=Path, help=RUN_HELP["engines"])
 
 
-def _write(line: str) -> None:
-    sys.stdout.write(printable(line) + "\n")
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", type=Path, help=INSPECT_HELP["path"])
 
 
-def _fail(message: str, exit_code: int) -> int:
-    sys.stderr.write(f"error: {printable(message)}\n")
-    return exit_code
+def _doctor_options(_parser: argparse.ArgumentParser) -> None:
+    """Add nothing: it has none of its own."""
+
+
+_ADD_OPTIONS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "build": _build_options,
+    "run": _run_options,
+    "inspect": _inspect_options,
+    "doctor": _doctor_options,
+}
+
+
+def _add_switch(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    """Add --NAME, which is the default, and --no-NAME."""
+    target = name.replace("-", "_")
+    parser.add_argument(f"--{name}", dest=target, action="store_true", default=True, help=text)
+    parser.add_argument(f"--no-{name}", dest=target, action="store_false", help="Or not.")
+
+
+def _share(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} found, expected a number from 0 to 1")
+
+
+def _count_from(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if int(text) >= least:
+                return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} found, expected a whole number from {least} on")
+
+    return count
 
 
 if __name__ == "__main__":

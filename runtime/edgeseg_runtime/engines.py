@@ -43,7 +43,7 @@ from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.onnx_check import check_encoding
 from edgeseg_runtime.onnx_fields import opset_of
 from edgeseg_runtime.onnx_inline import inline_functions
-from edgeseg_runtime.trt_compat import Progress
+from edgeseg_runtime.progress import Progress
 
 __all__ = [
     "attach_timing_cache",

@@ -20,6 +20,7 @@ from edgeseg_runtime.backends import Backend, CheckedBackend, Tensors, open_back
 from edgeseg_runtime.geometry import FAR, Box, Geometry
 from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.pickling import Origin
 from edgeseg_runtime.results import Instances, Result
 from edgeseg_runtime.session import Probe, Route, Routes, Session
 from edgeseg_runtime.sources import Frame, Source
@@ -55,12 +56,16 @@ class Predictor(Generic[Found]):
 
     A context manager: leaving it frees the engine.
 
+    One that `load` returned can be pickled: the other process loads the same bundle from the same
+    path with the same options, and refuses another one there. Copying loads it again, too.
+
     Args:
         manifest: what the model takes and gives.
         task: what lies between pictures and tensors.
         backend: the engine; every tensor is compared with the manifest on its way in and out.
         open_variant: opens the same model for pictures of another shape, by the view of the
             manifest (see `Manifest.views`), when the first picture of that shape comes.
+        origin: what another process loads it from; None if it cannot.
     """
 
     def __init__(
@@ -70,8 +75,10 @@ class Predictor(Generic[Found]):
         backend: Backend | CheckedBackend,
         *,
         open_variant: Callable[[Manifest], Route[Found]] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.manifest = manifest
+        self._origin = origin
         self._routes = Routes(manifest, Route.of(manifest.views[0], task, backend), open_variant)
         self._lock = threading.Lock()
         self._is_open = True
@@ -271,6 +278,23 @@ class Predictor(Generic[Found]):
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Callable[[Origin], Predictor[Any]], tuple[Origin]]:
+        """Return how another process loads the same.
+
+        Raises:
+            TypeError: if it does not come from `load`.
+            ValueError: if it is closed.
+        """
+        if self._origin is None:
+            raise TypeError(
+                f"this predictor of {self.manifest.name} can be neither pickled nor copied: it was not loaded "
+                "from a bundle. Export the model and pickle what edgeseg_runtime.load returns, or "
+                "make the predictor in the other process"
+            )
+        if not self._is_open:
+            raise ValueError("the predictor is closed; load the bundle again")
+        return _load_again, (self._origin,)
+
     def __repr__(self) -> str:
         manifest = self.manifest
         size = f"{manifest.preprocess.height}x{manifest.preprocess.width}"
@@ -384,8 +408,23 @@ def load(
         )
         return Route.of(view, create_task(view), engine)
 
+    asked = {
+        "backend": backend,
+        "threads": threads,
+        "verify": verify,
+        "strict": strict,
+        "score_threshold": score_threshold,
+        **options,
+    }
+    origin = Origin.of(folder, asked)
     own = open_route(manifest.views[0])
-    return Predictor(manifest, own.task, own.backend, open_variant=open_route)
+    return Predictor(manifest, own.task, own.backend, open_variant=open_route, origin=origin)
+
+
+def _load_again(origin: Origin) -> Predictor[Any]:
+    """Return the predictor of a bundle that another process had loaded."""
+    origin.check()
+    return load(origin.folder, **origin.options)
 
 
 def _with_threshold(manifest: Manifest, score_threshold: float | None) -> Manifest:

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeseg_runtime.libraries import import_library
+
 __all__ = [
     "NONNEGATIVE_ZERO_POINT",
     "ZERO_POINT",
@@ -94,8 +96,7 @@ def do_products_overflow() -> bool:
     They are tried, which takes milliseconds: what it does depends on its release and on more than
     one flag of the processor, and no function of its own tells.
     """
-    import onnxruntime
-
+    onnxruntime = import_library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(_PRODUCT, options, providers=["CPUExecutionProvider"])

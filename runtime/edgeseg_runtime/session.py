@@ -15,6 +15,7 @@ from edgeseg_runtime.geometry import Box, Geometry, kept_scale, scale_of
 from edgeseg_runtime.graphs import Rows
 from edgeseg_runtime.image import Image, check_image
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.pickling import Unpicklable
 from edgeseg_runtime.results import Result
 from edgeseg_runtime.tasks import Reader, Task
 
@@ -121,7 +122,7 @@ class Probe:
         """The outputs have become a result."""
 
 
-class Session(Generic[Found]):
+class Session(Unpicklable, Generic[Found]):
     """One stream of pictures through a model: its state, its reader and its place in the schedule.
 
     A still model finds the same in every picture, whatever came before; a video model starts anew

@@ -38,7 +38,7 @@ import logging
 import re
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,11 +46,11 @@ import numpy.typing as npt
 
 from edgeseg_runtime.errors import BackendUnavailable
 from edgeseg_runtime.libraries import import_library
+from edgeseg_runtime.progress import Progress
 
 __all__ = [
     "FLAVOURS",
     "Layer",
-    "Progress",
     "context_without_memory",
     "count_precisions",
     "give_memory",
@@ -79,9 +79,6 @@ MINIMUM = (8, 5)  # named tensors: execute_async_v3
 READS_FUNCTIONS = (10,)
 NEWEST_OPSETS = (((9,), 17), ((10,), 19))
 """Release, and the newest opset that the ONNX parsers before it read."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with the name of a phase, the steps done and the steps in all."""
 
 Layer = tuple[str, str]
 """A layer of an engine: its type, and the words for the types that it reads, writes and keeps."""

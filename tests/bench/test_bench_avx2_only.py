@@ -27,7 +27,7 @@ import json, sys
 import numpy as np
 import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_bench.environment import read_environment
+from edgeseg_runtime.environment import read_environment
 from edgeseg_runtime.quantized import do_products_overflow
 
 with edgeseg_runtime.load(sys.argv[1], backend="onnxruntime", threads=1) as predictor:

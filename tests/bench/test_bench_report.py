@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgeseg_bench.environment import portable, read_environment
 from edgeseg_bench.interference import Finding, Interference
 from edgeseg_bench.latency import Latency, Ratio, WarmUp
 from edgeseg_bench.metrics.agreement import Agreement, ImageAgreement
 from edgeseg_bench.report import markdown, render_table, write_report
 from edgeseg_bench.results import BackendReport, BenchReport, GraphLatency, StageLatency
+from edgeseg_runtime.environment import portable, read_environment
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 STAGES = "## Where the time goes"
@@ -295,6 +295,25 @@ def test_markdown_tells_where_it_ran(report):
         "39 of 40",
     ):
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("devices", "line"),
+    [
+        (
+            ("CPU: a processor", "GPU: graphics"),
+            "- OpenVINO's devices: CPU: a processor, GPU: graphics\n",
+        ),
+        ((), "- OpenVINO's devices: none\n"),
+    ],
+)
+def test_markdown_names_the_devices_of_openvino_where_it_is_installed(report, devices, line):
+    environment = replace(report.environment, openvino_devices=devices)
+    shown = replace(report, environment=environment)
+    assert line in markdown(shown)
+    assert BenchReport.from_json(shown.to_json()) == shown
+    absent = replace(report.environment, openvino_devices=None)
+    assert "OpenVINO" not in markdown(replace(report, environment=absent))
 
 
 def test_markdown_tells_what_ran_where(report):

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgeseg
 from edgeseg.models.maskrcnn.spec import key_table
-from edgeseg_bench.environment import read_environment
 from edgeseg_bench.latency import Latency
+from edgeseg_runtime.environment import read_environment
 from edgeseg_runtime.results import Instances
 from rivals.maskrcnn import (
     COMPARISONS,

@@ -11,16 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import typer
 from constant_bundle import write_constant_bundle
 from stateful_bundle import write_stateful_bundle
-from tiny_bundle import write_bundle
 
-from edgeseg.cli import app
-from edgeseg.inspection import inspect_path
-from edgeseg.tables import sections_from_document, text_from_bytes, text_from_value
 from edgeseg_bench.datasets.shapes import ShapesDataset, write_coco
 from edgeseg_bench.system import default_threads
+from edgeseg_runtime.commands.inspect import inspect_path
+from edgeseg_runtime.commands.tables import sections_from_document, text_from_bytes, text_from_value
 
 # ---------------------------------------------------------------- run
 
@@ -178,8 +175,12 @@ def test_run_reads_a_folder_whose_name_is_a_number(command, tiny, pictures, tmp_
     assert (code, summary["num_frames"]) == (0, 2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_what_was_done(tiny, tmp_path, number):
+@pytest.mark.parametrize(
+    ("program", "number"),
+    [("edgeseg", signal.SIGINT), ("edgeseg_runtime", signal.SIGTERM)],
+    ids=["workstation, Ctrl-C", "device, SIGTERM"],
+)
+def test_an_interrupted_run_keeps_what_was_done(tiny, tmp_path, program, number):
     """The source never ends by itself: a folder of pictures that takes far longer than the test."""
     pictures = tmp_path / "many"
     pictures.mkdir()
@@ -188,7 +189,7 @@ def test_an_interrupted_run_keeps_what_was_done(tiny, tmp_path, number):
         (pictures / f"{index:05d}.png").write_bytes(image)
     out = tmp_path / "out"
     running = subprocess.Popen(
-        [sys.executable, "-m", "edgeseg", "run", tiny, pictures, "-o", out, "--json"],
+        [sys.executable, "-m", program, "run", tiny, pictures, "-o", out, "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -512,64 +513,7 @@ def test_a_document_becomes_a_table_for_each_section():
         "empty": {},
     }
     tables = sections_from_document(document)
-    assert [table.row_count for table in tables] == [1, 1, 1, 2]
-
-
-# ---------------------------------------------------------------- on the device
-
-
-def test_the_runtime_alone_builds_and_describes(tiny, tmp_path):
-    pytest.importorskip("tensorrt_rtx")
-    description = _device("inspect", tiny)
-    assert description.returncode == 0, description.stderr
-    assert description.stdout.splitlines()[:2] == [
-        "tiny  instances  fp32",
-        "input  image  uint8  1x48x64x3",
-    ]
-    options = ("--batch", "2", "--workspace", "0.5", "--level", "1")
-    build = _device("build", tiny, "--target", "sm86", "-o", tmp_path / "engines", *options)
-    assert build.returncode == 0, build.stderr
-    (record,) = (tmp_path / "engines").glob("*.engine.json")
-    assert json.loads(record.read_text())["key"]["options"] == {
-        "batch": 2, "workspace_bytes": 2**29, "optimization_level": 1, "allow_tf32": False,
-    }  # fmt: skip
-
-
-def test_the_runtime_alone_has_the_same_exit_codes(tmp_path):
-    assert _device("inspect", tmp_path).returncode == 3
-    assert _device("build", tmp_path).returncode == 3
-    assert _device("build").returncode == 2
-    write_bundle(tmp_path / "tiny")
-    done = _device("build", tmp_path / "tiny", "--target", "sm1")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: target is 'sm1'")
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "words"),
-    [
-        ("--batch", "0", "batch is 0; expected at least 1"),
-        ("--workspace", "0", "workspace_bytes is 0; expected at least 1 MiB"),
-        ("--level", "6", "optimization_level is 6; expected 0..5"),
-        ("--level", "fast", "invalid int value: 'fast'"),
-    ],
-)
-def test_the_runtime_alone_refuses_options_out_of_range(tiny, option, value, words):
-    done = _device("build", tiny, "--target", "sm86", option, value)
-    assert done.returncode == 2
-    assert words in done.stderr
-
-
-def test_the_runtime_alone_takes_the_options_of_the_workstation():
-    build = typer.main.get_command(app).commands["build"]
-    names = {name for parameter in build.params for name in parameter.opts if "--" in name}
-    here = set(re.findall(r"--[a-z]+", _device("build", "--help").stdout))
-    assert names - here == {"--json", "--verbose", "--quiet"}
-
-
-def _device(*arguments):
-    command = [sys.executable, "-m", "edgeseg_runtime", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert [len(table.rows) for table in tables] == [1, 1, 1, 2]
 
 
 def _wait_until(is_ready, seconds=60):

@@ -1,14 +1,19 @@
 """What `edgeseg doctor` finds, and what it advises."""
 
+import onnx
 import pytest
 
-from edgeseg.doctor import (
+from edgeseg_runtime.commands.doctor import (
+    ONE_NODE_MODEL,
+    check_openvino,
     check_providers,
     describe_cache,
     describe_tensorrt,
+    openvino_findings,
     package_findings,
     provider_findings,
 )
+from edgeseg_runtime.environment import read_environment
 
 GOOD = {"edgeseg": "0.1.0", "opencv-python": "5.0", "onnxruntime": "1.32.0"}
 CPU = {"provider": "CPUExecutionProvider", "runs": True, "time_ms": 0.1, "detail": "ok"}
@@ -18,7 +23,8 @@ def test_doctor_reports_what_runs_here(command):
     code, document = command.json("doctor")
     assert code == 0
     assert set(document) == {
-        "software", "machine", "providers", "tensorrt", "gpu", "opencv", "cache", "findings",
+        "software", "machine", "providers", "openvino", "tensorrt", "gpu", "opencv", "cache",
+        "findings",
     }  # fmt: skip
     runs = {entry["provider"]: entry["runs"] for entry in document["providers"]}
     assert runs["CPUExecutionProvider"]
@@ -83,6 +89,46 @@ def test_an_onnxruntime_that_does_not_run_is_an_error():
     broken = {**CPU, "runs": False, "detail": "illegal instruction"}
     (finding,) = provider_findings([broken], GOOD)
     assert (finding.severity, "illegal instruction" in finding.problem) == ("error", True)
+
+
+def test_a_device_with_another_engine_can_do_without_onnxruntime():
+    absent = {**CPU, "runs": False, "detail": "No module named 'onnxruntime'"}
+    device = {"edgeseg-runtime": "0.1.0", "openvino": "2026.4"}
+    assert provider_findings([absent], device, has_another_engine=True) == []
+    (finding,) = provider_findings([absent], device)
+    assert (finding.severity, finding.fix.startswith("pip install onnxruntime")) == ("error", True)
+    (finding,) = provider_findings([absent], {"edgeseg": "0.1.0"}, has_another_engine=True)
+    assert finding.severity == "error"
+    broken = {**device, "onnxruntime": "1.32"}
+    (finding,) = provider_findings([absent], broken, has_another_engine=True)
+    assert (finding.severity, "--force-reinstall" in finding.fix) == ("warning", True)
+
+
+def test_the_model_that_engines_are_tried_with_is_valid():
+    model = onnx.load_model_from_string(ONE_NODE_MODEL)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Relu"]
+
+
+def test_openvino_is_named_with_version_and_devices():
+    openvino = pytest.importorskip("openvino")
+    found = check_openvino()
+    (cpu,) = (entry for entry in found if entry["device"] == "CPU")
+    assert openvino.__version__.startswith(cpu["version"])
+    assert cpu["runs"]
+    assert cpu["detail"]
+    environment = read_environment()
+    assert f"CPU: {cpu['detail']}" in environment.openvino_devices
+    assert environment.versions["openvino"]
+
+
+def test_a_device_of_openvino_that_fails_is_found():
+    cpu = {"version": "2026.4", "device": "CPU", "runs": True, "detail": "a processor"}
+    gpu = {**cpu, "device": "GPU", "runs": False, "detail": "no driver"}
+    (finding,) = openvino_findings([cpu, gpu])
+    assert finding.problem == "OpenVINO 2026.4 does not run a model on GPU: no driver"
+    absent = {"version": None, "device": None, "runs": False, "detail": "No module"}
+    assert openvino_findings([absent]) == []
 
 
 def test_a_gpu_build_that_falls_back_to_the_cpu_is_found():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import edgeseg
-from edgeseg.provenance import ReferenceMismatchError, rebuild_model, weights_source
+from edgeseg.models.provenance import ReferenceMismatchError, rebuild_model, weights_source
 from edgeseg_runtime import Manifest, load
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")

@@ -3,8 +3,8 @@
 import numpy as np
 
 import edgeseg
-from edgeseg.exporting import calibration_pictures
 from edgeseg_bench.datasets.shapes import ShapesDataset, write_coco
+from edgeseg_bench.pictures import calibration_pictures
 
 
 def assert_are_those_of(pictures, split):

@@ -7,7 +7,7 @@ import typer
 
 import edgeseg
 from edgeseg.cli import app
-from edgeseg.failures import explain
+from edgeseg.cli.failures import explain
 from edgeseg.models import MODELS
 from edgeseg_runtime import errors
 

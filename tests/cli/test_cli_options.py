@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 
-from edgeseg.models import MODELS, get_spec
-from edgeseg.models.labels import COCO_SKELETON
-from edgeseg.options import (
+from edgeseg.cli.options import (
     image_size_from_text,
     labels_from_text,
     names_from_text,
     settings_from_text,
 )
+from edgeseg.models import MODELS, get_spec
+from edgeseg.models.labels import COCO_SKELETON
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edgeseg.exporting import remarks
+from edgeseg.cli.export import remarks
 from edgeseg.models import get_spec
 
 PARITY = {"num_detections": 1, "max_abs": {"boxes": 0.0}, "is_within_tolerance": True}

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from fake_model import FakeBackend, task_manifest
 
-from edgeseg.recording import record
 from edgeseg_bench.datasets.shapes import ShapesDataset
 from edgeseg_bench.latency import Plan
 from edgeseg_bench.report import markdown
 from edgeseg_bench.runner import run_bench
 from edgeseg_runtime import Predictor, Source
+from edgeseg_runtime.commands.recording import record
 from edgeseg_runtime.outputs import OutputFolder
 from edgeseg_runtime.tasks.inputs import PictureInput
 

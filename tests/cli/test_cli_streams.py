@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from tiny_bundle import write_bundle
 
-from edgeseg.doctor import describe_cache
 from edgeseg_runtime import engine_store
+from edgeseg_runtime.commands.doctor import describe_cache
 from edgeseg_runtime.libraries import import_library
 
 SCRIPT = (sys.executable, "-m", "edgeseg")

@@ -4,7 +4,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from edgeseg.terminal import Terminal
+from edgeseg.cli.terminal import Terminal
 from edgeseg_runtime.__main__ import main
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J"
@@ -36,7 +36,7 @@ def test_escapes_of_a_stranger_are_shown_and_not_obeyed(capsys, write):
 
 
 def test_the_runtimes_command_shows_escapes_too(capsys):
-    assert main(["inspect", f"missing{ESCAPES}"]) == 3
+    assert main(["inspect", f"missing{ESCAPES}"]) == 2
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err
     assert SHOWN in err

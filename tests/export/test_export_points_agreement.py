@@ -6,11 +6,10 @@ import pytest
 from onnx import numpy_helper
 
 import edgeseg
-from edgeseg.comparison import open_pictures, open_sides
-from edgeseg.exporting import calibration_pictures
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.latency import Plan
+from edgeseg_bench.pictures import calibration_pictures
 from edgeseg_bench.report import markdown
 from edgeseg_bench.runner import run_bench
 from edgeseg_export.agreement import (
@@ -19,6 +18,7 @@ from edgeseg_export.agreement import (
     measure_agreement,
 )
 from edgeseg_export.compare import Side, compare
+from edgeseg_export.comparison import open_pictures, open_sides
 from edgeseg_export.sessions import graphs_predictor
 from edgeseg_runtime import Manifest
 

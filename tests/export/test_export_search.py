@@ -10,9 +10,7 @@ from precision_cases import bright_squares, square_detector, square_manifest
 from rich.console import Console
 
 import edgeseg
-from edgeseg.inspection import inspect_path
 from edgeseg.models import PrecisionRecipe
-from edgeseg.tables import sections_from_document
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_export.calibration import calibrate
 from edgeseg_export.search import (
@@ -24,6 +22,8 @@ from edgeseg_export.search import (
     values_for_search,
 )
 from edgeseg_runtime import Manifest
+from edgeseg_runtime.commands.inspect import inspect_path
+from edgeseg_runtime.commands.tables import sections_from_document
 
 RECIPE = PrecisionRecipe(int8=("stem", "body", "head"))
 PICTURES = [bright_squares(number) for number in range(3)]

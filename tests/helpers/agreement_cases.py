@@ -1,9 +1,9 @@
 """Shipped models in each precision, and how far two engines agree on what they find with one."""
 
 import edgeseg
-from edgeseg.exporting import calibration_pictures
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import compare_results, comparisons, dataset_kind, detect
+from edgeseg_bench.pictures import calibration_pictures
 
 NUM_PICTURES, NUM_CALIBRATION = 8, 8
 

@@ -219,8 +219,8 @@ def test_the_same_tensors_under_two_names_are_one_part(tmp_path):
 
 
 def test_an_export_s_reference_is_rebuilt_from_the_part_that_was_exported(tmp_path):
-    from edgeseg.exporting import remarks
-    from edgeseg.provenance import rebuild_model
+    from edgeseg.cli.export import remarks
+    from edgeseg.models.provenance import rebuild_model
     from edgeseg_runtime import Manifest
 
     model = edgeseg.create_model("landmarks_regression_tiny", weights="shapes")

@@ -9,8 +9,7 @@ import pytest
 import edgeseg
 from edgeseg.models import ModelSpec, get_spec, list_models, model_manifest
 from edgeseg.models.outside import FamilyImportError
-from edgeseg.provenance import rebuild_model, weights_source
-from edgeseg_export.bundle import weights_sha256
+from edgeseg.models.provenance import rebuild_model, weights_sha256, weights_source
 
 FACES = "from edgeseg.models.landmarks.spec import SPECS\n"
 NAME = "landmarks_regression_tiny"

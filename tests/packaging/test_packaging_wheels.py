@@ -1,6 +1,7 @@
 """What the two wheels hold, and that the runtime's runs a bundle where nothing else is installed."""
 
 import email
+import json
 import os
 import platform
 import subprocess
@@ -9,6 +10,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -149,19 +151,41 @@ def test_the_runtime_wheel_alone_gives_the_same_results(device_python, bundle, t
 
 @pytest.mark.slow
 def test_the_runtime_wheel_brings_the_command_edgeseg(device_python, tmp_path):
-    write_bundle(tmp_path)
+    write_bundle(tmp_path / "bundle")
+    assert cv2.imwrite(str(tmp_path / "a.png"), np.full((60, 80, 3), 90, np.uint8))
 
-    def run(*arguments):
-        command = [device_python.with_name("edgeseg"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True)
+    def run(*arguments, program=None):
+        command = [*(program or [device_python.with_name("edgeseg")]), *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
     shown = run("build", "--help")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("usage: edgeseg build ")
-    described = run("inspect", tmp_path)
+    described = run("inspect", "bundle", "--json")
     assert described.returncode == 0, described.stderr
-    assert described.stdout.startswith("tiny  instances  fp32\n")
-    assert run("run", tmp_path).returncode == 2, "what only the workstation has"
+    document = json.loads(described.stdout)
+    assert document["model"]["name"] == "tiny"
+    assert document["operators"]["Conv"] == 1, "counted without the package onnx"
+    assert document["onnxruntime"]["provider"] == "CPUExecutionProvider"
+
+    examined = run("doctor", "--json")
+    assert examined.returncode == 0, examined.stderr
+    document = json.loads(examined.stdout)
+    assert [p["runs"] for p in document["providers"] if "CPU" in p["provider"]] == [True]
+    assert document["software"]["edgeseg-runtime"] == VERSION
+    assert document["openvino"][0]["detail"] == "No module named 'openvino'"
+    assert document["findings"] == []
+
+    there = run("run", "bundle", "a.png", "-o", "there")
+    assert there.returncode == 0, there.stderr
+    assert there.stdout.startswith("1 frames on onnxruntime, 3 detections from score 0.3 on")
+    here = run("run", "bundle", "a.png", "-o", "here", program=(sys.executable, "-m", "edgeseg"))
+    assert here.returncode == 0, here.stderr
+    for name in ("a.jpg", "predictions.json"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    again = run("run", "bundle", "a.png", "-o", "there")
+    assert again.returncode == 2
+    assert "would be replaced" in again.stderr
 
 
 @pytest.mark.slow
@@ -177,4 +201,5 @@ def test_the_runtime_wheel_alone_compiles_an_engine(device_python, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (engine,) = out.glob("*.engine")
-    assert done.stdout.startswith(f"{engine}  sm86  ")
+    assert engine.name in done.stdout
+    assert "sm86" in done.stdout

@@ -36,6 +36,7 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.graphs import MAIN, Graph, TensorSpec
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.pickling import Unpicklable
 
 __all__ = [
     "BACKENDS",
@@ -196,7 +197,7 @@ def missing_graph(folder: Path, manifest: Manifest) -> str | None:
     return None if missing is None else f"{folder} holds no ONNX model {missing!r}"
 
 
-class CheckedBackend:
+class CheckedBackend(Unpicklable):
     """A backend that compares every tensor with the manifest on its way in and out.
 
     Attributes:

@@ -27,11 +27,12 @@ from edgeseg_runtime.graphs import MAIN, Graph, staying_outputs
 from edgeseg_runtime.libraries import import_library
 from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.onnx_inline import inline_functions
+from edgeseg_runtime.pickling import Unpicklable
 
 __all__ = ["OpenVinoBackend"]
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(Unpicklable):
     """Graphs that OpenVINO has compiled for one device, from verified bytes.
 
     `run` may be called from several threads at once: each call takes an infer request of its own,

@@ -27,6 +27,7 @@ from edgeseg_runtime.graph_files import read_graph
 from edgeseg_runtime.graphs import MAIN, staying_outputs
 from edgeseg_runtime.libraries import import_library
 from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.pickling import Unpicklable
 from edgeseg_runtime.quantized import prepare_for_cpu
 
 __all__ = ["OrtBackend", "node_times"]
@@ -42,7 +43,7 @@ _GET_ASSIGNMENT = "get_provider_graph_assignment_info"
 _logger = logging.getLogger(__name__)
 
 
-class OrtBackend:
+class OrtBackend(Unpicklable):
     """ONNX Runtime sessions, one for each graph, over verified bytes.
 
     The session is made from memory, never from a path, so the bytes that were hashed are the bytes
@@ -263,8 +264,7 @@ def _chosen_providers(providers: str | Sequence[str], available: Sequence[str]) 
 def _session_options(
     providers: Sequence[str], *, threads: int | None, is_spinning: bool, has_arena: bool
 ) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL_SEVERITY
     options.enable_cpu_mem_arena = has_arena

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
 from edgeseg_runtime.graphs import Graph, Schedule, TensorSpec, staying_outputs, taken_outputs
+from edgeseg_runtime.pickling import Unpicklable
 
 __all__ = ["ExchangedTensors", "KeptTensors", "first_rows", "typical_order"]
 
@@ -16,7 +17,7 @@ Value = TypeVar("Value")
 Array = npt.NDArray[Any]
 
 
-class KeptTensors(Generic[Value]):
+class KeptTensors(Unpicklable, Generic[Value]):
     """A `State` of an engine's own tensors; see there for their names.
 
     Args:

@@ -24,14 +24,15 @@ from edgeseg_runtime.errors import (
 from edgeseg_runtime.graph_files import read_graph
 from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.manifest import Manifest
-from edgeseg_runtime.trt_compat import Progress
+from edgeseg_runtime.pickling import Unpicklable
+from edgeseg_runtime.progress import Progress
 
 __all__ = ["TrtBackend", "TrtRtxBackend", "load_engine"]
 
 _logger = logging.getLogger(__name__)
 
 
-class TrtBackend:
+class TrtBackend(Unpicklable):
     """TensorRT engines, one for each graph, on one GPU.
 
     An engine comes from the cache of this user or from `engines_folder`, and is built if neither

@@ -14,16 +14,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeseg_bench.environment import Environment, read_environment
+import numpy as np
+
 from edgeseg_runtime import __version__, cuda, engine_store, trt_compat
+from edgeseg_runtime.backends import INSTALL_HINTS
+from edgeseg_runtime.commands.tables import sections_from_document
+from edgeseg_runtime.commands.terminal import Terminal
+from edgeseg_runtime.environment import Environment, read_environment
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.libraries import import_library
+
+__all__ = ["ONE_NODE_MODEL", "doctor", "examine"]
 
 CPU_PROVIDER = "CPUExecutionProvider"
 FAST_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8", "i8mm", "asimddp")
 FAST_GRID_SAMPLE = (1, 25)
 """ONNX Runtime from which GridSample, and so RoI-Align, is fast on a CPU."""
 OPENCV_PACKAGES = ("opencv-python", "opencv-python-headless")
+ONNXRUNTIME_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+WORKSTATION = "edgeseg"
+"""The package that exports, and needs ONNX Runtime for it."""
+
+ONE_NODE_MODEL = bytes.fromhex(
+    "08083a3d0a120a01781201791a0472656c75220452656c75120570726f6265"
+    "5a0f0a0178120a0a08080112040a020802620f0a0179120a0a08080112040a02"
+    "080242040a001011"
+)
+"""An ONNX model, opset 17: y = Relu(x), both float32 of shape (2,)."""
+_INPUT = np.array([-1, 2], np.float32)
+_EXPECTED = [0.0, 2.0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +60,24 @@ class Finding:
     fix: str
 
 
+def doctor(terminal: Terminal) -> int:
+    """Examine this machine; return 1 if nothing runs on it, else 0."""
+    with terminal.progress(keeps_stages=False) as progress:
+        progress("examine this machine", 0, 1)
+        document = examine()
+    terminal.show(*sections_from_document(document))
+    if not document["findings"]:
+        terminal.show("Nothing to mend.")
+    terminal.finish(document)
+    return int(any(finding["severity"] == "error" for finding in document["findings"]))
+
+
 def examine() -> dict[str, Any]:
     """Return the facts about this machine as a JSON document; `findings` lists what is wrong."""
     environment = read_environment()
     providers = check_providers()
+    openvino = check_openvino()
+    tensorrt = [describe_tensorrt(flavour) for flavour in trt_compat.FLAVOURS]
     opencv = describe_opencv()
     gpu = describe_gpu()
     cache = describe_cache(engine_store.cache_folder())
@@ -52,14 +85,20 @@ def examine() -> dict[str, Any]:
         "software": _software(environment),
         "machine": _machine(environment),
         "providers": providers,
-        "tensorrt": [describe_tensorrt(flavour) for flavour in trt_compat.FLAVOURS],
+        "openvino": openvino,
+        "tensorrt": tensorrt,
         "gpu": gpu,
         "opencv": opencv,
         "cache": cache,
     }
+    has_tensorrt = gpu["is_found"] and any(entry["version"] for entry in tensorrt)
+    has_openvino = any(entry["runs"] for entry in openvino)
     found = [
         *package_findings(environment.versions),
-        *provider_findings(providers, environment.versions),
+        *provider_findings(
+            providers, environment.versions, has_another_engine=has_tensorrt or has_openvino
+        ),
+        *openvino_findings(openvino),
         *_machine_findings(environment, opencv, cache),
     ]
     return {**facts, "findings": [asdict(finding) for finding in found]}
@@ -73,12 +112,24 @@ def check_providers() -> list[dict[str, Any]]:
     """
     try:
         onnxruntime = import_library("onnxruntime")
-        model = _one_node_model()
     except ImportError as error:
         return [{"provider": CPU_PROVIDER, "runs": False, "time_ms": None, "detail": str(error)}]
-    return [
-        _run_provider(onnxruntime, model, name) for name in onnxruntime.get_available_providers()
-    ]
+    return [_run_provider(onnxruntime, name) for name in onnxruntime.get_available_providers()]
+
+
+def check_openvino() -> list[dict[str, Any]]:
+    """Run a model of one node on every device of OpenVINO; one entry says why there are none."""
+    none = {"version": None, "device": None, "runs": False, "time_ms": None}
+    try:
+        openvino = import_library("openvino")
+        core = openvino.Core()
+        devices = list(core.available_devices)
+    except ImportError as error:
+        return [{**none, "detail": str(error)}]
+    except RuntimeError as error:  # all errors of OpenVINO
+        return [{**none, "detail": _one_line(error)}]
+    version = openvino.__version__.partition("-")[0]
+    return [{"version": version, **_run_device(core, name)} for name in devices]
 
 
 def describe_tensorrt(flavour: str) -> dict[str, Any]:
@@ -158,7 +209,7 @@ def package_findings(versions: dict[str, str]) -> list[Finding]:
                 fix="pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
             )
         )
-    for package in ("onnxruntime", "onnxruntime-gpu"):
+    for package in ONNXRUNTIME_PACKAGES:
         version = versions.get(package)
         if version is not None and _numbers(version) < FAST_GRID_SAMPLE:
             found.append(
@@ -173,19 +224,28 @@ def package_findings(versions: dict[str, str]) -> list[Finding]:
 
 
 def provider_findings(
-    providers: Iterable[dict[str, Any]], versions: dict[str, str]
+    providers: Iterable[dict[str, Any]],
+    versions: dict[str, str],
+    *,
+    has_another_engine: bool = False,
 ) -> list[Finding]:
-    """Return what is wrong with ONNX Runtime, after its providers were tried."""
+    """Return what is wrong with ONNX Runtime, after its providers were tried.
+
+    A device that has another engine can do without it, a workstation cannot.
+    """
     by_name = {entry["provider"]: entry for entry in providers}
     cpu = by_name.get(CPU_PROVIDER)
     found = []
-    if cpu is None or not cpu["runs"]:
+    is_installed = any(package in versions for package in ONNXRUNTIME_PACKAGES)
+    is_needed = WORKSTATION in versions or not has_another_engine
+    if (is_installed or is_needed) and (cpu is None or not cpu["runs"]):
         detail = cpu["detail"] if cpu else "it lists no CPU provider"
+        repair = "pip install --force-reinstall onnxruntime"
         found.append(
             Finding(
-                severity="error",
+                severity="error" if is_needed else "warning",
                 problem=f"ONNX Runtime does not run a model: {detail}",
-                fix="pip install --force-reinstall onnxruntime",
+                fix=repair if is_installed else INSTALL_HINTS["onnxruntime"],
             )
         )
     cuda_provider = by_name.get("CUDAExecutionProvider")
@@ -200,6 +260,22 @@ def provider_findings(
             )
         )
     return found
+
+
+def openvino_findings(devices: Iterable[dict[str, Any]]) -> list[Finding]:
+    """Return what is wrong with OpenVINO, after its devices were tried."""
+    return [
+        Finding(
+            severity="warning",
+            problem=f"OpenVINO {entry['version']} does not run a model on {entry['device']}: "
+            f"{entry['detail']}",
+            fix="install the driver of that device"
+            if entry["device"] != "CPU"
+            else "pip install --force-reinstall openvino",
+        )
+        for entry in devices
+        if entry["device"] is not None and not entry["runs"]
+    ]
 
 
 def _machine_findings(
@@ -253,43 +329,46 @@ def _machine(environment: Environment) -> dict[str, Any]:
     }
 
 
-def _one_node_model() -> bytes:
-    from onnx import TensorProto, helper
-
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"], name="relu")],
-        "probe",
-        [value("x", TensorProto.FLOAT, [2])],
-        [value("y", TensorProto.FLOAT, [2])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return bytes(model.SerializeToString())
-
-
-def _run_provider(onnxruntime: Any, model: bytes, name: str) -> dict[str, Any]:
-    import numpy as np
-
+def _run_provider(onnxruntime: Any, name: str) -> dict[str, Any]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if name != CPU_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints when it falls back
-            session = onnxruntime.InferenceSession(model, options, providers=[name])
+            session = onnxruntime.InferenceSession(ONE_NODE_MODEL, options, providers=[name])
         started = time.perf_counter()
-        (found,) = session.run(None, {"x": np.array([-1, 2], np.float32)})
+        (found,) = session.run(None, {"x": _INPUT})
         time_ms = 1e3 * (time.perf_counter() - started)
     except Exception as error:  # noqa: BLE001  ONNX Runtime's errors have no class of their own
         return {"provider": name, "runs": False, "time_ms": None, "detail": str(error)}
     used = session.get_providers()[0]
     if used != name:
         detail = f"fell back to {used}"
-    elif found.tolist() != [0.0, 2.0]:
-        detail = f"computed {found.tolist()} instead of [0.0, 2.0]"
+    elif found.tolist() != _EXPECTED:
+        detail = f"computed {found.tolist()} instead of {_EXPECTED}"
     else:
         return {"provider": name, "runs": True, "time_ms": time_ms, "detail": "ok"}
     return {"provider": name, "runs": False, "time_ms": None, "detail": detail}
+
+
+def _run_device(core: Any, name: str) -> dict[str, Any]:
+    failed = {"device": name, "runs": False, "time_ms": None}
+    try:
+        model = core.compile_model(core.read_model(ONE_NODE_MODEL), name)
+        started = time.perf_counter()
+        found = model(_INPUT)[0]
+        time_ms = 1e3 * (time.perf_counter() - started)
+        title = core.get_property(name, "FULL_DEVICE_NAME")
+    except RuntimeError as error:
+        return {**failed, "detail": _one_line(error)}
+    if found.tolist() != _EXPECTED:
+        return {**failed, "detail": f"computed {found.tolist()} instead of {_EXPECTED}"}
+    return {"device": name, "runs": True, "time_ms": time_ms, "detail": title}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _has_backend(information: str, name: str) -> bool:

@@ -1,36 +1,24 @@
-"""What the command line writes: results on stdout, everything else on stderr."""
+"""What a command writes: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
-import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TextIO, cast
 
-from rich.console import (
-    Console,
-    ConsoleOptions,
-    ConsoleRenderable,
-    RenderableType,
-    RenderHook,
-    RenderResult,
-)
-from rich.logging import RichHandler
-from rich.segment import Segment
-from rich.text import Text
-
-from edgeseg.progress import StageProgress
+from edgeseg_runtime.commands.progress import Lines, OneLine, StageProgress, View
+from edgeseg_runtime.commands.tables import Table, lines_of_table
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.streams import silence
 from edgeseg_runtime.text import printable
 
-PIPE_WIDTH = 200
-"""Columns of tables that are written to a file or pipe."""
-PACKAGES = ("edgeseg", "edgeseg_bench", "edgeseg_export", "edgeseg_runtime")
+__all__ = ["Forgiving", "StreamError", "Terminal"]
+
+_CLEAR_LINE = "\r\x1b[K"
 _LEVELS = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}
 
 
@@ -39,7 +27,7 @@ class StreamError(EdgesegError):
 
 
 class Terminal:
-    """The two output streams of one command.
+    """The two output streams of one command, in plain text; a subclass may draw them better.
 
     With `--json` stdout gets exactly one JSON object, and what is meant for people goes to stderr.
 
@@ -54,6 +42,9 @@ class Terminal:
         is_interrupted: whether a signal asked the command to end.
     """
 
+    packages: ClassVar[tuple[str, ...]] = ("edgeseg_runtime",)
+    """Whose logs are shown, as far as the verbosity asks for them."""
+
     def __init__(self, arguments: Sequence[str]) -> None:
         self.arguments = tuple(arguments)
         self.is_json = "--json" in arguments
@@ -61,21 +52,15 @@ class Terminal:
         self.has_result = False
         self.is_interrupted = False
         self._stdout: TextIO = sys.stdout
-        self._people = _console(sys.stdout)
-        self.errors = _console(sys.stderr, _Forgiving(sys.stderr))
-        self._handler = RichHandler(
-            console=self.errors, show_time=False, show_path=False, markup=False
-        )
-        self._handler.setFormatter(logging.Formatter("%(message)s"))
+        self._stderr = Forgiving(sys.stderr)
+        self._handler = self._make_handler()
 
     def configure(self, *, is_json: bool, verbose: int, quiet: bool) -> None:
         """Choose the form and amount of output, and send the libraries' logs to stderr."""
         self.is_json = is_json
         self.verbosity = -1 if quiet else verbose
-        if is_json:
-            self._people = self.errors
         level = _LEVELS.get(self.verbosity, logging.DEBUG)
-        for name in PACKAGES:
+        for name in self.packages:
             logging.getLogger(name).setLevel(level)
         logging.getLogger("py.warnings").setLevel(logging.WARNING if verbose > 0 else logging.ERROR)
         logging.captureWarnings(True)
@@ -85,29 +70,27 @@ class Terminal:
         """Leave logging as it was."""
         logging.getLogger().removeHandler(self._handler)
         logging.captureWarnings(False)
-        for name in (*PACKAGES, "py.warnings"):
+        for name in (*self.packages, "py.warnings"):
             logging.getLogger(name).setLevel(logging.NOTSET)
 
     def progress(self, *, keeps_stages: bool = True) -> StageProgress:
         """Return the progress of stages on stderr; it raises KeyboardInterrupt after a signal."""
         return StageProgress(
-            self.errors,
-            keeps_stages=keeps_stages,
-            is_visible=self.verbosity >= 0,
+            self._view(keeps_stages) if self.verbosity >= 0 else None,
             is_cancelled=lambda: self.is_interrupted,
         )
 
-    def show(self, *renderables: RenderableType) -> None:
-        """Write what people want to see of a result."""
+    def show(self, *parts: Any) -> None:
+        """Write what people want to see of a result: texts and tables."""
         if self.verbosity >= 0:
             with self._translated():
-                for renderable in renderables:
-                    self._people.print(renderable)
+                for part in parts:
+                    self._write_part(part)
 
     def note(self, message: str) -> None:
         """Write a remark to stderr."""
         if self.verbosity >= 0:
-            self.errors.print(Text.assemble(("note: ", "cyan"), message), soft_wrap=True)
+            self._write_remark("note", message)
 
     def finish(self, document: Mapping[str, Any], *, last_line: object = None) -> None:
         """Write the result: the document with `--json`, else the line that a script may read."""
@@ -122,14 +105,35 @@ class Terminal:
     def fail(self, error: BaseException, message: str, *, exit_code: int) -> None:
         """Write why the command failed; with -v, the traceback too."""
         if self.verbosity > 0:
-            self.errors.print(
-                Text("".join(traceback.format_exception(error)).rstrip()), soft_wrap=True
-            )
-        self.errors.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+            self._write_trace("".join(traceback.format_exception(error)).rstrip())
+        self._write_remark("error", message)
         if self.is_json and not self.has_result:
             kind = type(error).__name__
             with contextlib.suppress(BrokenPipeError, StreamError):
                 self.finish({"error": {"type": kind, "message": message, "exit_code": exit_code}})
+
+    # What a better terminal does in another way.
+
+    def _make_handler(self) -> logging.Handler:
+        handler = logging.StreamHandler(cast("TextIO", self._stderr))
+        handler.setFormatter(_PrintableFormatter("%(levelname)s: %(message)s"))
+        return handler
+
+    def _view(self, keeps_stages: bool) -> View:
+        if self._stderr.isatty():
+            return OneLine(self._stderr, keeps_stages=keeps_stages)
+        return Lines(self._write_trace, keeps_stages=keeps_stages)
+
+    def _write_part(self, part: Any) -> None:
+        text = "\n".join(lines_of_table(part)) if isinstance(part, Table) else str(part)
+        stream = self._stderr if self.is_json else self._stdout
+        stream.write(printable(text) + "\n")
+
+    def _write_remark(self, kind: str, message: str) -> None:
+        self._write_trace(f"{kind}: {message}")
+
+    def _write_trace(self, text: str) -> None:
+        self._stderr.write(printable(text) + "\n")
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -151,13 +155,27 @@ class Terminal:
             ) from error
 
 
-class _Forgiving:
-    """Stderr, without the errors of a pipe whose reader is gone or of a full disk: work goes on."""
+class Forgiving:
+    """Stderr, without the errors of a pipe whose reader is gone or of a full disk: work goes on.
+
+    Its last line may be a status, which makes room for what is written next.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._has_status = False
+
+    def show_status(self, line: str) -> None:
+        """Replace the status; an empty one takes it away."""
+        self.write(f"{_CLEAR_LINE}{line}")
+        self.flush()
+        self._has_status = bool(line)
 
     def write(self, text: str) -> int:
+        """Write, in place of the status, or let the stream lead nowhere."""
+        if self._has_status:
+            self._has_status = False
+            text = _CLEAR_LINE + text
         try:
             return self._stream.write(text)
         except OSError:
@@ -165,6 +183,7 @@ class _Forgiving:
             return len(text)
 
     def flush(self) -> None:
+        """Flush, or let the stream lead nowhere."""
         try:
             self._stream.flush()
         except OSError:
@@ -174,31 +193,8 @@ class _Forgiving:
         return getattr(self._stream, name)
 
 
-def _console(stream: TextIO, file: Any = None) -> Console:
-    is_wide = stream.isatty() or "COLUMNS" in os.environ
-    console = Console(
-        file=file or stream,
-        width=None if is_wide else PIPE_WIDTH,
-        highlight=False,
-        markup=False,  # paths and messages may hold brackets
-        emoji=False,
-    )
-    console.push_render_hook(_PrintableOnly())
-    return console
+class _PrintableFormatter(logging.Formatter):
+    """Writes as escapes what a terminal would obey."""
 
-
-class _PrintableOnly(RenderHook):
-    """Writes as escapes what a terminal would obey: rich lets it pass in tables, logs and messages alike."""
-
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_Escaped(renderable) for renderable in renderables]
-
-
-class _Escaped:
-    def __init__(self, renderable: ConsoleRenderable) -> None:
-        self._renderable = renderable
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        segments: Iterable[Segment] = console.render(self._renderable, options)
-        for text, style, control in segments:
-            yield Segment(text if control else printable(text), style, control)
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))

@@ -10,20 +10,24 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rich.console import RenderableType
 
-from edgeseg.options import is_data_set
-from edgeseg.tables import table_of_rows, text_from_agreement, text_from_value
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import comparisons, dataset_kind, pictures_seen
-from edgeseg_bench.runner import Progress
+from edgeseg_bench.pictures import is_data_set
 from edgeseg_export.compare import CompareReport, Picture, Side
 from edgeseg_export.sessions import GraphBackend
 from edgeseg_runtime import Manifest, Predictor, Source
+from edgeseg_runtime.commands.tables import (
+    Table,
+    table_of_rows,
+    text_from_agreement,
+    text_from_value,
+)
 from edgeseg_runtime.errors import CorruptArtifact
 from edgeseg_runtime.graph_files import read_graph
 from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.outputs import OutputFolder
+from edgeseg_runtime.progress import Progress, silent
 from edgeseg_runtime.tasks import create_task
 
 TORCH = "torch"
@@ -68,7 +72,7 @@ def open_pictures(
     manifest: Manifest,
     limit: int,
     *,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
 ) -> tuple[Pictures, int, str]:
     """Return the pictures of a folder or a data set, how many at most, and what to call them.
 
@@ -96,7 +100,7 @@ def open_pictures(
     return seen, limit if manifest.looks_at_boxes else len(dataset), dataset.name
 
 
-def renderables(report: CompareReport, *, is_full: bool = False) -> list[RenderableType]:
+def tables(report: CompareReport, *, is_full: bool = False) -> list[Table]:
     """Return what people want to see of a report on the terminal."""
     taps = _tap_rows(report)
     if not is_full and len(taps) > NUM_SHOWN:
@@ -104,13 +108,11 @@ def renderables(report: CompareReport, *, is_full: bool = False) -> list[Rendera
         names = {tap.name for tap in noisy} | {report.first_bad_tap}
         taps = [row for row in taps if row["node"] in names]
     title = f"Nodes with most noise of their own ({len(taps)} of {len(report.taps)}; -v: all)"
-    tables: list[RenderableType] = [
-        table_of_rows(f"From {report.reference} on", _step_rows(report))
-    ]
+    found = [table_of_rows(f"From {report.reference} on", _step_rows(report))]
     if taps:
-        tables.append(table_of_rows("Nodes" if is_full else title, taps))
-    tables.append(table_of_rows("Worst pictures", _picture_rows(report)[:NUM_PAIRS]))
-    return tables
+        found.append(table_of_rows("Nodes" if is_full else title, taps))
+    found.append(table_of_rows("Worst pictures", _picture_rows(report)[:NUM_PAIRS]))
+    return found
 
 
 def verdict(report: CompareReport) -> str:
@@ -229,8 +231,8 @@ def _torch_side(
     exported: Manifest, name: str | None, weights: str | None, weights_key: str | None
 ) -> Side:
     from edgeseg.models import model_manifest
+    from edgeseg.models.provenance import rebuild_model
     from edgeseg.models.torch_backend import TorchBackend
-    from edgeseg.provenance import rebuild_model
     from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs, without_stages
 
     model = rebuild_model(exported, name=name, weights=weights, weights_key=weights_key)

@@ -9,6 +9,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from edgeseg_runtime.commands.failures import explain as explain_any
+from edgeseg_runtime.commands.failures import explain_known
 from edgeseg_runtime.errors import EdgesegError
 
 SPELLINGS = {
@@ -27,33 +29,14 @@ def explain(error: Exception, arguments: Sequence[str], options: Sequence[str]) 
         arguments: of the command line, to tell what was probably meant.
         options: all that exist, such as "--out".
     """
-    if isinstance(error, EdgesegError):
-        return error.exit_code, str(error)
     if hasattr(error, "format_message"):  # click's; typer brings its own copy of click, or not
         return 2, _usage_message(error, arguments, options)
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        return 5, f"the memory is exhausted: choose a smaller --image-size ({error})"
-    if isinstance(error, ImportError):
-        return 4, f"{error}; install it with pip (`edgeseg doctor` shows what is there)"
-    if isinstance(error, ValueError | FileExistsError):
-        return 2, str(error)
-    if isinstance(error, OSError):
-        return 1, _system_message(error)
-    place = _place_in_named_module(error, arguments)
+    if "DefaultCPUAllocator" in str(error) and not isinstance(error, EdgesegError):  # torch's
+        error = MemoryError(str(error))
+    place = None if explain_known(error) else _place_in_named_module(error, arguments)
     if place:
         return 1, f"{type(error).__name__}: {error} ({place}); -v shows how it came to that"
-    return 1, (
-        f"unexpected {type(error).__name__}: {error}. This is a mistake in edgeseg: please report "
-        "it with what -v shows"
-    )
-
-
-def _system_message(error: OSError) -> str:
-    """Return what the system says, and of which file."""
-    if error.strerror is None or error.filename is None:
-        return str(error.strerror or error)
-    files = " to ".join(str(file) for file in (error.filename, error.filename2) if file is not None)
-    return f"{files}: {error.strerror}"
+    return explain_any(error)
 
 
 def _place_in_named_module(error: Exception, arguments: Sequence[str]) -> str | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
+
+from edgeseg_runtime.commands.options import names_from_text
 
 if TYPE_CHECKING:
     from edgeseg.models import ModelSpec
@@ -31,23 +34,6 @@ def image_size_from_text(text: str) -> tuple[int, int]:
             "for a square"
         )
     return int(match[1]), int(match[2] or match[1])
-
-
-def is_data_set(text: str) -> bool:
-    """Tell whether a text names a data set, "shapes" or "coco:DIR", and not pictures on disk."""
-    return text == "shapes" or (":" in text and not Path(text).exists())
-
-
-def names_from_text(option: str, text: str) -> tuple[str, ...]:
-    """Return the names of a list such as "torch,onnxruntime", each once.
-
-    Raises:
-        ValueError: there is no name in it.
-    """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise ValueError(f"{option} {text!r} found, expected names separated by commas")
-    return names
 
 
 def labels_from_text(text: str) -> dict[str, tuple[Any, ...]]:
@@ -100,19 +86,6 @@ def _labels_of_categories(text: str, categories: Sequence[Any]) -> dict[str, tup
     return {"labels": names, "category_ids": ids}
 
 
-def check_engines(folder: Path | None, backends: Sequence[str]) -> None:
-    """Refuse a folder of TensorRT engines that none of the backends looks into.
-
-    Raises:
-        ValueError: there is such a folder, and neither TensorRT nor "auto" among the backends.
-    """
-    if folder is not None and not any(n == "auto" or n.startswith("tensorrt") for n in backends):
-        raise ValueError(
-            f"--engines is given, but {', '.join(backends)} has no engines; leave it out, or take "
-            "the backend tensorrt or tensorrt_rtx"
-        )
-
-
 def settings_from_text(spec: ModelSpec, assignments: Iterable[str]) -> dict[str, Any]:
     """Return the fields of a model's configuration that `--set key=value` assigns, typed.
 
@@ -141,6 +114,18 @@ def settings_from_text(spec: ModelSpec, assignments: Iterable[str]) -> dict[str,
             close = difflib.get_close_matches(key, kinds, n=3) or sorted(kinds)
             raise ValueError(f"--set {key!r} found, expected one of {', '.join(close)}")
     return {key: _value(text, kinds[key], key) for key, text in texts.items()}
+
+
+def look_for_modules_here(name: str | None) -> None:
+    """Let a module outside edgeseg lie in the current folder, as `python -m` does.
+
+    Only where the user has named one: other commands import nothing from there. Python's own switch
+    against such imports (-P, PYTHONSAFEPATH) counts here too.
+    """
+    here = str(Path.cwd())
+    is_module = name is not None and (":" in name or "." in name)
+    if is_module and here not in sys.path and not getattr(sys.flags, "safe_path", False):
+        sys.path.insert(0, here)
 
 
 def _value(text: str, kind: Any, key: str) -> Any:

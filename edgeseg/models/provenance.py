@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgeseg.models import RANDOM, get_spec
+from edgeseg.models.building import create
 from edgeseg.models.outside import is_outside
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.manifest import Manifest
@@ -32,13 +36,20 @@ def build_model(
     """Return a model as `edgeseg.create_model` does; random weights are the same every time."""
     import torch
 
-    import edgeseg
-
     if weights is None:
         torch.manual_seed(RANDOM_SEED)
-    return edgeseg.create_model(
-        name, weights=weights, weights_key=weights_key, image_size=image_size, **config
+    return create(
+        name, weights=weights, weights_key=weights_key, image_size=image_size, config=config
     )
+
+
+def weights_sha256(model: ReferenceModel) -> str:
+    """Return the digest of a model's parameters and buffers, names included."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def weights_source(name: str, weights: str | None) -> str:
@@ -73,8 +84,6 @@ def rebuild_model(
         CheckpointError: the checkpoint is damaged or of another model.
         ReferenceMismatchError: these are other weights than the exported ones.
     """
-    from edgeseg_export.bundle import weights_sha256
-
     provenance = manifest.provenance
     config, expected = provenance.get("config"), provenance.get("weights_sha256")
     if not isinstance(config, Mapping) or not isinstance(expected, str):

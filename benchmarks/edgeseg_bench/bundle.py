@@ -14,13 +14,14 @@ from edgeseg_bench.datasets.checked import skipped_pictures
 from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.memory import peak_memory
 from edgeseg_bench.results import BenchReport
-from edgeseg_bench.runner import Progress, run_bench
+from edgeseg_bench.runner import run_bench
 from edgeseg_bench.system import default_threads
 from edgeseg_runtime import Manifest, Predictor, load
 from edgeseg_runtime.backends import BACKENDS
+from edgeseg_runtime.progress import Progress
 
 TORCH = "torch"
-TORCH_OPENER = "edgeseg.benchmark:open_torch"
+TORCH_OPENER = "edgeseg_bench.bundle:open_torch"
 TENSORRT = "tensorrt"  # and tensorrt_rtx
 
 
@@ -137,8 +138,8 @@ def open_torch(
     """
     import torch
 
-    from edgeseg import torch_predictor
-    from edgeseg.provenance import rebuild_model
+    from edgeseg.models.provenance import rebuild_model
+    from edgeseg.models.torch_backend import torch_predictor
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -5,31 +5,47 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeseg_runtime.backends import missing_graph, open_backend
+from edgeseg_runtime.commands.tables import sections_from_document
+from edgeseg_runtime.commands.terminal import Terminal
 from edgeseg_runtime.engine_store import cache_folder, list_engines
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, EdgesegError
 from edgeseg_runtime.graph_files import all_graphs, read_graph
+from edgeseg_runtime.libraries import import_library
 from edgeseg_runtime.manifest import Artifact, Graph, Manifest, read_artifact
+from edgeseg_runtime.onnx_summary import in_order, summarise
+from edgeseg_runtime.progress import Progress, silent
 
-if TYPE_CHECKING:
-    from edgeseg_bench.runner import Progress
+__all__ = ["inspect", "inspect_path", "summary_from_document"]
 
-OWN_DOMAIN = "edgeseg"
-STANDARD_DOMAINS = ("", "ai.onnx")
+ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 ENGINES_FOLDER = "engines"
 MAX_OPERATORS = 16
 MAX_ONNX_BYTES = 2**31 - 1
 
 
-def inspect_path(
-    path: Path, *, progress: Progress = lambda stage, done, total: None
-) -> dict[str, Any]:
+def inspect(terminal: Terminal, path: Path) -> None:
+    """Describe a bundle or an ONNX file, in full with -v.
+
+    Raises:
+        BundleError: something of the bundle is damaged; it is described all the same.
+    """
+    with terminal.progress(keeps_stages=False) as progress:
+        document = inspect_path(path, progress=progress)
+    shown = document if terminal.verbosity > 0 else summary_from_document(document)
+    terminal.show(*sections_from_document(shown))
+    terminal.finish(document)
+    if not document["is_intact"]:
+        damaged = [entry["status"] for entry in document["artifacts"] if entry["status"] != "ok"]
+        raise BundleError("\n".join(damaged))
+
+
+def inspect_path(path: Path, *, progress: Progress = silent) -> dict[str, Any]:
     """Return what there is to know of a bundle's folder or an .onnx file, as a JSON document.
 
     `is_intact` tells whether every file is as recorded.
@@ -55,7 +71,7 @@ def inspect_path(
         "kind": "onnx",
         "size_bytes": path.stat().st_size,
         "is_intact": True,
-        **_inspect_graph(path.read_bytes(), path.name),
+        **_summary(path.read_bytes(), path.name),
     }
 
 
@@ -107,8 +123,9 @@ def _inspect_bundle(folder: Path, progress: Progress) -> dict[str, Any]:
     if missing_graph(folder, manifest) is None and document["is_intact"]:
         progress("count the operators", 0, 1)
         document |= _inspect_graphs(folder, manifest)
-        progress("load it with ONNX Runtime", 0, 1)
-        document["onnxruntime"] = _loaded(folder, manifest)
+        engine = _engine_at_hand()
+        progress(f"load it with {ENGINES[engine]}", 0, 1)
+        document[engine] = _loaded(engine, folder, manifest)
     return document
 
 
@@ -124,21 +141,30 @@ def _inspect_graphs(folder: Path, manifest: Manifest) -> dict[str, Any]:
         if label == name:
             graph = view.graphs[name]
             file = manifest.artifact(graph.artifact).file
-            found = _inspect_graph(content, file, has_borders=False)
+            found = _summary(content, file)
             operators.update(found["operators"])
-            graphs[name] = {**_border(graph), **found.get("graph", {})}
+            graphs[name] = {**_border(graph), **found["graph"]}
     return {
         "graphs": graphs,
-        "operators": _in_order(operators),
+        "operators": in_order(operators),
         "engines": list(engines.values()),
     }
 
 
-def _loaded(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """Return what ONNX Runtime says of the model, whose digest is known, or why it does not load."""
+def _engine_at_hand() -> str:
+    """Return the first engine for CPUs that can be imported; the first one of all if none can."""
+    for name in ENGINES:
+        with contextlib.suppress(ImportError):
+            import_library(name)
+            return name
+    return next(iter(ENGINES))
+
+
+def _loaded(engine: str, folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """Return what an engine says of the model, whose digest is known, or why it does not load."""
     try:
         with contextlib.closing(
-            open_backend("onnxruntime", folder, manifest, threads=1, verify=False)
+            open_backend(engine, folder, manifest, threads=1, verify=False)
         ) as backend:
             return {k: v for k, v in backend.describe().items() if k not in {"engine", "threads"}}
     except EdgesegError as error:
@@ -183,90 +209,16 @@ def _border(graph: Graph) -> dict[str, Any]:
     return document
 
 
-def _inspect_graph(raw: bytes, name: str, *, has_borders: bool = True) -> dict[str, Any]:
-    """Return opset, producer and operators of a graph, or only why they are not known."""
-    if importlib.util.find_spec("onnx") is None:
-        return {"operators": {"unknown": "onnx is not installed; pip install onnx"}}
-    import onnx
-    from google.protobuf.message import DecodeError
+def _summary(raw: bytes, name: str) -> dict[str, Any]:
+    """Return opset, producer, operators and border of a graph.
 
+    Raises:
+        CorruptArtifact: it is no ONNX model.
+    """
     try:
-        return _described_graph(onnx.load_model_from_string(raw), name, has_borders=has_borders)
-    except DecodeError as error:
+        return summarise(raw)
+    except ValueError as error:
         raise CorruptArtifact(name, "an ONNX model", f"something else ({error})") from error
-
-
-def _described_graph(model: Any, name: str, *, has_borders: bool) -> dict[str, Any]:
-    if not model.graph.node:
-        raise CorruptArtifact(name, "an ONNX model", "no graph")
-    document: dict[str, Any] = {
-        "graph": {
-            "producer": f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
-            "ir_version": model.ir_version,
-            "opsets": {
-                _text(entry.domain) or "ai.onnx": entry.version for entry in model.opset_import
-            },
-            "num_nodes": len(model.graph.node),
-            "functions": [
-                f"{_text(function.domain)}::{_text(function.name)}" for function in model.functions
-            ],
-        },
-        "operators": _histogram(model),
-    }
-    if has_borders:
-        weights = {tensor.name for tensor in model.graph.initializer}
-        document["inputs"] = [
-            _value_info(value) for value in model.graph.input if value.name not in weights
-        ]
-        document["outputs"] = [_value_info(value) for value in model.graph.output]
-    return document
-
-
-def _histogram(model: Any) -> dict[str, int]:
-    """Return how often each operator occurs."""
-    names = ((_text(node.domain), _text(node.op_type)) for node in model.graph.node)
-    counts = Counter(
-        operator if domain in STANDARD_DOMAINS else f"{domain}::{operator}"
-        for domain, operator in names
-    )
-    return _in_order(counts)
-
-
-def _in_order(counts: Mapping[str, int]) -> dict[str, int]:
-    """Return counts of operators, edgeseg's own first, then by number."""
-    order = sorted(
-        counts, key=lambda name: (not name.startswith(f"{OWN_DOMAIN}::"), -counts[name], name)
-    )
-    return {name: counts[name] for name in order}
-
-
-def _value_info(value: Any) -> dict[str, Any]:
-    import onnx
-
-    tensor = value.type.tensor_type
-    if not value.type.HasField("tensor_type"):  # a sequence, a map: not of this project's
-        return {
-            "name": _text(value.name),
-            "dtype": value.type.WhichOneof("value") or "?",
-            "shape": [],
-        }
-    try:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-    except KeyError:  # of a newer ONNX, or damaged
-        dtype = f"type {tensor.elem_type}"
-    return {
-        "name": _text(value.name),
-        "dtype": dtype,
-        "shape": [
-            size.dim_value if size.HasField("dim_value") else _text(size.dim_param) or "?"
-            for size in tensor.shape.dim
-        ],
-    }
-
-
-def _text(value: str | bytes) -> str:
-    """Return a text of a protobuf message, which gives bytes where these are not UTF-8."""
-    return value if isinstance(value, str) else value.decode("utf-8", "backslashreplace")
 
 
 def _engines(folder: Path, onnx: bytes) -> list[dict[str, Any]]:

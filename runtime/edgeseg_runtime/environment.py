@@ -1,4 +1,4 @@
-"""Describes the machine and the software that a measurement ran on."""
+"""Describes a machine and its software, for whoever reads a measurement or a complaint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,18 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-from edgeseg_bench.system import ROOT, read_text, usable_cores
+from edgeseg_runtime.libraries import import_library
 
+__all__ = [
+    "ROOT",
+    "Environment",
+    "portable",
+    "read_environment",
+    "read_text",
+    "usable_cores",
+]
+
+ROOT = Path("/")
 PACKAGES = (
     "edgeseg",
     "edgeseg-runtime",
@@ -24,6 +34,7 @@ PACKAGES = (
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx-cu13",
     "faster-coco-eval",
@@ -65,6 +76,7 @@ class Environment:
         versions: of the installed packages that matter.
         threads: environment variables that limit threads.
         git_revision: of the checkout that edgeseg runs from, with "-dirty" if changed.
+        openvino_devices: what OpenVINO can run on, such as "CPU: AMD EPYC"; None without OpenVINO.
     """
 
     time_utc: str
@@ -82,6 +94,7 @@ class Environment:
     versions: dict[str, str]
     threads: dict[str, str]
     git_revision: str | None
+    openvino_devices: tuple[str, ...] | None = None
 
 
 def portable(argument: str) -> str:
@@ -108,7 +121,23 @@ def read_environment() -> Environment:
         versions=_versions(),
         threads={name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         git_revision=_git_revision(Path(__file__).parent),
+        openvino_devices=_openvino_devices(),
     )
+
+
+def read_text(path: Path) -> str | None:
+    """Return the text of a file without NUL and white space around it; None if it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    except OSError:
+        return None
+
+
+def usable_cores() -> tuple[int, ...]:
+    """Return the numbers of the logical cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
 
 
 def _cpu_name(cpuinfo: str) -> str:
@@ -139,6 +168,17 @@ def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
+        return None
+
+
+def _openvino_devices() -> tuple[str, ...] | None:
+    try:
+        core = import_library("openvino").Core()
+        return tuple(
+            f"{name}: {core.get_property(name, 'FULL_DEVICE_NAME')}"
+            for name in core.available_devices
+        )
+    except (ImportError, RuntimeError):  # a driver of a device that does not work, say
         return None
 
 

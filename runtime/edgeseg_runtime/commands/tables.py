@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
+__all__ = [
+    "Table",
+    "lines_of_table",
+    "sections_from_document",
+    "table_of_facts",
+    "table_of_rows",
+    "text_from_agreement",
+    "text_from_bytes",
+    "text_from_value",
+]
 
 MAX_ITEMS = 12
 """Items of a list of scalars that are shown; the rest is counted."""
@@ -15,13 +24,30 @@ _BYTES = "_bytes"
 _DIGEST_DIGITS = 12
 
 
-def sections_from_document(document: Mapping[str, Any]) -> list[RenderableType]:
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Texts in rows and columns.
+
+    Attributes:
+        title: above the table; empty for none.
+        names: of the columns; empty where the first column holds the names of the rows.
+        rows: as many texts each as there are columns.
+        numbers: the columns that hold numbers, from 0 on.
+    """
+
+    title: str
+    names: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...]
+    numbers: frozenset[int] = frozenset()
+
+
+def sections_from_document(document: Mapping[str, Any]) -> list[Table]:
     """Return one table per mapping or list of mappings, after one of the document's scalars.
 
     Lists of mappings inside a mapping follow it as tables of their own.
     """
     scalars = {key: value for key, value in document.items() if not _is_section(value)}
-    sections: list[RenderableType] = [table_of_facts("", scalars)] if scalars else []
+    sections = [table_of_facts("", scalars)] if scalars else []
     for key, value in document.items():
         if isinstance(value, Mapping) and value:
             sections.append(table_of_facts(_title(key), value))
@@ -34,29 +60,44 @@ def sections_from_document(document: Mapping[str, Any]) -> list[RenderableType]:
 
 def table_of_facts(title: str, facts: Mapping[str, Any]) -> Table:
     """Return a table of names and values; nested mappings become names with dots."""
-    table = _table(title)
-    table.show_header = False
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _flat(facts):
-        if _is_rows(value):
-            continue
-        table.add_row(Text(_heading(name)), Text(text_from_value(name, value)))
-    return table
+    shown = ((name, value) for name, value in _flat(facts) if not _is_rows(value))
+    return Table(
+        title=title,
+        rows=tuple((_heading(name), text_from_value(name, value)) for name, value in shown),
+    )
 
 
 def table_of_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     """Return a table with one column for every key that a row has."""
-    table = _table(title)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    for name in names:
-        is_number = all(isinstance(row.get(name), int | float | None) for row in rows)
-        table.add_column(
-            Text(_heading(name)), justify="right" if is_number else "left", overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*(Text(text_from_value(name, row.get(name))) for name in names))
-    return table
+    return Table(
+        title=title,
+        names=tuple(map(_heading, names)),
+        rows=tuple(tuple(text_from_value(name, row.get(name)) for name in names) for row in rows),
+        numbers=frozenset(
+            column
+            for column, name in enumerate(names)
+            if all(isinstance(row.get(name), int | float | None) for row in rows)
+        ),
+    )
+
+
+def lines_of_table(table: Table) -> list[str]:
+    """Return a table as lines of text, for whoever has nothing better to draw it with."""
+    rows = [table.names, *table.rows] if table.names else list(table.rows)
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    return [
+        *([table.title] if table.title else []),
+        *(_line(row, widths, table.numbers) for row in rows),
+    ]
+
+
+def _line(row: Sequence[str], widths: Sequence[int], numbers: frozenset[int]) -> str:
+    cells = (
+        text.rjust(width) if column in numbers else text.ljust(width)
+        for column, (text, width) in enumerate(zip(row, widths, strict=True))
+    )
+    return f"  {'  '.join(cells)}".rstrip()
 
 
 def text_from_value(name: str, value: Any) -> str:
@@ -116,15 +157,6 @@ def _is_section(value: Any) -> bool:
 
 def _is_rows(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and isinstance(value[0], Mapping)
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title=Text(title) if title else None,
-        title_justify="left",
-        title_style="bold cyan",
-        box=None,
-    )
 
 
 def _title(key: str) -> str:

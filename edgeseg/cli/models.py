@@ -1,12 +1,47 @@
-"""Describes the models that can be exported, as data and as rows of a table."""
+"""`edgeseg models`: describes the models that can be exported."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from edgeseg.cli.options import look_for_modules_here
+from edgeseg.cli.parameters import Json, Quiet, Verbose
+from edgeseg.cli.terminal import terminal_of
 from edgeseg.models import get_spec, list_models
 from edgeseg.models.outside import is_outside
+from edgeseg_runtime.commands.tables import sections_from_document, table_of_rows
+
+
+def models(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="Show this model alone, or those of a module of yours, MODULE:."
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Only models of this task.")] = None,
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """List the models: size, licence and published accuracy."""
+    terminal = terminal_of(ctx, json, verbose, quiet)
+    look_for_modules_here(name)
+    names = models_from_text(name)
+    cards = [card_of_model(known) for known in names]
+    tasks = sorted({card["task"] for card in cards})
+    if task is not None and task not in tasks:
+        raise ValueError(f"--task {task!r} found, expected one of {', '.join(tasks)}")
+    cards = [card for card in cards if task in (None, card["task"])]
+    if name in names:
+        terminal.show(*sections_from_document(cards[0]))
+    else:
+        terminal.show(table_of_rows("Models", [row_from_card(card) for card in cards]))
+    terminal.finish({"models": cards})
 
 
 def models_from_text(text: str | None) -> list[str]:
