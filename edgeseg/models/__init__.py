@@ -30,6 +30,7 @@ RANDOM = "random"
 """What a bundle's provenance calls the weights of a model that was made without any."""
 
 _CENTERNET = "edgeseg.models.centernet.spec"
+_CORNERNET = "edgeseg.models.cornernet.spec"
 _DENSEPOSE = "edgeseg.models.densepose.spec"
 _HOURGLASS = "edgeseg.models.hourglass.spec"
 _LANDMARKS = "edgeseg.models.landmarks.spec"
@@ -49,6 +50,10 @@ MODELS: dict[str, str] = {
     "centernet_resnet18_dcn": _CENTERNET,
     "centernet_resnet18_dcn_pascal": _CENTERNET,
     "centernet_tiny": _CENTERNET,
+    "centernet_triplet_hourglass104": _CORNERNET,
+    "centernet_triplet_hourglass52": _CORNERNET,
+    "cornernet_hourglass104": _CORNERNET,
+    "cornernet_squeeze": _CORNERNET,
     "densepose_resnet101_fpn": _DENSEPOSE,
     "densepose_resnet101_fpn_dl": _DENSEPOSE,
     "densepose_resnet101_fpn_legacy": _DENSEPOSE,

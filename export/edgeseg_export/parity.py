@@ -30,7 +30,7 @@ Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
 
 FREE = "free run."
-ROW_STAGES = ("proposals", "boxes")
+ROW_STAGES = ("proposals", "centers", "boxes")
 """Stages that select rows: what follows with as many rows belongs to these, in their order."""
 OUTLIER_SHARE = 0.01
 """Share of a stage's elements that a different rounding may turn over (ties, thresholds)."""

@@ -115,7 +115,7 @@ def geometry_of(
         raise ValueError(f"resize {preprocess.resize!r} shows the whole picture; it takes no box")
     if preprocess.resize == "affine":
         return _about_centre(source, network, step=max(source) / network[1])
-    if preprocess.resize == "center":
+    if preprocess.resize in _CENTERED:
         fits = source[0] <= network[0] and source[1] <= network[1]
         if fits:
             return _centred(source, network)
@@ -139,7 +139,7 @@ def kept_scale(source: tuple[int, int], preprocess: Preprocess) -> float:
     wanted = float(source[0]), float(source[1])
     if preprocess.resize == "shortest_edge":
         wanted = _shortest_edge(source, preprocess)
-    elif preprocess.resize not in ("original", "center"):
+    elif preprocess.resize not in ("original", *_CENTERED):
         return 1.0
     scale = geometry_of(source, preprocess).scale
     # The originals round sizes as well: half a pixel is no loss.
@@ -174,8 +174,10 @@ def resized_size(source: tuple[int, int], preprocess: Preprocess) -> tuple[int, 
 
 def fit_image(image: Image, geometry: Geometry, preprocess: Preprocess) -> Image:
     """Return the network's input (1, H, W, 3) uint8: the picture in its place, padding around."""
-    if preprocess.resize == "affine" or (preprocess.resize == "center" and not _fits(geometry)):
+    if preprocess.resize == "affine" or (preprocess.resize in _CENTERED and not _fits(geometry)):
         return _warp(image, geometry, preprocess.pad_value)[None]
+    if preprocess.resize in _CENTERED:
+        return _laid_in_middle(image, geometry, preprocess)
     if preprocess.rounding in _CROPS:
         return _CROPS[preprocess.rounding](image, geometry, preprocess)[None]
     if preprocess.resize in SAMPLED_RESIZES:
@@ -196,6 +198,9 @@ def fit_image_with_fraction(
     if preprocess.rounding in _CROPS:
         cropped = fit_image(image, geometry, preprocess)
         return cropped, np.zeros_like(cropped)
+    if preprocess.resize in _CENTERED and _fits(geometry):
+        whole = _laid_in_middle(image, geometry, preprocess)
+        return whole, np.zeros_like(whole)
     if preprocess.resize in SAMPLED_RESIZES:
         whole, fraction = levels_from_fine(_sample(image, geometry, preprocess))
         return whole[None], fraction[None]
@@ -284,6 +289,25 @@ _ROUND: dict[str, Callable[[float], int]] = {"floor": math.floor, "half_up": _ha
 
 
 # ---------------------------------------------------------------- pictures about their centre
+
+
+_CENTERED = ("center", "center_odd")
+"""Rules that leave a picture its scale if it fits."""
+
+
+def _laid_in_middle(image: Image, geometry: Geometry, preprocess: Preprocess) -> Image:
+    """Return (1, H, W, 3): a picture that fits, pixel by pixel."""
+    left, top = (-int(origin) for origin in geometry.origin)
+    height, width = geometry.source
+    if preprocess.resize == "center_odd":
+        # A quirk of CornerNet (utils/image.py, crop_image): half the input's size, rounded down, is
+        # taken on each side of the centre.
+        height = min(height, geometry.source[0] // 2 + geometry.network[0] // 2)
+        width = min(width, geometry.source[1] // 2 + geometry.network[1] // 2)
+    canvas = np.empty((1, *geometry.network, 3), np.uint8)
+    canvas[:] = preprocess.pad_value
+    canvas[0, top : top + height, left : left + width] = image[:height, :width]
+    return canvas
 
 
 def _about_centre(source: tuple[int, int], network: tuple[int, int], *, step: float) -> Geometry:

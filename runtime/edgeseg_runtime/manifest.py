@@ -77,9 +77,15 @@ RESIZES = (
     "original",
     "affine",
     "center",
+    "center_odd",
     "square_crop",
 )
-SAMPLED_RESIZES = ("affine", "center", "square_crop")  # positions, not sizes, are computed
+SAMPLED_RESIZES = (
+    "affine",
+    "center",
+    "center_odd",
+    "square_crop",
+)  # positions, not sizes, are computed
 INTERPOLATIONS = ("linear", "pillow_bilinear")
 SIZE_ROUNDINGS = ("floor", "half_up")
 CROP_ROUNDINGS = ("truncate", "none", "hrnet", "pfld", "pfld_camera")
@@ -111,6 +117,8 @@ class Preprocess:
               (CenterNet's `fix_res`); an input that is not square may cut the picture;
             - "center" lays the picture's centre over the input's without scaling (CenterNet's
               `keep_res`), and shrinks one that would not fit;
+            - "center_odd" does the same; of a picture that is as large as an input of an odd size,
+              the last row or column is left out (CornerNet);
             - "square_crop" scales a square about the centre of a given box to the input, for
               models that look at one box at a time; see `Manifest.looks_at_boxes`.
 

@@ -2,6 +2,7 @@
 
 import onnx
 import pytest
+from cornernet_cases import SMALL
 from onnx import helper, shape_inference
 
 import edgeseg
@@ -22,6 +23,7 @@ OPTIONS = {
     ("centernet_tiny", "pose"): {"kind": "pose", "image_size": 128},
     ("centernet_resnet18_dcn", "small"): {"image_size": 64},
     ("yolact_tiny", "plus"): {"use_maskiou": True, "image_size": 256},
+    ("centernet_triplet_hourglass52", "small"): SMALL,
 }
 """Model and a word for what is special -> its options."""
 NUM_ROWS = 7

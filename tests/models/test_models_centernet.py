@@ -14,7 +14,6 @@ from edgeseg.models.centernet.checkpoint import HOURGLASS
 from edgeseg.models.centernet.config import PRESETS
 from edgeseg.models.centernet.model import CenterNet, decode
 from edgeseg.models.centernet.spec import DEMO, SPECS, key_table
-from edgeseg.models.layers.hourglass104 import Hourglass104
 
 # A float64 run of the original differs by up to 5e-5 (the offsets of the deformable convolutions
 # amplify), a wrong eps or a swapped pair of maps by more than 1e-3.
@@ -81,30 +80,6 @@ def test_instances_of_the_picture_are_the_original_s(case):
     if result.keypoints is not None:
         joints = result.keypoints[rows, :, :2].reshape(100, 34)
         np.testing.assert_allclose(joints, final[:, 5:39], rtol=0, atol=0.01)
-
-
-@pytest.mark.slow
-def test_the_trunk_hourglass_104_is_the_original_s():
-    """CornerNet has the same trunk, and its recorded case tells what it gives."""
-    golden = load_case("cornernet", "dev")
-    trunk = Hourglass104().eval()
-    state = {}
-    for key, value in golden.weights().items():
-        ours = HOURGLASS.ours_from_original(key.removeprefix("module.")) or ""
-        if ours.startswith("backbone."):
-            state[ours.removeprefix("backbone.")] = torch.from_numpy(value)
-    missing, unexpected = trunk.load_state_dict(state, strict=False)
-    assert unexpected == []
-    assert [key for key in missing if not key.endswith("num_batches_tracked")] == []
-    settings = golden.description["config"]
-    canvas = np.zeros((255, 255, 3), np.uint8)
-    canvas[27:227, 12:242] = golden.image
-    x = ((canvas / 255 - settings["mean"]) / settings["std"]).astype(np.float32).transpose(2, 0, 1)
-    x = np.stack([x, x[:, :, ::-1]])
-    assert golden.relative_error("input", x) < 1e-6
-    with torch.inference_mode():
-        _, features = trunk(torch.from_numpy(x))
-    assert golden.relative_error("cnv", features.numpy()) < 1e-5
 
 
 @pytest.mark.parametrize("name", [name for name in SPECS if name != "centernet_tiny"])

@@ -22,6 +22,7 @@ SHAPES = {
     "mesh": (3, 6, 3),
     "mask_scores": (3,),
 }
+SOFT_NMS = {"soft_nms": "gaussian", "max_detections": 2}
 EXTRAS = ["keypoints", "landmarks", "gender", "mesh", "mask_scores"]
 BOXES = np.float32([[8, 4, 24, 20], [0, 0, 64, 48], [0, 0, 0, 0]])
 
@@ -194,6 +195,22 @@ def test_names_and_bones_come_from_the_manifest():
         ),
         ({}, {"keypoint_names": ("a",)}, "1 keypoint_names; expected one for each of the 4 points"),
         ({}, {"postprocess": {"box_rounding": "up"}}, "box_rounding 'up'; expected one of none"),
+        ({}, {"postprocess": {"soft_nms": "linear"}}, "soft_nms 'linear'; expected one of none, g"),
+        (
+            {},
+            {"postprocess": {"soft_nms": "gaussian"}},
+            "max_detections 0 with soft_nms 'gaussian'; expected an integer from 1",
+        ),
+        ({}, {"postprocess": {"max_detections": 5}}, "soft_nms 'none'; expected 0 without"),
+        ({}, {"postprocess": {"center_check": 1}}, "center_check 1; expected true or false"),
+        ({}, {"postprocess": {"center_check": True}}, "center_check without soft_nms"),
+        (
+            {},
+            {"postprocess": {"center_check": True, **SOFT_NMS}},
+            "center_check True with outputs .*; expected an output centers and center_check",
+        ),
+        ({"centers": (7, 4)}, {}, "center_check False with outputs"),
+        ({"centers": (7, 3)}, {}, r"output centers float32 .*; expected \[1, C, 4\]"),
         (
             {},
             {"resize": "square_crop", "rounding": "none"},
@@ -204,6 +221,39 @@ def test_names_and_bones_come_from_the_manifest():
 def test_a_manifest_that_is_no_instance_task_is_refused(shapes, changes, message):
     with pytest.raises(ManifestError, match=message):
         create_task(manifest(shapes={**SHAPES, **shapes}, **changes))
+
+
+# ---------------------------------------------------------------- candidates
+
+
+def test_candidates_lose_score_to_better_ones_and_are_clipped_to_the_picture():
+    boxes = np.float32([[0, 0, 20, 20], [40, 20, 70, 40], [0, 0, 20, 19]])
+    given = outputs(boxes=boxes, scores=np.float32([0.9, 0.8, 0.7]), labels=np.int32([1, 2, 1]))
+    found = fake_predictor(manifest(postprocess={**SOFT_NMS, "max_detections": 3}), given)(PICTURE)
+    np.testing.assert_array_equal(found.labels, [1, 2, 1])
+    np.testing.assert_array_equal(found.boxes[1], [80, 40, 120, 80])
+    assert found.scores[:2].tolist() == pytest.approx([0.9, 0.8])
+    assert found.scores[2] == pytest.approx(0.7 * np.exp(-2 * (39 / 41) ** 2), rel=1e-5)
+    np.testing.assert_array_equal(found.landmarks[2], given["landmarks"][0, 2] * 2)
+    two = fake_predictor(manifest(postprocess=SOFT_NMS), given)(PICTURE)
+    assert len(two) == 2
+    options = {**SOFT_NMS, "max_detections": 3, "score_threshold": 0.5}
+    assert len(fake_predictor(manifest(postprocess=options), given)(PICTURE)) == 2
+
+
+def test_candidates_without_a_centre_in_their_middle_are_dropped():
+    centers = np.float32([[8, 6, 0.3, 1], [30, 24, 0.3, 9], [np.nan, 0, 0.3, 2]])
+    given = outputs(centers=centers, boxes=np.float32([[0, 0, 16, 12], [9, 9, 50, 39], [0] * 4]))
+    options = {**SOFT_NMS, "center_check": True}
+    shapes = {**SHAPES, "centers": (3, 4)}
+    found = fake_predictor(manifest(shapes=shapes, postprocess=options), given)(PICTURE)
+    np.testing.assert_array_equal(found.boxes, [[0, 0, 32, 24]])
+    assert found.scores.tolist() == pytest.approx([(2 * 0.9 + 0.3) / 3])
+
+
+def test_nothing_is_left_of_no_candidates():
+    given = outputs(scores=np.zeros(3, np.float32))
+    assert len(fake_predictor(manifest(postprocess=SOFT_NMS), given)(PICTURE)) == 0
 
 
 # ---------------------------------------------------------------- YOLACT

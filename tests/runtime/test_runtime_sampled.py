@@ -22,6 +22,7 @@ RULES = {
     "original": {},
     "affine": {},
     "center": {},
+    "center_odd": {},
     "square_crop": {"rounding": "none"},
     "square_crop truncated": {"rounding": "truncate"},
 }
@@ -141,6 +142,19 @@ def test_a_centred_picture_keeps_every_pixel(size):
     assert not canvas.any()
     _, fraction = fit_image_with_fraction(image, geometry, preprocess)
     assert not fraction.any()
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [((63, 127), (62, 126)), ((62, 126), (62, 126)), ((40, 71), (40, 71))]
+)
+def test_a_picture_as_large_as_an_odd_input_loses_the_last_row_and_column(size, kept):
+    preprocess = rule("center_odd", 63, 127)
+    image = np.maximum(picture(*size), 1)
+    canvas = fit_image(image, geometry_of(size, preprocess), preprocess)[0]
+    top, left = 31 - size[0] // 2, 63 - size[1] // 2
+    region = canvas[top : top + kept[0], left : left + kept[1]]
+    np.testing.assert_array_equal(region, image[: kept[0], : kept[1]])
+    assert np.count_nonzero(canvas.any(axis=2)) == kept[0] * kept[1]
 
 
 def test_a_centred_picture_that_is_too_large_is_shrunk_to_fit():

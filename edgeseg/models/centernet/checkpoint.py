@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from edgeseg.models.checkpoint import KeyTable, Rule
+from edgeseg.models.checkpoint import KeyTable
+from edgeseg.models.layers import hourglass_keys
+from edgeseg.models.layers.hourglass_keys import RESIDUAL_PARTS as _RESIDUAL_PARTS
+from edgeseg.models.layers.hourglass_keys import inside as _rules
 
 HEADS = {
     "hm": "heatmap",
@@ -26,15 +29,6 @@ _DEFORMABLE_PARTS = (
     ("{p}", "conv.{p}"),
     ("conv_offset_mask.{p}", "conv.conv_offset_mask.{p}"),
 )
-_RESIDUAL_PARTS = (
-    ("conv{k}.{p}", "conv{k}.conv.{p}"),
-    ("bn{k}.{p}", "conv{k}.norm.{p}"),
-)
-
-
-def _rules(theirs: str, ours: str, parts: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    return tuple((f"{theirs}.{a}", f"{ours}.{b}") for a, b in parts)
-
 
 RESNET = KeyTable(
     (
@@ -113,40 +107,9 @@ DLA_V0 = KeyTable(
     ignored=_DLA_UNUSED,
 )
 
-_SKIP_PARTS = (
-    *_RESIDUAL_PARTS,
-    ("skip.0.{p}", "shortcut.conv.{p}"),
-    ("skip.1.{p}", "shortcut.norm.{p}"),
-)
-_ORDER = 5  # hourglasses inside one another
-
 HOURGLASS = KeyTable(
     (
-        ("pre.0.conv.{p}", "backbone.stem.0.conv.{p}"),
-        ("pre.0.bn.{p}", "backbone.stem.0.norm.{p}"),
-        *_rules("pre.1", "backbone.stem.1", _SKIP_PARTS),
-        *(
-            rule
-            for depth in range(_ORDER)
-            for theirs, ours in (("up1", "skip"), ("low1", "entry"), ("low3", "exit"))
-            for rule in _rules(
-                f"kps.{{i}}{'.low2' * depth}.{theirs}.{{n}}",
-                f"backbone.hourglasses.{{i}}{'.inner' * depth}.{ours}.{{n}}",
-                _SKIP_PARTS,
-            )
-        ),
-        *_rules(
-            f"kps.{{i}}{'.low2' * _ORDER}.{{n}}",
-            f"backbone.hourglasses.{{i}}{'.inner' * _ORDER}.{{n}}",
-            _SKIP_PARTS,
-        ),
-        ("cnvs.{i}.conv.{p}", "backbone.features.{i}.conv.{p}"),
-        ("cnvs.{i}.bn.{p}", "backbone.features.{i}.norm.{p}"),
-        ("inters_.0.0.{p}", "backbone.merge_input.conv.{p}"),
-        ("inters_.0.1.{p}", "backbone.merge_input.norm.{p}"),
-        ("cnvs_.0.0.{p}", "backbone.merge_features.conv.{p}"),
-        ("cnvs_.0.1.{p}", "backbone.merge_features.norm.{p}"),
-        *_rules("inters.0", "backbone.between", _SKIP_PARTS),
+        *hourglass_keys.trunk(),
         *(
             rule
             for theirs, ours in HEADS.items()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from edgeseg.models.labels import COCO_80, COCO_80_IDS, PASCAL_20, SHAPES
+from edgeseg.models.layers.grey_levels import COCO_MEAN_BGR, COCO_STD_BGR
 from edgeseg.models.layers.limits import MAX_TOP_K
 
 STRIDE = 4
@@ -14,10 +15,6 @@ KINDS = ("detection", "pose")
 RENAMED = {"task": "kind"}
 """Fields as older bundles record them -> as they are called now."""
 BACKBONES = ("resnet18", "resnet34", "resnet101", "dla34", "dlav0_34", "hourglass104", "small")
-
-COCO_MEAN = (0.40789654 * 255, 0.44719302 * 255, 0.47026115 * 255)
-COCO_STD = (0.28863828 * 255, 0.27408164 * 255, 0.27809835 * 255)
-"""Grey levels of blue, green, red in the training and evaluation on COCO."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +36,8 @@ class CenterNetConfig:
 
     image_size: tuple[int, int] = (512, 512)
     keep_res: bool = False
-    mean: tuple[float, float, float] = COCO_MEAN
-    std: tuple[float, float, float] = COCO_STD
+    mean: tuple[float, float, float] = COCO_MEAN_BGR
+    std: tuple[float, float, float] = COCO_STD_BGR
 
     kind: str = "detection"
     num_classes: int = 80

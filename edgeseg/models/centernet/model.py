@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.models.centernet.config import STRIDE, CenterNetConfig
-from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.models.layers.conv import ConvNorm, MapHead
 from edgeseg.models.layers.deform import ModulatedDeformConv2d
 from edgeseg.models.layers.dla import DLA34, DLAUp
 from edgeseg.models.layers.heatmaps import suppress_neighbours
-from edgeseg.models.layers.hourglass104 import Hourglass104
+from edgeseg.models.layers.hourglass104 import WIDTHS, StackedHourglass
 from edgeseg.models.layers.image import ImageNormalization
 from edgeseg.models.layers.peaks import TopPeaks, take_places, top_peaks, top_peaks_of_each
 from edgeseg.models.layers.resnet import ResNet, SmallResNet
@@ -63,19 +63,6 @@ class DeconvNeck(nn.Module):
         return x_BCHW
 
 
-class Head(nn.Module):
-    """A 3x3 convolution, ReLU and a 1x1 convolution, all with biases."""
-
-    def __init__(self, in_channels: int, channels: int, num_maps: int) -> None:
-        super().__init__()
-        self.conv = ConvNorm(in_channels, channels)
-        self.predictor = nn.Conv2d(channels, num_maps, 1)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Return (B, num_maps, H, W)."""
-        return self.predictor(self.conv(x_BCHW))
-
-
 class CenterNet(ReferenceModel):
     """A detector whose objects are the peaks of heat maps, with a fixed number of results.
 
@@ -90,7 +77,7 @@ class CenterNet(ReferenceModel):
         self.normalize = ImageNormalization(config.mean, config.std, order="bgr")
         self.backbone, self.neck, channels = _trunk(config)
         heads = {
-            name: Head(channels, config.head_channels, num_maps)
+            name: MapHead(channels, config.head_channels, num_maps)
             for name, num_maps in config.head_maps.items()
         }
         for name in heads.keys() & {"heatmap", "joint_heatmap"}:  # almost nowhere is a centre
@@ -211,7 +198,7 @@ def _decode_joints(maps: dict[str, Tensor], centres: TopPeaks, boxes_BK4: Tensor
 def _trunk(config: CenterNetConfig) -> tuple[nn.Module, nn.Module | None, int]:
     """Return the backbone, what follows it, and the number of channels that feed the heads."""
     if config.backbone == "hourglass104":
-        return Hourglass104(), None, Hourglass104.channels
+        return StackedHourglass(), None, WIDTHS[0]
     if config.backbone.startswith("resnet"):
         resnet = ResNet(int(config.backbone.removeprefix("resnet")), norm_eps=NORM_EPS)
         return resnet, DeconvNeck(resnet.channels[-1]), DeconvNeck.widths[-1]

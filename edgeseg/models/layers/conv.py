@@ -64,6 +64,21 @@ class ConvNorm(nn.Module):
         return torch.relu(y_BCHW)
 
 
+class MapHead(nn.Module):
+    """A convolution, ReLU and a 1x1 convolution, both with biases."""
+
+    def __init__(
+        self, in_channels: int, channels: int, num_maps: int, *, kernel_size: int = 3
+    ) -> None:
+        super().__init__()
+        self.conv = ConvNorm(in_channels, channels, kernel_size=kernel_size)
+        self.predictor = nn.Conv2d(channels, num_maps, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return (B, num_maps, H, W)."""
+        return self.predictor(self.conv(x_BCHW))
+
+
 def dense(x_BKR: Tensor, layer: nn.Linear) -> Tensor:
     """Return ``layer`` applied to every column of ``x_BKR``, (B, out_features, R).
 

@@ -8,6 +8,7 @@ Outputs of the model, padded to K rows with score 0, positions in pixels of the 
     surface_coarse (B, P, C, S, S), surface_fine, surface_u, surface_v (B, P, 1 + parts, S, S) over the
         boxes of the first P <= K rows, and surface_ with a name of `surfaces.CONFIDENCES`
     landmarks (B, K, L, 2), gender (B, K), mesh (B, K, V, 3), track_ids (B, K)
+    centers (B, C, 4) x, y, score, label: what `center_check` looks for in the middle of each box
     any other name (B, K, ...): becomes `Instances.extra`, as it is
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.centers import check_centers
 from edgeseg_runtime.geometry import (
     FAR,
     Geometry,
@@ -40,6 +42,7 @@ from edgeseg_runtime.paste import (
 )
 from edgeseg_runtime.results import Instances
 from edgeseg_runtime.results.rows import OPTIONAL_FIELDS, RESERVED_NAMES, ROW_FIELDS, RowField
+from edgeseg_runtime.soft_nms import MODES, soft_nms
 from edgeseg_runtime.surfaces import (
     CHART_CONFIDENCES,
     CONFIDENCES,
@@ -73,6 +76,7 @@ _OUTPUT_AXES: dict[str, tuple[str | int, ...]] = {
         for name in ("fine", "u", "v", *CHART_CONFIDENCES)
     },
     **{f"{_SURFACE}{name}": ("P", 1, "Z", "Z") for name in PART_CONFIDENCES},
+    "centers": ("C", 4),
 }
 _SURFACE_MAPS = ("coarse", "fine", "u", "v")
 
@@ -91,6 +95,12 @@ class Options:
         drop_empty_boxes: clip the boxes to the source picture and drop those without area.
         score_threshold: only detections with a higher score are kept.
         keypoints: "bicubic_argmax" (torchvision) for an output keypoint_heatmaps, else "none".
+        soft_nms: "gaussian" or "original" (see `soft_nms.py`) for boxes that are candidates yet,
+            which are clipped to the source picture first; else "none". `score_threshold` is for
+            what comes out.
+        max_detections: of a picture that soft-NMS leaves; 0 without.
+        center_check: whether only boxes count that have one of the output centers in their middle
+            (see `centers.py`); with soft-NMS only.
     """
 
     mask_paste: str = "none"
@@ -99,6 +109,9 @@ class Options:
     drop_empty_boxes: bool = False
     score_threshold: float = 0.0
     keypoints: str = "none"
+    soft_nms: str = "none"
+    max_detections: int = 0
+    center_check: bool = False
 
     @classmethod
     def from_manifest(cls, manifest: Manifest) -> Options:
@@ -116,11 +129,14 @@ class Options:
                 or not 0 <= value <= 1
             ):
                 refuse(manifest, f"{name} {value!r}", "a number in 0..1")
-        if not isinstance(options.drop_empty_boxes, bool):
-            refuse(manifest, f"drop_empty_boxes {options.drop_empty_boxes!r}", "true or false")
+        for name in ("drop_empty_boxes", "center_check"):
+            if not isinstance(getattr(options, name), bool):
+                refuse(manifest, f"{name} {getattr(options, name)!r}", "true or false")
         check_choice(manifest, "mask_paste", options.mask_paste, (*PASTE_RULES, "none"))
         check_choice(manifest, "box_rounding", options.box_rounding, ("none", "truncate"))
         check_choice(manifest, "keypoints", options.keypoints, ("none", "bicubic_argmax"))
+        check_choice(manifest, "soft_nms", options.soft_nms, ("none", *MODES))
+        _check_soft_nms(manifest, options)
         return options
 
 
@@ -174,14 +190,18 @@ class InstanceTask:
         scores = outputs["scores"][0].astype(np.float32, copy=False)
         is_finite = self._is_finite(outputs)
         num_nonfinite = int((~is_finite & (scores != 0)).sum())  # score 0 is padding
-        kept = np.flatnonzero(is_finite & (scores > self.options.score_threshold))
-        boxes = scale_boxes_to_source(network_boxes[kept], geometry)
+        if self.options.soft_nms == "none":
+            kept = np.flatnonzero(is_finite & (scores > self.options.score_threshold))
+            scores = scores[kept]
+            boxes = scale_boxes_to_source(network_boxes[kept], geometry)
+        else:
+            kept, scores, boxes = self._suppress(outputs, np.flatnonzero(is_finite), geometry)
         if self.options.box_rounding == "truncate":
             boxes = _truncated(boxes, geometry.source)
         if self.options.drop_empty_boxes:
             boxes = clip_boxes(boxes, geometry.source)
             has_area = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-            kept, boxes = kept[has_area], boxes[has_area]
+            kept, scores, boxes = kept[has_area], scores[has_area], boxes[has_area]
         rows: dict[str, Any] = {
             field.name: _to_source(field, outputs[field.name][0][kept], geometry)
             for field in self._rows
@@ -194,7 +214,7 @@ class InstanceTask:
             rows["keypoints"] = points
         return Instances(
             boxes,
-            scores[kept],
+            scores,
             outputs["labels"][0][kept],
             masks=self._masks(outputs, kept, boxes, geometry),
             surfaces=self._surfaces(outputs, kept, boxes, geometry),
@@ -207,6 +227,40 @@ class InstanceTask:
             num_nonfinite=num_nonfinite,
             **rows,
         )
+
+    def _suppress(
+        self, outputs: Tensors, rows: npt.NDArray[np.intp], geometry: Geometry
+    ) -> tuple[npt.NDArray[np.intp], Floats, Floats]:
+        """Return rows, scores and clipped boxes in source pixels of what soft-NMS leaves, best first.
+
+        Args:
+            outputs: of the model.
+            rows: whose numbers are finite.
+            geometry: of the picture.
+        """
+        rows = rows[outputs["scores"][0][rows] > 0]
+        boxes = scale_boxes_to_source(outputs["boxes"][0][rows].astype(np.float32), geometry)
+        scores = outputs["scores"][0][rows].astype(np.float32)
+        labels = outputs["labels"][0][rows]
+        if self.options.center_check:
+            centers = outputs["centers"][0].astype(np.float32)
+            centers[:, :2] = scale_points_to_source(centers[:, :2], geometry)
+            checked = check_centers(
+                boxes, scores, labels, centers, size=geometry.source, step=geometry.step
+            )
+            rows, labels = rows[checked.rows], labels[checked.rows]
+            scores, boxes = checked.scores, checked.boxes
+        boxes = clip_boxes(boxes, geometry.source)
+        left = soft_nms(
+            boxes,
+            scores,
+            labels,
+            max_detections=self.options.max_detections,
+            mode=self.options.soft_nms,
+        )
+        is_kept = left.scores > self.options.score_threshold
+        kept = left.rows[is_kept]
+        return rows[kept], left.scores[is_kept], boxes[kept]
 
     def _is_finite(self, outputs: Tensors) -> npt.NDArray[np.bool_]:
         """Return (K,) bool: rows whose numbers are all finite, but for masks and heat maps."""
@@ -307,6 +361,16 @@ def _truncated(boxes: Floats, size: tuple[int, int]) -> Floats:
     return np.trunc(np.concatenate([low, high], axis=1))
 
 
+def _check_soft_nms(manifest: Manifest, options: Options) -> None:
+    """Refuse options of soft-NMS that do not go together."""
+    count, is_used = options.max_detections, options.soft_nms != "none"
+    if type(count) is not int or (count < 1 if is_used else count != 0):
+        expected = "an integer from 1" if is_used else "0 without soft_nms"
+        refuse(manifest, f"max_detections {count!r} with soft_nms {options.soft_nms!r}", expected)
+    if options.center_check and not is_used:
+        refuse(manifest, "center_check without soft_nms", f"soft_nms {' or '.join(MODES)} with it")
+
+
 def _check_outputs(manifest: Manifest, options: Options) -> frozenset[str]:
     """Return the names of the outputs that are used."""
     required = tuple(field.name for field in ROW_FIELDS if field.is_required)
@@ -321,6 +385,12 @@ def _check_outputs(manifest: Manifest, options: Options) -> frozenset[str]:
     if options.mask_paste != "none" and "masks" not in specs:
         refuse(
             manifest, f"mask_paste {options.mask_paste!r} without an output masks", "masks, or none"
+        )
+    if options.center_check != ("centers" in specs):
+        refuse(
+            manifest,
+            f"center_check {options.center_check} with outputs {sorted(specs)}",
+            "an output centers and center_check, or neither",
         )
     if (options.keypoints != "none") != ("keypoint_heatmaps" in specs):
         refuse(

@@ -1,0 +1,1 @@
+"""CornerNet and CenterNet with key-point triplets."""
