@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from edgeseg.models.layers import running_max
 from edgeseg.models.layers.running_max import DIRECTIONS
-from edgeseg_bench.environment import read_environment
 from edgeseg_bench.latency import Plan, measure_interleaved, paired_ratio, warm_up
+from edgeseg_runtime.environment import read_environment
 
 FORMS = ("blocks", "doubling", "MaxPool", "window", "scan")
 OPSET = 20
