@@ -55,7 +55,10 @@ class Terminal(plain.Terminal):
 
     def _write_part(self, part: Any) -> None:
         console = self._errors if self.is_json else self._people
-        console.print(drawn(part) if isinstance(part, Table) else part)
+        if isinstance(part, Table):
+            console.print(drawn(part))
+        else:  # a line stays a line: terminals wrap it, and programs read it
+            console.print(part, soft_wrap=isinstance(part, str))
 
     def _write_remark(self, kind: str, message: str) -> None:
         style = _STYLES[kind]
