@@ -11,7 +11,6 @@ import contextlib
 import os
 import queue
 import random
-import resource
 import subprocess
 import sys
 import threading
@@ -85,8 +84,8 @@ def serve(name: str, kind: Kind, seed: int, first: int, count: int) -> None:
 
 
 def _peak_bytes() -> int:
-    """Return the most memory that this process had so far."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Return the most memory that this process had so far; `resource` counts what its parent had, too."""
+    return _memory_bytes(os.getpid())
 
 
 def _outcome(kind: Kind, data: bytes) -> str:

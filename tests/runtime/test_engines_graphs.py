@@ -102,11 +102,12 @@ def test_the_command_names_the_graphs_of_each_engine(trt, tmp_path, capsys):
         "0",
         "-o",
         str(tmp_path / "out"),
+        "--json",
     ]
     assert main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[-1] for line in lines] == ["detect", "mask"]
-    assert all("sm86" in line for line in lines)
+    engines = json.loads(capsys.readouterr().out)["engines"]
+    assert [engine["graphs"] for engine in engines] == [["detect"], ["mask"]]
+    assert all("sm86" in engine["targets"] for engine in engines)
     assert len(list((tmp_path / "out").glob("*.engine"))) == 2
     assert main(["build", str(tmp_path), "--target", "sm86", "--batch", "2"]) == 2
     assert "batch is 2; expected 1, because staged has a stage" in capsys.readouterr().err
