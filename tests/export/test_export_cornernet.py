@@ -13,6 +13,9 @@ from edgeseg_runtime.manifest import Manifest
 TARGETS = ["sm75", "sm86", "sm89", "sm120"]
 KINDS = ["corners", "triplets"]
 
+SHOWN = [("cornernet", "dev_squeeze"), ("centernet_triplet", "dev")]
+"""One case of corners and one of triplets; the others go the same way, with larger networks."""
+
 
 @pytest.fixture(scope="module")
 def picture():
@@ -26,7 +29,10 @@ def results_of(folder, *images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("system", "case"), NAMES)
+@pytest.mark.parametrize(
+    ("system", "case"),
+    [pytest.param(*name, marks=() if name in SHOWN else pytest.mark.exhaustive) for name in NAMES],
+)
 def test_a_bundle_gives_the_original_s_detections(tmp_path, system, case):
     """Twice: nothing is left over from the picture before."""
     golden, model = golden_model(system, case)

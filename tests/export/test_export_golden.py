@@ -7,13 +7,16 @@ from golden import load_case, match_detections
 import edgeseg
 import edgeseg_runtime
 
+REPEATS = pytest.mark.exhaustive
+"""The original's results in torch are compared in tests/models, the way through a bundle with another case."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "case", "name"),
     [("maskrcnn_torchvision", "dev", "maskrcnn_resnet50_fpn"),
-     ("maskrcnn_torchvision", "dev_keypoint", "keypointrcnn_resnet50_fpn"),
-     ("maskrcnn_detectron2", "dev", "maskrcnn_resnet50_fpn_3x")],
+     pytest.param("maskrcnn_torchvision", "dev_keypoint", "keypointrcnn_resnet50_fpn", marks=REPEATS),
+     pytest.param("maskrcnn_detectron2", "dev", "maskrcnn_resnet50_fpn_3x", marks=REPEATS)],
 )  # fmt: skip
 def test_a_bundle_gives_the_original_s_results(tmp_path, system, case, name):
     golden = load_case(system, case)

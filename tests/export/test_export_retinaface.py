@@ -137,7 +137,7 @@ def test_the_tiny_model_compiles_for_every_target(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("name", "image_size"),
     [("retinaface_mobilenet025", 640), ("retinaface_resnet50", 840),
-     ("retinaface_resnet50", (300, 236))],
+     pytest.param("retinaface_resnet50", (300, 236), marks=pytest.mark.exhaustive)],
     ids=["mobilenet025", "resnet50", "resnet50-odd-maps"],
 )  # fmt: skip
 def test_the_reference_models_compile(tmp_path, name, image_size):

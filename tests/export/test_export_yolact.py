@@ -27,7 +27,13 @@ def tiny_bundle(bundle_of):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", NAMES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case == "dev_plus" else pytest.mark.exhaustive)
+        for case in NAMES
+    ],
+)
 def test_a_bundle_gives_the_original_s_results(tmp_path, case):
     """And TensorRT-RTX compiles it."""
     golden = load_instances(case)
