@@ -23,6 +23,7 @@ from edgeseg.ops import pyramid_levels, pyramid_roi_align
 from edgeseg.ops.pyramid_atlas import atlas_layout
 from edgeseg_bench.latency import Plan, measure_interleaved, paired_ratio, warm_up
 from edgeseg_export.functions import add_functions
+from edgeseg_runtime.libraries import import_library
 
 STRIDES = (4, 8, 16, 32)
 FORMS = ("GridSample", "GridSample, any number", "RoiAlign, every level", "RoiAlign, own level")
@@ -236,8 +237,7 @@ def make_model(
 
 def open_session(model: ModelProto, threads: int) -> Any:
     """A session on the CPU."""
-    import onnxruntime
-
+    onnxruntime = import_library("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(

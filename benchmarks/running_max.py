@@ -6,9 +6,11 @@ All forms take turns in one process on the same maps, and are compared with PyTo
 
     blocks     edgeseg's: doubling steps inside blocks of 8, then over the blocks
     doubling   doubling steps over the whole axis, of Slice, Max and Concat
-    MaxPool    the same steps as MaxPool nodes whose windows have two places, further and further apart
     window     one MaxPool whose window is the whole axis
     scan       a Scan that carries the maximum, as a cumulative operator would
+
+MaxPool nodes whose two places lie further and further apart are not among them: ONNX Runtime refuses to pad by more than
+a window has places.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from edgeseg.models.layers import running_max
 from edgeseg.models.layers.running_max import DIRECTIONS
 from edgeseg_bench.latency import Plan, measure_interleaved, paired_ratio, warm_up
 from edgeseg_runtime.environment import read_environment
+from roi_align import open_session
 
-FORMS = ("blocks", "doubling", "MaxPool", "window", "scan")
+FORMS = ("blocks", "doubling", "window", "scan")
 OPSET = 20
 
 
@@ -142,7 +145,7 @@ def build(form: str, direction: str, shape: tuple[int, ...]) -> ModelProto:
         assert program is not None
         return program.model_proto
     axis, from_end = DIRECTIONS[direction]
-    nodes = {"MaxPool": _steps, "window": _window, "scan": _scan}[form](axis, shape[axis], from_end)
+    nodes = {"window": _window, "scan": _scan}[form](axis, shape[axis], from_end)
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
     model = helper.make_model(
         helper.make_graph(nodes, form, [x], [y]),
@@ -153,31 +156,12 @@ def build(form: str, direction: str, shape: tuple[int, ...]) -> ModelProto:
     return model
 
 
-def _pool(
-    source: str, target: str, axis: int, from_end: bool, *, window: int, apart: int
-) -> NodeProto:
-    """A MaxPool along an axis that looks at places one way only."""
-    reach = (window - 1) * apart
-    pads = [0, 0, 0, 0]
-    pads[axis - 2 + (2 if from_end else 0)] = reach
-    kernel, dilations = [1, 1], [1, 1]
-    kernel[axis - 2], dilations[axis - 2] = window, apart
-    return helper.make_node(
-        "MaxPool", [source], [target], kernel_shape=kernel, dilations=dilations, pads=pads
-    )
-
-
-def _steps(axis: int, size: int, from_end: bool) -> list[NodeProto]:
-    reaches = [2**step for step in range((size - 1).bit_length())]
-    names = ["x", *(f"step{reach}" for reach in reaches[:-1]), "y"]
-    return [
-        _pool(source, target, axis, from_end, window=2, apart=reach)
-        for source, target, reach in zip(names, names[1:], reaches, strict=True)
-    ]
-
-
 def _window(axis: int, size: int, from_end: bool) -> list[NodeProto]:
-    return [_pool("x", "y", axis, from_end, window=size, apart=1)]
+    """One MaxPool over the whole axis, padded on one side."""
+    pads, kernel = [0, 0, 0, 0], [1, 1]
+    pads[axis - 2 + (2 if from_end else 0)] = size - 1
+    kernel[axis - 2] = size
+    return [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=kernel, pads=pads)]
 
 
 def _scan(axis: int, size: int, from_end: bool) -> list[NodeProto]:
@@ -217,17 +201,6 @@ def _scan(axis: int, size: int, from_end: bool) -> list[NodeProto]:
         )
     )
     return nodes
-
-
-def open_session(model: ModelProto, threads: int) -> Any:
-    """A session on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -29,9 +31,9 @@ class PooledBranches(nn.Module):
         self.shortcut = ConvNorm(channels, channels, kernel_size=1, norm_eps=norm_eps, relu=False)
         self.output = ConvNorm(channels, channels, norm_eps=norm_eps)
 
+    @abstractmethod
     def pooled(self, x_BCHW: Tensor) -> Tensor:
         """Return the sum of both branches, (B, width, H, W)."""
-        raise NotImplementedError
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return (B, channels, H, W)."""
