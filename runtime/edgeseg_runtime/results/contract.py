@@ -25,6 +25,11 @@ class Result(Protocol):
         """How much was left out or set to 0 because a number in it was NaN or infinite."""
         ...
 
+    @property
+    def num_left_out(self) -> int:
+        """How many detections lack what the model gives to the best few only, such as surfaces."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of rows of the class's arrays, such as instances or points."""
         ...

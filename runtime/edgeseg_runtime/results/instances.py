@@ -192,6 +192,11 @@ class Instances:
         return 0 if self.surfaces is None else int((~self.surfaces.is_there).sum())
 
     @property
+    def num_left_out(self) -> int:
+        """`num_without_surface`: nothing else is given to the best few only."""
+        return self.num_without_surface
+
+    @property
     def extra(self) -> Mapping[str, npt.NDArray[Any]]:
         """The further arrays (N, ...) by name; read-only."""
         return MappingProxyType(self._extra)

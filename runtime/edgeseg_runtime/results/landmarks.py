@@ -71,6 +71,11 @@ class Landmarks:
             raise ValueError(f"box has shape {self.box.shape}; expected (4,)")
 
     @property
+    def num_left_out(self) -> int:
+        """0: every detection has all that the model gives."""
+        return 0
+
+    @property
     def num_detections(self) -> int:
         """1: these are the points of one object."""
         return 1

@@ -141,6 +141,11 @@ class Panoptic:
         return self.ids.shape[0], self.ids.shape[1]
 
     @property
+    def num_left_out(self) -> int:
+        """0: every detection has all that the model gives."""
+        return 0
+
+    @property
     def num_detections(self) -> int:
         """S, the number of segments."""
         return len(self)
