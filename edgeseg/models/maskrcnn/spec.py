@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import configured
+from edgeseg.models.building import configured, turned
 from edgeseg.models.labels import ClassRules
 from edgeseg.models.maskrcnn.config import (
     DETECT,
@@ -234,22 +234,6 @@ def _graphs(model: MaskRCNN) -> dict[str, Graph]:
     return staged(detect, model.branch, branch)
 
 
-def variants(model: ReferenceModel) -> dict[str, ReferenceModel]:
-    """Return the model for pictures of the other orientation, with the same parameters.
-
-    The originals scale the shorter side, whichever it is.
-    """
-    from edgeseg.models.maskrcnn.detector import RegionDetector
-
-    assert isinstance(model, RegionDetector)
-    height, width = model.config.image_size
-    if height == width:
-        return {}
-    turned = type(model)(model.name, dataclasses.replace(model.config, image_size=(width, height)))
-    turned.load_state_dict(model.state_dict(), assign=True)
-    return {"portrait" if height < width else "landscape": turned.eval()}
-
-
 _ORIGINS = {  # licence of code and weights, source of the figures
     "torchvision": (
         "BSD-3-Clause (code), weights not stated",
@@ -290,7 +274,7 @@ FAMILY = Family(
     key_table=key_table,
     constants=constants,
     manifest=manifest,
-    variants=variants,
+    variants=turned,  # the originals scale the shorter side, whichever it is
 )
 
 SPECS: dict[str, ModelSpec] = {
