@@ -35,12 +35,26 @@ from edgeseg_runtime.environment import read_environment
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 CASES: dict[str, tuple[str, ...]] = {
     "centernet": ("centernet_points/dev_multi_pose",),
+    "cornernet": ("cornernet/dev",),
+    "densepose": ("densepose/dev",),
     "hourglass": ("hourglass/dev",),
     "landmarks": ("landmarks/dev_hrnet_wflw",),
     "retinaface": ("retinaface/dev",),
     "yolact": ("yolact/dev_plus",),
 }
 """Family -> recorded cases whose scaling of random weights is used."""
+CASES_OF_MODELS: dict[str, tuple[str, ...]] = {
+    "centernet_triplet_hourglass104": ("centernet_triplet/dev",),
+    "centernet_triplet_hourglass52": ("centernet_triplet/dev",),
+    "cornernet_squeeze": ("cornernet/dev_squeeze",),
+    **{
+        f"densepose_resnet50_fpn_{name}": ("densepose/dev_wc2m",)
+        for name in ("wc1", "wc2", "wc1m", "wc2m")
+    },
+    "densepose_resnet101_fpn_legacy": ("densepose/dev_legacy",),
+    "densepose_resnet50_fpn_legacy": ("densepose/dev_legacy",),
+}
+"""The same of variants that need another case than their family's."""
 SAMPLING = frozenset({"GridSample"})
 GOAL = 0.85
 
@@ -109,13 +123,13 @@ def measure(name: str, *, threads: int, runs: int) -> dict[str, Any]:
     }
 
 
-def make_model(name: str) -> ReferenceModel:
+def make_model(name: str, *, image_size: tuple[int, int] | None = None) -> ReferenceModel:
     """The model with deterministic weights that behave like trained ones: many results, sure scores."""
-    model = edgeseg.create_model(name)
+    model = edgeseg.create_model(name, image_size=image_size)
     table = importlib.import_module(MODELS[name]).key_table(name)
     gains = [
         gain
-        for case in CASES[get_spec(name).family]
+        for case in CASES_OF_MODELS.get(name, CASES[get_spec(name).family])
         for gain in json.loads((GOLDEN / case / "case.json").read_text(encoding="utf-8"))["gains"]
     ]
     fill = load_fill().fill
