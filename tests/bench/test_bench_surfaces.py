@@ -148,7 +148,7 @@ def agreement_of(reference, candidate):
 
 def test_surfaces_that_differ_lower_the_agreement_of_surfaces():
     reference = [surface_record(), surface_record(left=40, score=0.6)]
-    assert agreement_of(reference, reference) == 1
+    assert agreement_of(reference, reference) == pytest.approx(1)
     worse = [reference[0], surface_record(left=40, score=0.6, part=4)]
     assert 0.4 < agreement_of(reference, worse) < 0.6
     assert agreement_of([], reference) == 0
@@ -157,13 +157,13 @@ def test_surfaces_that_differ_lower_the_agreement_of_surfaces():
 
 def test_more_persons_than_the_official_evaluation_counts_agree_with_themselves():
     many = [surface_record(left=3 * n, size=(3, 2), score=0.9 - n / 100) for n in range(25)]
-    assert agreement_of(many, many) == 1
+    assert agreement_of(many, many) == pytest.approx(1)
 
 
 def test_who_has_no_surface_on_either_side_counts_for_nothing():
     reference = [surface_record(), surface_record(left=40)]
     del reference[1]["densepose"]
-    assert agreement_of(reference, reference) == 1
+    assert agreement_of(reference, reference) == pytest.approx(1)
 
 
 # ---------------------------------------------------------------- the official files
