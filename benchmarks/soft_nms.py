@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,7 @@ def suppression_ms(count: int) -> dict[str, list[float]]:
     boxes, scores, labels = candidates(count)
     return {
         mode: samples_ms(
-            lambda mode=mode: soft_nms(
-                boxes, scores, labels, max_detections=MAX_DETECTIONS, mode=mode
-            ),
-            20,
+            partial(soft_nms, boxes, scores, labels, max_detections=MAX_DETECTIONS, mode=mode), 20
         )
         for mode in MODES
     }
