@@ -55,6 +55,9 @@ CASES_OF_MODELS: dict[str, tuple[str, ...]] = {
     "densepose_resnet50_fpn_legacy": ("densepose/dev_legacy",),
 }
 """The same of variants that need another case than their family's."""
+SEED = 11
+RECORDED = ("cornernet", "densepose")
+"""Families whose scaling fits no other weights than those of the case: its seed and prefix of names count."""
 SAMPLING = frozenset({"GridSample"})
 GOAL = 0.85
 
@@ -127,17 +130,21 @@ def make_model(name: str, *, image_size: tuple[int, int] | None = None) -> Refer
     """The model with deterministic weights that behave like trained ones: many results, sure scores."""
     model = edgeseg.create_model(name, image_size=image_size)
     table = importlib.import_module(MODELS[name]).key_table(name)
-    gains = [
-        gain
+    cases = [
+        json.loads((GOLDEN / case / "case.json").read_text(encoding="utf-8"))
         for case in CASES_OF_MODELS.get(name, CASES[get_spec(name).family])
-        for gain in json.loads((GOLDEN / case / "case.json").read_text(encoding="utf-8"))["gains"]
     ]
+    gains = [gain for case in cases for gain in case["gains"]]
+    is_recorded = get_spec(name).family in RECORDED
+    seed = cases[0]["seed"] if is_recorded else SEED
+    checkpoint = cases[0]["checkpoint"] if is_recorded else {}
+    prefix = checkpoint.get("prefix") or "" if checkpoint.get("state_json_has_prefix") else ""
     fill = load_fill().fill
     state = {}
     for key, tensor in model.state_dict().items():
-        original = table.original_from_ours(key) or key
+        original = prefix + (table.original_from_ours(key) or key)
         dtype = str(tensor.dtype).removeprefix("torch.")
-        values = fill(original, tuple(tensor.shape), dtype, seed=11, gains=gains)
+        values = fill(original, tuple(tensor.shape), dtype, seed=seed, gains=gains)
         state[key] = torch.from_numpy(np.asarray(values))
     model.load_state_dict(state)
     return model
