@@ -199,7 +199,6 @@ def test_a_model_of_videos_is_measured_on_clips_and_the_others_on_pictures():
     for name, kind in {
         "yolact_edge_vid_resnet50": "instance_clips",
         "yolact_tiny": "instances",
-        "densepose_resnet50_fpn": "densepose",
     }.items():
         with torch.device("meta"):
             model = get_spec(name).build(name, None, {})
