@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
+from itertools import combinations
 from typing import NamedTuple
 
 import cv2
@@ -35,6 +36,8 @@ Bools = npt.NDArray[np.bool_]
 
 TILE = 32
 """Cells of a tile's side: which classes can win is asked tile by tile."""
+NUM_LEADING = 6
+"""Classes that are looked at in pairs, see `_surest`."""
 _HUGE = 1e30
 
 
@@ -163,12 +166,11 @@ def semantic_maps(
         np.full(size, num_stuff, np.int32),
     )
     stuff, things = logits_Chw[:num_stuff], logits_Chw[num_stuff:]
-    sure_stuff_hw, sure_thing_hw = _surest(stuff), _surest(things)
     # What rounding may add to one value and take from another.
     rounding = np.float32(1e-6) * np.abs(logits_Chw).max(initial=0)
-    sure_stuff_hw -= rounding
-    sure_thing_hw -= rounding
-    sure_hw = np.maximum(sure_stuff_hw, sure_thing_hw)
+    sure_hw, sure_stuff_hw, sure_thing_hw = (
+        _surest(group) - rounding for group in (logits_Chw, stuff, things)
+    )
     best_stuff_Chw = _possible(stuff, sure_stuff_hw)
     best_thing_Chw, winning_Chw = _possible(things, sure_thing_hw), _possible(things, sure_hw)
     groups = (
@@ -278,11 +280,17 @@ def _touch(window: Window, other: Window) -> bool:
 def _surest(logits_Chw: Floats) -> Floats:
     """Return (h, w) what the best class is at least, in all pixels of a cell, but for rounding.
 
-    An enlarged value lies between the least and the greatest of a 3x3 window of cells.
+    An enlarged value lies between the least and the greatest of a 3x3 window of cells. The better one of two classes is
+    at least their mean, which says more where one gives way to the other: so the leading classes count in pairs, too.
     """
     surest_hw = np.full(logits_Chw.shape[1:], -np.inf, np.float32)
     for logits_hw in logits_Chw:
         np.maximum(surest_hw, cv2.erode(logits_hw, _NEIGHBOURS), out=surest_hw)
+    num_best = (logits_Chw >= logits_Chw.max(axis=0)).sum(axis=(1, 2))
+    leading = np.argsort(-num_best, kind="stable")[:NUM_LEADING]
+    for first, second in combinations(leading[num_best[leading] > 0].tolist(), 2):
+        mean_hw = (logits_Chw[first] + logits_Chw[second]) * np.float32(0.5)
+        np.maximum(surest_hw, cv2.erode(mean_hw, _NEIGHBOURS), out=surest_hw)
     return surest_hw
 
 
