@@ -69,7 +69,7 @@ def test_stuff_comes_first_and_the_first_of_equal_things_wins():
     assert found.records(1)[3]["category_id"] == 17
 
 
-def test_contenders_below_the_loaded_threshold_do_not_compete():
+def test_contenders_below_the_threshold_do_not_compete():
     options = {**OPTIONS, "score_threshold": 0.8}
     found = fake_predictor(manifest(postprocess=options), outputs())(IMAGE)
     assert [s.name for s in found.segments] == ["sky", "ground", "dog"]
