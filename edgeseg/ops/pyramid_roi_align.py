@@ -17,7 +17,9 @@ from torch import Tensor
 
 from edgeseg.ops.pyramid_atlas import atlas_layout, pyramid_atlas
 
-LEVEL_RULES = ("torchvision", "detectron2")
+LEVEL_RULES = ("torchvision", "detectron2", "upsnet")
+LAST_PIXEL = {"upsnet": 1.0}
+"""Rules that count the pixel at x2 y2 as part of a box -> what its sides are longer; of the level only."""
 MAX_BIN_CELLS = 1024  # adaptive sampling of larger bins gives 0: no map is that large, and the work would not end
 
 
@@ -166,13 +168,13 @@ def pyramid_levels(
 
     Eq. 1 of "Feature Pyramid Networks" (arXiv:1612.03144): floor(canonical_level + log2(sqrt(area) / canonical_scale)),
     clamped to the pyramid. "torchvision" adds 1e-6 to the logarithm, "detectron2" adds 1e-8 to its argument, which
-    float32 swallows next to 1: 223.9999 is level 4 for the one and 3 for the other. Areas that are 0, negative or not a
-    number belong to the finest level.
+    float32 swallows next to 1: 223.9999 is level 4 for the one and 3 for the other. "upsnet" adds 1e-6 to the argument, and
+    a pixel to both sides of the box. Areas that are 0, negative or not a number belong to the finest level.
 
     Args:
         rois: (..., 4) float x1 y1 x2 y2 in network pixels.
         strides: Network pixels per cell of each level: powers of two, each twice the one before.
-        level_rule: "torchvision" or "detectron2".
+        level_rule: one of `LEVEL_RULES`.
         canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
         canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
     """
@@ -183,7 +185,8 @@ def pyramid_levels(
         canonical_level=canonical_level,
     )
     x1, y1, x2, y2 = rois.detach().float().unbind(-1)
-    area = (x2 - x1) * (y2 - y1)
+    pixel = LAST_PIXEL.get(level_rule, 0.0)
+    area = (x2 - x1 + pixel) * (y2 - y1 + pixel)
     return (area[..., None] >= area.new_tensor(boundaries)).sum(-1)
 
 
@@ -200,8 +203,9 @@ def level_boundaries(
 
     def level(area: np.float32) -> float:
         size = np.sqrt(area) / np.float32(canonical_scale)
-        if level_rule == "detectron2":
-            return math.floor(np.float32(canonical_level) + _log2(size + np.float32(1e-8)))
+        if level_rule in _ADDED:
+            added = np.float32(_ADDED[level_rule])
+            return math.floor(np.float32(canonical_level) + _log2(size + added))
         return math.floor(np.float32(canonical_level) + _log2(size) + np.float32(1e-6))
 
     boundaries = []
@@ -216,6 +220,10 @@ def level_boundaries(
                 low = middle + 1
         boundaries.append(float(np.uint32(low).view(np.float32)))
     return tuple(boundaries)
+
+
+_ADDED = {"detectron2": 1e-8, "upsnet": 1e-6}
+"""Rules that add to the argument of the logarithm."""
 
 
 def _log2(value: np.float32) -> np.float32:

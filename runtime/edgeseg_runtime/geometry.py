@@ -24,7 +24,7 @@ from edgeseg_runtime.crops import (
     pfld_square,
 )
 from edgeseg_runtime.image import Image, resize_image, resize_linear_fixed_point
-from edgeseg_runtime.manifest import SAMPLED_RESIZES, Preprocess
+from edgeseg_runtime.manifest import FACTOR, SAMPLED_RESIZES, Preprocess
 from edgeseg_runtime.sampling import image_from_fine, levels_from_fine, sample_fine, taps_at
 
 __all__ = [
@@ -63,6 +63,8 @@ class Geometry:
         step: x, y; source pixels from one network pixel to the next.
         origin: x, y; where the top left corner of the network's input lies in the source.
         box: x1 y1 x2 y2 in source pixels of what the input shows; None for the whole picture.
+        size: height, width of the whole picture in network pixels, rounded; None for what the steps
+            give, which may round a tie in another way.
     """
 
     source: tuple[int, int]
@@ -70,6 +72,7 @@ class Geometry:
     step: tuple[float, float]
     origin: tuple[float, float]
     box: Box | None = None
+    size: tuple[int, int] | None = None
 
     @classmethod
     def at_top_left(
@@ -82,6 +85,8 @@ class Geometry:
     @property
     def resized(self) -> tuple[int, int]:
         """Height, width of the whole picture in network pixels, rounded."""
+        if self.size is not None:
+            return self.size
         return round(self.source[0] / self.step[1]), round(self.source[1] / self.step[0])
 
     @property
@@ -122,6 +127,8 @@ def geometry_of(
         return _about_centre(
             source, network, step=max(source[0] / network[0], source[1] / network[1])
         )
+    if preprocess.rounding == FACTOR:
+        return _by_factor(source, preprocess)
     resized = resized_size(source, preprocess)
     return Geometry.at_top_left(source=source, resized=resized, network=network)
 
@@ -137,7 +144,10 @@ def kept_scale(source: tuple[int, int], preprocess: Preprocess) -> float:
     1, or less where the picture would not fit into the network's input and is shrunk further.
     """
     wanted = float(source[0]), float(source[1])
-    if preprocess.resize == "shortest_edge":
+    if preprocess.rounding == FACTOR:
+        factor = _original_factor(source, preprocess)
+        wanted = source[0] * factor, source[1] * factor
+    elif preprocess.resize == "shortest_edge":
         wanted = _shortest_edge(source, preprocess)
     elif preprocess.resize not in ("original", *_CENTERED):
         return 1.0
@@ -157,6 +167,8 @@ def resized_size(source: tuple[int, int], preprocess: Preprocess) -> tuple[int, 
     bound = preprocess.height, preprocess.width
     if preprocess.resize == "stretch":
         return bound
+    if preprocess.rounding == FACTOR:
+        return geometry_of(source, preprocess).resized
     round_size = _ROUND[preprocess.rounding]
     height, width = float(source[0]), float(source[1])
     if preprocess.resize == "shortest_edge":
@@ -182,6 +194,8 @@ def fit_image(image: Image, geometry: Geometry, preprocess: Preprocess) -> Image
         return _CROPS[preprocess.rounding](image, geometry, preprocess)[None]
     if preprocess.resize in SAMPLED_RESIZES:
         return image_from_fine(_sample(image, geometry, preprocess))[None]
+    if preprocess.rounding == FACTOR:
+        return fit_image_with_fraction(image, geometry, preprocess)[0]
     resized = resize_image(
         np.ascontiguousarray(image), geometry.resized, interpolation=preprocess.interpolation
     )
@@ -204,7 +218,10 @@ def fit_image_with_fraction(
     if preprocess.resize in SAMPLED_RESIZES:
         whole, fraction = levels_from_fine(_sample(image, geometry, preprocess))
         return whole[None], fraction[None]
-    whole, fraction = resize_linear_fixed_point(np.ascontiguousarray(image), geometry.resized)
+    scale = geometry.scale if preprocess.rounding == FACTOR else None
+    whole, fraction = resize_linear_fixed_point(
+        np.ascontiguousarray(image), geometry.resized, scale=scale
+    )
     return (
         _padded(whole, geometry, preprocess.pad_value),
         _padded(fraction, geometry, (0, 0, 0)),
@@ -279,6 +296,36 @@ def _shortest_edge(source: tuple[int, int], preprocess: Preprocess) -> tuple[flo
         scale = max_size / max(new_height, new_width)
         new_height, new_width = new_height * scale, new_width * scale
     return new_height, new_width
+
+
+def _original_factor(source: tuple[int, int], preprocess: Preprocess) -> float:
+    """Return network pixels per source pixel without regard to the network's input (UPSNet, base_dataset.py)."""
+    assert preprocess.min_size is not None
+    scale = preprocess.min_size / min(source)
+    if preprocess.max_size is not None and round(scale * max(source)) > preprocess.max_size:
+        scale = preprocess.max_size / max(source)
+    return scale
+
+
+def _by_factor(source: tuple[int, int], preprocess: Preprocess) -> Geometry:
+    """Return where a picture lies that is resized by one factor for both axes.
+
+    One that would not fit is shrunk further. A side of which that leaves nothing is one pixel.
+    """
+    network = preprocess.height, preprocess.width
+    scale = _original_factor(source, preprocess)
+    for side, bound in zip(source, network, strict=True):
+        if round(side * scale) > bound:
+            scale = bound / side
+    height, width = (round(side * scale) for side in source)
+    rows, columns = (1 / scale if round(side * scale) else float(side) for side in source)
+    return Geometry(
+        source=source,
+        network=network,
+        step=(columns, rows),
+        origin=(0.0, 0.0),
+        size=(max(height, 1), max(width, 1)),
+    )
 
 
 def _half_up(size: float) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import FunctionProto, TensorProto, helper
 
 from edgeseg.ops.pyramid_atlas import atlas_layout
-from edgeseg.ops.pyramid_roi_align import MAX_BIN_CELLS, level_boundaries
+from edgeseg.ops.pyramid_roi_align import LAST_PIXEL, MAX_BIN_CELLS, level_boundaries
 from edgeseg_export.functions.axis import Axis, fixed_samples, num_taps, taps
 from edgeseg_export.functions.body import OPSET, Body
 
@@ -70,7 +70,16 @@ def atlas_roi_align_function(
         canonical_scale=canonical_scale,
         canonical_level=canonical_level,
     )
-    y, x = _axes(body, level_sizes, strides, boundaries, output_size, sampling_ratio, aligned)
+    y, x = _axes(
+        body,
+        level_sizes,
+        strides,
+        boundaries,
+        output_size,
+        sampling_ratio,
+        aligned,
+        LAST_PIXEL.get(level_rule, 0.0),
+    )
     if sampling_ratio > 0:
         pooled = _fixed(body, atlas, y, x, channels, sampling_ratio, rois_last)
     else:
@@ -111,11 +120,15 @@ def _axes(
     output_size: tuple[int, int],
     sampling_ratio: int,
     aligned: bool,
+    pixel: float,
 ) -> tuple[Axis, Axis]:
     """Return what the samples of each box depend on, y and x, taken from the level of its area."""
     rois_B1R4 = body.op("Unsqueeze", "rois", body.ints(1))
     x1, y1, x2, y2 = body.split(rois_B1R4, 4, axis=3)
-    area = body.op("Mul", body.op("Sub", x2, x1), body.op("Sub", y2, y1))
+    width, height = body.op("Sub", x2, x1), body.op("Sub", y2, y1)
+    if pixel:
+        width, height = (body.op("Add", side, body.floats([pixel])) for side in (width, height))
+    area = body.op("Mul", width, height)
     is_above_B1RL = body.op("GreaterOrEqual", area, body.floats(boundaries or [np.inf]))
     steps_B1RL = body.op("Cast", is_above_B1RL, to=TensorProto.INT64)
     level_B1R = body.op("ReduceSum", steps_B1RL, body.ints(3), keepdims=0)
