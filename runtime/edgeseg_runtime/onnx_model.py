@@ -512,6 +512,11 @@ def _tensor(message: Mapping[str, Any], *, may_be_empty: bool = False) -> Tensor
     elements, width = _elements(message, filled, dtype)
     if len(elements) != math.prod(shape) * width and not (may_be_empty and not filled):
         raise ValueError(f"the tensor {name!r} of shape {list(shape)} has data of another size")
+    if not _fits(elements, DTYPES[dtype]):
+        raise ValueError(
+            f"the tensor {name!r} has numbers that {DTYPES[dtype]} does not have; "
+            "engines take them for different ones"
+        )
     return Tensor(name, dtype, shape, elements)
 
 
@@ -528,6 +533,20 @@ def _elements(
     if filled[0] in {"floats", "doubles"}:
         return values[0] if len(values) == 1 else memoryview(b"".join(values)), width
     return np.array(values, np.uint64 if filled[0] == "uint64s" else np.int64), 1
+
+
+def _fits(elements: memoryview | npt.NDArray[Any], dtype: str) -> bool:
+    """Tell whether all numbers are of a tensor's type; what is cut off or rounded to fit is not."""
+    if not len(elements) or (isinstance(elements, memoryview) and dtype != "bool"):
+        return True
+    if isinstance(elements, memoryview):
+        return int(np.frombuffer(elements, np.uint8).max()) <= 1
+    if dtype == "bool":
+        low, high = 0, 1
+    else:  # floating point numbers of 16 bits are kept as the integers of the same bits
+        limits = np.iinfo("uint16" if dtype in {"float16", "bfloat16"} else dtype)
+        low, high = int(limits.min), int(limits.max)
+    return low <= int(elements.min()) and int(elements.max()) <= high
 
 
 def _value(message: Mapping[str, Any]) -> ValueInfo:
