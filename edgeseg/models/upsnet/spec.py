@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import configured
+from edgeseg.models.building import configured, turned
 from edgeseg.models.labels import ClassRules
 from edgeseg.models.maskrcnn.config import DETECT, STRIDES
 from edgeseg.models.maskrcnn.spec import (
@@ -20,7 +20,6 @@ from edgeseg.models.maskrcnn.spec import (
     detect_graph,
     preprocess,
     sides_of,
-    variants,
 )
 from edgeseg.models.upsnet.config import PRESETS, UPSNetConfig
 from edgeseg_runtime.graphs import Graph, Schedule, TensorSpec
@@ -171,7 +170,7 @@ FAMILY = Family(
     build=build,
     key_table=key_table,
     manifest=manifest,
-    variants=variants,
+    variants=turned,  # the original scales the shorter side, whichever it is
 )
 
 SPECS: dict[str, ModelSpec] = {
