@@ -91,5 +91,10 @@ def _check(manifest: Manifest) -> None:
             f"image_size with resize {preprocess.resize}",
             "it only where the picture lies at the top left",
         )
-    if any(spec.shape[0] not in {1, -1} for spec in (*manifest.inputs, *manifest.outputs)):
-        refuse(manifest, "a fixed batch size above 1", "1 or free: export with batch size 1")
+    for spec in (*manifest.inputs, *manifest.outputs):
+        if spec.shape[:1] not in {(1,), (-1,)}:
+            refuse(
+                manifest,
+                f"{describe(spec)}, whose first axis is not a batch of 1",
+                "1 or free: export with batch size 1",
+            )
