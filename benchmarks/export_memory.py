@@ -131,12 +131,15 @@ def run_once(model: Any) -> None:
     from edgeseg.models import model_manifest
     from edgeseg.models.torch_backend import TorchBackend
     from edgeseg_bench.checks import check_pictures
+    from edgeseg_runtime.backends import CheckedBackend
     from edgeseg_runtime.session import run_frame
     from edgeseg_runtime.tasks import create_task
 
     manifest = model_manifest(model)
     (picture,), _ = check_pictures(manifest, 1)
-    backend = TorchBackend(model, manifest)
+    backend = CheckedBackend(
+        TorchBackend(model, manifest), manifest
+    )  # which skips a stage without rows
     inputs, _ = create_task(manifest).preprocess(picture)
     run_frame(manifest, backend, inputs, backend.open_state(), frame=0)
 
