@@ -137,9 +137,8 @@ def run_once(model: Any) -> None:
 
     manifest = model_manifest(model)
     (picture,), _ = check_pictures(manifest, 1)
-    backend = CheckedBackend(
-        TorchBackend(model, manifest), manifest
-    )  # which skips a stage without rows
+    # The checked one skips a stage without rows.
+    backend = CheckedBackend("torch", TorchBackend(model, manifest), manifest)
     inputs, _ = create_task(manifest).preprocess(picture)
     run_frame(manifest, backend, inputs, backend.open_state(), frame=0)
 
