@@ -36,6 +36,7 @@ _HOURGLASS = "edgeseg.models.hourglass.spec"
 _LANDMARKS = "edgeseg.models.landmarks.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
 _RETINAFACE = "edgeseg.models.retinaface.spec"
+_VPSNET = "edgeseg.models.vpsnet.spec"
 _YOLACT = "edgeseg.models.yolact.spec"
 _YOLACT_EDGE = "edgeseg.models.yolact_edge.spec"
 MODELS: dict[str, str] = {
@@ -85,6 +86,7 @@ MODELS: dict[str, str] = {
     "retinaface_mobilenet025": _RETINAFACE,
     "retinaface_resnet50": _RETINAFACE,
     "retinaface_tiny": _RETINAFACE,
+    "vpsnet_fusetrack_cityscapes": _VPSNET,
     "yolact_darknet53": _YOLACT,
     "yolact_edge_mobilenetv2": _YOLACT_EDGE,
     "yolact_edge_resnet101": _YOLACT_EDGE,
