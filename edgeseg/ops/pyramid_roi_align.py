@@ -178,7 +178,8 @@ def pyramid_levels(
     Eq. 1 of "Feature Pyramid Networks" (arXiv:1612.03144): floor(canonical_level + log2(sqrt(area) / canonical_scale)),
     clamped to the pyramid. "torchvision" adds 1e-6 to the logarithm, "detectron2" adds 1e-8 to its argument, which
     float32 swallows next to 1: 223.9999 is level 4 for the one and 3 for the other. "upsnet" adds 1e-6 to the argument, and
-    a pixel to both sides of the box; "mmdetection" adds as much, but counts the levels from the finest one. Areas that are 0, negative or not a number belong to the finest level.
+    a pixel to both sides of the box; "mmdetection" adds as much, but counts levels from the finest one. Areas that are 0,
+    negative or not a number belong to the finest level.
 
     Args:
         rois: (..., 4) float x1 y1 x2 y2 in network pixels.

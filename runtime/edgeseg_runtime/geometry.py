@@ -24,7 +24,7 @@ from edgeseg_runtime.crops import (
     pfld_square,
 )
 from edgeseg_runtime.image import Image, resize_image, resize_linear_fixed_point
-from edgeseg_runtime.manifest import SAMPLED_RESIZES, Preprocess
+from edgeseg_runtime.manifest import FACTOR, SAMPLED_RESIZES, Preprocess
 from edgeseg_runtime.sampling import image_from_fine, levels_from_fine, sample_fine, taps_at
 
 __all__ = [
@@ -122,6 +122,9 @@ def geometry_of(
         return _about_centre(
             source, network, step=max(source[0] / network[0], source[1] / network[1])
         )
+    if preprocess.rounding == FACTOR:
+        rows, columns = _factor_steps(source, preprocess)
+        return Geometry(source=source, network=network, step=(columns, rows), origin=(0.0, 0.0))
     resized = resized_size(source, preprocess)
     return Geometry.at_top_left(source=source, resized=resized, network=network)
 
@@ -137,7 +140,10 @@ def kept_scale(source: tuple[int, int], preprocess: Preprocess) -> float:
     1, or less where the picture would not fit into the network's input and is shrunk further.
     """
     wanted = float(source[0]), float(source[1])
-    if preprocess.resize == "shortest_edge":
+    if preprocess.rounding == FACTOR:
+        scale = _original_factor(source, preprocess)
+        wanted = source[0] * scale, source[1] * scale
+    elif preprocess.resize == "shortest_edge":
         wanted = _shortest_edge(source, preprocess)
     elif preprocess.resize not in ("original", *_CENTERED):
         return 1.0
@@ -157,6 +163,8 @@ def resized_size(source: tuple[int, int], preprocess: Preprocess) -> tuple[int, 
     bound = preprocess.height, preprocess.width
     if preprocess.resize == "stretch":
         return bound
+    if preprocess.rounding == FACTOR:
+        return geometry_of(source, preprocess).resized
     round_size = _ROUND[preprocess.rounding]
     height, width = float(source[0]), float(source[1])
     if preprocess.resize == "shortest_edge":
@@ -182,6 +190,8 @@ def fit_image(image: Image, geometry: Geometry, preprocess: Preprocess) -> Image
         return _CROPS[preprocess.rounding](image, geometry, preprocess)[None]
     if preprocess.resize in SAMPLED_RESIZES:
         return image_from_fine(_sample(image, geometry, preprocess))[None]
+    if preprocess.rounding == FACTOR:
+        return fit_image_with_fraction(image, geometry, preprocess)[0]
     resized = resize_image(
         np.ascontiguousarray(image), geometry.resized, interpolation=preprocess.interpolation
     )
@@ -204,7 +214,10 @@ def fit_image_with_fraction(
     if preprocess.resize in SAMPLED_RESIZES:
         whole, fraction = levels_from_fine(_sample(image, geometry, preprocess))
         return whole[None], fraction[None]
-    whole, fraction = resize_linear_fixed_point(np.ascontiguousarray(image), geometry.resized)
+    scale = geometry.scale if preprocess.rounding == FACTOR else None
+    whole, fraction = resize_linear_fixed_point(
+        np.ascontiguousarray(image), geometry.resized, scale=scale
+    )
     return (
         _padded(whole, geometry, preprocess.pad_value),
         _padded(fraction, geometry, (0, 0, 0)),
@@ -279,6 +292,28 @@ def _shortest_edge(source: tuple[int, int], preprocess: Preprocess) -> tuple[flo
         scale = max_size / max(new_height, new_width)
         new_height, new_width = new_height * scale, new_width * scale
     return new_height, new_width
+
+
+def _original_factor(source: tuple[int, int], preprocess: Preprocess) -> float:
+    """Return network pixels per source pixel without regard to the network's input (UPSNet, base_dataset.py)."""
+    assert preprocess.min_size is not None
+    scale = preprocess.min_size / min(source)
+    if preprocess.max_size is not None and round(scale * max(source)) > preprocess.max_size:
+        scale = preprocess.max_size / max(source)
+    return scale
+
+
+def _factor_steps(source: tuple[int, int], preprocess: Preprocess) -> tuple[float, float]:
+    """Return source pixels per network pixel, of rows and of columns.
+
+    A picture that would not fit is shrunk further. A side of which that leaves nothing is one pixel.
+    """
+    scale = _original_factor(source, preprocess)
+    for side, bound in zip(source, (preprocess.height, preprocess.width), strict=True):
+        if round(side * scale) > bound:
+            scale = bound / side
+    rows, columns = (1 / scale if round(side * scale) else float(side) for side in source)
+    return rows, columns
 
 
 def _half_up(size: float) -> int:

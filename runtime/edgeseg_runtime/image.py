@@ -175,7 +175,9 @@ def resize_image(image: Image, size: tuple[int, int], *, interpolation: str) -> 
     raise ValueError(f"interpolation is {interpolation!r}; expected linear or pillow_bilinear")
 
 
-def resize_linear_fixed_point(image: Image, size: tuple[int, int]) -> tuple[Image, Image]:
+def resize_linear_fixed_point(
+    image: Image, size: tuple[int, int], *, scale: tuple[float, float] | None = None
+) -> tuple[Image, Image]:
     """Return the picture resized with half-pixel centres, in whole grey levels and 1/256 of one.
 
     For originals that resize in floating point: whole + fraction / 256 is within 1/512 of a grey
@@ -184,14 +186,29 @@ def resize_linear_fixed_point(image: Image, size: tuple[int, int]) -> tuple[Imag
     Args:
         image: (H, W, 3) uint8.
         size: height, width of the result.
+        scale: x, y; pixels of the result per pixel of the picture, where it is not exactly the ratio
+            of the sizes.
     """
-    if image.shape[:2] == size:
+    if image.shape[:2] == size and (scale is None or scale == (1, 1)):
         return image, np.zeros_like(image)
-    resized = np.asarray(
-        cv2.resize(image.astype(np.uint16) << 8, size[::-1], interpolation=cv2.INTER_LINEAR),
-        np.uint16,
-    )
+    fine = image.astype(np.uint16) << 8
+    if scale is None:
+        resized = cv2.resize(fine, size[::-1], interpolation=cv2.INTER_LINEAR)
+    else:
+        resized = _scaled(fine, size, scale)
+    resized = np.asarray(resized, np.uint16)
     return (resized >> 8).astype(np.uint8), (resized & 255).astype(np.uint8)
+
+
+def _scaled(
+    image: npt.NDArray[np.uint16], size: tuple[int, int], scale: tuple[float, float]
+) -> npt.NDArray[Any]:
+    """Return a picture resized by factors, of exactly this size: OpenCV may round it in another way."""
+    resized = cv2.resize(image, None, fx=scale[0], fy=scale[1], interpolation=cv2.INTER_LINEAR)
+    missing = [max(wanted - found, 0) for wanted, found in zip(size, resized.shape, strict=False)]
+    if any(missing):
+        resized = np.pad(resized, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    return np.asarray(resized[: size[0], : size[1]])
 
 
 def _layout(image: npt.NDArray[Any]) -> str | None:

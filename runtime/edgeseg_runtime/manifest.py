@@ -87,7 +87,9 @@ SAMPLED_RESIZES = (
     "square_crop",
 )  # positions, not sizes, are computed
 INTERPOLATIONS = ("linear", "pillow_bilinear")
-SIZE_ROUNDINGS = ("floor", "half_up")
+FACTOR = "factor"
+"""Rounding of a size that the steps between the pixels do not follow."""
+SIZE_ROUNDINGS = ("floor", "half_up", FACTOR)
 CROP_ROUNDINGS = ("truncate", "none", "hrnet", "pfld", "pfld_camera")
 CROP_MARGIN = 1.25
 
@@ -128,7 +130,9 @@ class Preprocess:
             "shortest_edge".
         interpolation: "linear" (half-pixel centres, no antialiasing) or "pillow_bilinear"
             (antialiased, bit for bit as Pillow resizes uint8).
-        rounding: of the resized size: "floor" or "half_up" (int(x + 0.5)); for "square_crop" of
+        rounding: of the resized size: "floor", "half_up" (int(x + 0.5)) or "factor" (half to even, and
+            the scale before rounding is that of the pixels; only for "shortest_edge" with "linear");
+            for "square_crop" of
             the square's corners: "truncate" to whole pixels, toward zero, "none", or "hrnet",
             "pfld" and "pfld_camera" for all of these originals' cropping, see `crops.py`.
         pad_value: B, G, R in 0..255 of what the picture does not cover.
@@ -158,6 +162,10 @@ class Preprocess:
             refuse("interpolation", self.interpolation, f"linear with resize {self.resize}")
         is_crop = self.resize == "square_crop"
         check_choice("rounding", self.rounding, CROP_ROUNDINGS if is_crop else SIZE_ROUNDINGS)
+        is_factor = self.rounding == FACTOR
+        if is_factor and (self.resize, self.interpolation) != ("shortest_edge", "linear"):
+            found = f"{self.resize}, {self.interpolation}"
+            refuse("resize, interpolation", found, f"shortest_edge, linear with rounding {FACTOR}")
         if self.rounding == "hrnet" and self.height != self.width:
             refuse("width", self.width, f"the height, {self.height}, with rounding hrnet")
         check_number("crop_margin", self.crop_margin, 0.01, 100.0)

@@ -112,7 +112,7 @@ def test_onnx_agrees_with_pytorch(pool_onnx, output_size, sampling_ratio, aligne
         "output_size": np.broadcast_to(output_size, 2).tolist(),
         "sampling_ratio": sampling_ratio,
         "aligned": aligned,
-        "level_rule": ["torchvision", "detectron2"][seed % 2],
+        "level_rule": ["torchvision", "detectron2", "upsnet"][seed],
         "canonical_scale": 100.0,
         "canonical_level": 3,
     }
@@ -254,6 +254,9 @@ def test_a_box_may_have_a_least_size_of_its_own(pool_onnx):
         (111.9999, "mmdetection", 0),
         (112.0, "mmdetection", 1),
         (448.0, "mmdetection", 3),
+        (110.99, "upsnet", 0),
+        (111.0, "upsnet", 1),  # a pixel more on each side
+        (222.9999, "upsnet", 2),
         (5000.0, "torchvision", 3),
         (float("nan"), "torchvision", 0),
     ],

@@ -27,7 +27,7 @@ CHOICES = {
     "interpolation": INTERPOLATIONS,
     "rounding": SIZE_ROUNDINGS,
     "channel_order": ("rgb", "bgr"),
-    "roi_level_rule": ("torchvision", "detectron2"),
+    "roi_level_rule": ("torchvision", "detectron2", "upsnet"),
 }
 """Fields of `DetectorConfig` that hold the name of a rule."""
 
@@ -157,6 +157,11 @@ class DetectorConfig:
                     f"{name} {getattr(self, name)} found, expected 1 to {MAX_TOP_K}: TensorRT "
                     "sorts no more"
                 )
+
+    @property
+    def pixel(self) -> float:
+        """What a box is wider than the difference of its sides: 1 where the pixel at x2 y2 is part of it."""
+        return 0.0
 
     @property
     def num_logits(self) -> int:

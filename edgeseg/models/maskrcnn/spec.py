@@ -177,6 +177,7 @@ def branch_graph(
     *,
     maximum: int,
     buckets: Sequence[int],
+    counts: str = "scores",
 ) -> Graph:
     """Return a stage that runs once for each of the first ``maximum`` detections.
 
@@ -186,6 +187,7 @@ def branch_graph(
         outputs: of the stage, with free rows.
         maximum: number of rows.
         buckets: numbers of rows, beside ``maximum``, that engines of fixed shapes are built for.
+        counts: which of its outputs tells how many there are.
     """
     inputs = []
     for name in takes:
@@ -198,7 +200,7 @@ def branch_graph(
         outputs=tuple(outputs),
         takes={name: f"{DETECT}.{name}" for name in takes},
         rows=Rows(
-            counts="scores",
+            counts=counts,
             maximum=maximum,
             buckets=tuple(sorted({min(bucket, maximum) for bucket in (*buckets, maximum)})),
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgeseg.models.labels import BACKGROUND
+from edgeseg.models.labels import BACKGROUND, CITYSCAPES_STUFF, CITYSCAPES_THINGS
 from edgeseg.models.layers.limits import MAX_TOP_K
 
 STRIDES = (4, 8, 16, 32)
@@ -14,12 +14,6 @@ SIZE_DIVISOR = 64
 NORM_GROUPS = 32
 FLOW_NETS = ("flownet2", "small")
 BACKBONES = ("resnet50", "small")
-
-STUFF = (
-    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
-    "vegetation", "terrain", "sky",
-)  # fmt: skip
-THINGS = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +40,11 @@ class VPSNetConfig:
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
-    num_classes: int = 1 + len(THINGS)
-    labels: tuple[str, ...] = (BACKGROUND, *THINGS)
-    category_ids: tuple[int, ...] = (0, *range(len(STUFF), len(STUFF) + len(THINGS)))
-    stuff_labels: tuple[str, ...] = STUFF
-    stuff_category_ids: tuple[int, ...] = tuple(range(len(STUFF)))
+    num_classes: int = 9
+    labels: tuple[str, ...] = (BACKGROUND, *CITYSCAPES_THINGS)
+    category_ids: tuple[int, ...] = (0, 11, 12, 13, 14, 15, 16, 17, 18)
+    stuff_labels: tuple[str, ...] = CITYSCAPES_STUFF
+    stuff_category_ids: tuple[int, ...] = tuple(range(11))
 
     backbone: str = "resnet50"
     backbone_norm_eps: float = 1e-5

@@ -3,7 +3,7 @@
 Task           turns pictures into the model's inputs and opens readers; stateless
 Reader         turns the outputs of one stream into results; tracks live in it
 RegionTask     a task of models that look at one box of the picture at a time
-TASKS          name in a manifest -> "module:class", imported on first use
+TASKS          name in a manifest -> "module:callable", imported on first use
 create_task    the task that a manifest asks for
 """
 
@@ -25,7 +25,7 @@ TASKS: dict[str, str] = {
     "instances": "edgeseg_runtime.tasks.instances:InstanceTask",
     "keypoints": "edgeseg_runtime.tasks.keypoints:KeypointTask",
     "landmarks": "edgeseg_runtime.tasks.landmarks:LandmarkTask",
-    "panoptic": "edgeseg_runtime.tasks.panoptic:PanopticTask",
+    "panoptic": "edgeseg_runtime.tasks.panoptic:panoptic_task",
 }
 
 Result = TypeVar("Result")
