@@ -93,6 +93,7 @@ def manifest(model: ReferenceModel) -> Manifest:
             resize="shortest_edge",
             min_size=config.min_size,
             max_size=config.max_size,
+            interpolation="opencv_linear",
             rounding="half_up",
         ),
         postprocess={
