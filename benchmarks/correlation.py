@@ -102,15 +102,15 @@ def measure(
     latencies = measure_interleaved(calls, plan)
     records = []
     ours = f"tiles {TILE}"
-    print(f"{case}: {channels}x{size[0]}x{size[1]}, radius {radius}, step {step}, {threads} threads")
+    print(
+        f"{case}: {channels}x{size[0]}x{size[1]}, radius {radius}, step {step}, {threads} threads"
+    )
     print(f"{'form':12}{'nodes':>6}{'p50 ms':>9}  {f'ratio to {ours} (95 %)':28}max difference")
     for form, latency in latencies.items():
         ratio = paired_ratio(latency.samples_ns, latencies[ours].samples_ns)
         interval = f"{ratio.median:.2f} ({ratio.interval_text(2)})"
         num_nodes = len(functions[form].node)
-        print(
-            f"{form:12}{num_nodes:6}{latency.p50_ms:9.1f}  {interval:28}{differences[form]:.1e}"
-        )
+        print(f"{form:12}{num_nodes:6}{latency.p50_ms:9.1f}  {interval:28}{differences[form]:.1e}")
         records.append(
             {
                 "case": case,
@@ -136,9 +136,7 @@ def model_of(function: FunctionProto, channels: int, size: tuple[int, int]) -> M
         for name in ("first", "second")
     )
     likeness = helper.make_tensor_value_info("likeness", TensorProto.FLOAT, ["B", "D", "H", "W"])
-    node = helper.make_node(
-        function.name, ["first", "second"], ["likeness"], domain="edgeseg"
-    )
+    node = helper.make_node(function.name, ["first", "second"], ["likeness"], domain="edgeseg")
     model = helper.make_model(
         helper.make_graph([node], "form", [first, second], [likeness]),
         functions=[function],

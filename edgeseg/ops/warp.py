@@ -13,9 +13,7 @@ OUTSIDE = ("zeros", "border")
 SPACINGS = ("cells", "stretched")
 
 
-def warp(
-    map_: Tensor, flow: Tensor, *, outside: str = "zeros", spacing: str = "cells"
-) -> Tensor:
+def warp(map_: Tensor, flow: Tensor, *, outside: str = "zeros", spacing: str = "cells") -> Tensor:
     """Return for each cell the map's value at cell + flow, interpolated bilinearly.
 
     With the border outside this is FlowNet2's `Resample2d`, which takes each of the four neighbours that lies outside from

@@ -131,7 +131,9 @@ def test_the_original_s_frame_has_its_identities():
     assert case["config"]["match_coeff"] == [1.0, 2.0, 10.0]
     tracks = _GivenFitness(fits)
     tracks.follow(detected(fits.shape[1] - 1))  # as many objects
-    found = tracks.follow(Detected(np.zeros((len(ids), 40), np.float32), boxes[:, 1:], scores, labels))
+    found = tracks.follow(
+        Detected(np.zeros((len(ids), 40), np.float32), boxes[:, 1:], scores, labels)
+    )
     assert found.tolist() == ids.tolist()
     assert before.max() + 1 == fits.shape[1] - 1
 

@@ -135,9 +135,7 @@ class FlowNetS(nn.Module):
         first, second, third = LADDER[:3]
         self.conv1 = conv(12, first, kernel_size=7, stride=2)
         self.conv2 = conv(first, second, kernel_size=5, stride=2)
-        self.conv3 = nn.Sequential(
-            conv(second, third, kernel_size=5, stride=2), conv(third, third)
-        )
+        self.conv3 = nn.Sequential(conv(second, third, kernel_size=5, stride=2), conv(third, third))
         self.levels = _coarse_levels()
         self.refine = Refinement((*LADDER[:1:-1], second), DECODER, enlarges_with_bias=False)
 
@@ -212,7 +210,9 @@ class FlowNet2(nn.Module):
         both = torch.cat([first, second], dim=1)
         stages = {"flow_c": self.c(first, second)}
         large = _enlarged(stages["flow_c"] * FLOW_FACTOR, mode="bilinear")
-        for number, (network, mode) in enumerate(zip(self.s, ("bilinear", "nearest"), strict=True), 1):
+        for number, (network, mode) in enumerate(
+            zip(self.s, ("bilinear", "nearest"), strict=True), 1
+        ):
             moved = warp(second, large, outside="border")
             seen = [both, moved, large / FLOW_FACTOR, length(first - moved)]
             stages[f"flow_s{number}"] = network(torch.cat(seen, dim=1))

@@ -60,9 +60,9 @@ def correlation_function(
     right = reach + covered - width
     second = body.op("Pad", second, body.ints(0, 0, reach, reach, 0, 0, reach, right))
     second_BHWC = body.op("Transpose", second, perm=[0, 2, 3, 1])
-    columns_PNV = (
-        np.arange(tiles)[:, None] * tile + np.arange(window)
-    ) * step + np.arange(step)[:, None, None]
+    columns_PNV = (np.arange(tiles)[:, None] * tile + np.arange(window)) * step + np.arange(step)[
+        :, None, None
+    ]
     flat = body.op("Gather", second_BHWC, body.ints(*columns_PNV.ravel().tolist()), axis=2)
     second_BHPNVC = body.reshape(flat, 0, height + 2 * reach, step, tiles, window, channels)
 
