@@ -225,7 +225,7 @@ def nearest_source(array_HW: Ids, geometry: Geometry) -> Ids:
     The originals' own map has the resized size over the scale, rounded, and so may have a row or column more or less
     than the picture. Here it is always the picture's size: one too many is left out, for a missing one the last is repeated.
     """
-    if array_HW.shape == geometry.source:
+    if array_HW.shape == geometry.source and geometry.step == (1.0, 1.0):
         return array_HW
     rows, columns = (
         np.minimum(np.floor(np.arange(length) * _float32_ratio(step)).astype(np.intp), limit - 1)

@@ -63,6 +63,8 @@ class Geometry:
         step: x, y; source pixels from one network pixel to the next.
         origin: x, y; where the top left corner of the network's input lies in the source.
         box: x1 y1 x2 y2 in source pixels of what the input shows; None for the whole picture.
+        size: height, width of the whole picture in network pixels, rounded; None for what the steps
+            give, which may round a tie in another way.
     """
 
     source: tuple[int, int]
@@ -70,6 +72,7 @@ class Geometry:
     step: tuple[float, float]
     origin: tuple[float, float]
     box: Box | None = None
+    size: tuple[int, int] | None = None
 
     @classmethod
     def at_top_left(
@@ -82,6 +85,8 @@ class Geometry:
     @property
     def resized(self) -> tuple[int, int]:
         """Height, width of the whole picture in network pixels, rounded."""
+        if self.size is not None:
+            return self.size
         return round(self.source[0] / self.step[1]), round(self.source[1] / self.step[0])
 
     @property
@@ -123,8 +128,7 @@ def geometry_of(
             source, network, step=max(source[0] / network[0], source[1] / network[1])
         )
     if preprocess.rounding == FACTOR:
-        rows, columns = _factor_steps(source, preprocess)
-        return Geometry(source=source, network=network, step=(columns, rows), origin=(0.0, 0.0))
+        return _by_factor(source, preprocess)
     resized = resized_size(source, preprocess)
     return Geometry.at_top_left(source=source, resized=resized, network=network)
 
@@ -303,17 +307,25 @@ def _original_factor(source: tuple[int, int], preprocess: Preprocess) -> float:
     return scale
 
 
-def _factor_steps(source: tuple[int, int], preprocess: Preprocess) -> tuple[float, float]:
-    """Return source pixels per network pixel, of rows and of columns.
+def _by_factor(source: tuple[int, int], preprocess: Preprocess) -> Geometry:
+    """Return where a picture lies that is resized by one factor for both axes.
 
-    A picture that would not fit is shrunk further. A side of which that leaves nothing is one pixel.
+    One that would not fit is shrunk further. A side of which that leaves nothing is one pixel.
     """
+    network = preprocess.height, preprocess.width
     scale = _original_factor(source, preprocess)
-    for side, bound in zip(source, (preprocess.height, preprocess.width), strict=True):
+    for side, bound in zip(source, network, strict=True):
         if round(side * scale) > bound:
             scale = bound / side
+    height, width = (round(side * scale) for side in source)
     rows, columns = (1 / scale if round(side * scale) else float(side) for side in source)
-    return rows, columns
+    return Geometry(
+        source=source,
+        network=network,
+        step=(columns, rows),
+        origin=(0.0, 0.0),
+        size=(max(height, 1), max(width, 1)),
+    )
 
 
 def _half_up(size: float) -> int:

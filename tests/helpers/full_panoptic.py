@@ -5,11 +5,11 @@ import numpy as np
 
 
 def enlarged_fully(logits_Chw, factor):
-    """Return (C, H, W): bilinear with half-pixel centres, weight by weight for every pixel."""
+    """Return (C, H, W): bilinear with half-pixel centres, as PyTorch has it; the last cell is repeated."""
     for axis in (2, 1):
         cells = logits_Chw.shape[axis]
         position = (np.arange(cells * factor) + 0.5) / factor - 0.5
-        position = np.clip(position, 0, cells - 1)
+        position = np.maximum(position, 0)
         low = np.floor(position).astype(int)
         high = np.minimum(low + 1, cells - 1)
         weight = (position - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])

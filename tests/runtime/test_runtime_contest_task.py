@@ -46,6 +46,7 @@ def outputs(**changes):
     """Return a dog and, behind it, a cat, over sky and, from the middle on, ground."""
     logits = np.full((1, 4, HEIGHT // 4, WIDTH // 4), -9, np.float32)
     logits[0, 0, : HEIGHT // 8] = logits[0, 1, HEIGHT // 8 :] = 5
+    logits[0, 3, 2:6, 2:6] = logits[0, 2, 2:6, 4:10] = 8
     arrays = {
         "semantic_logits": logits,
         "contender_boxes": np.array(
@@ -77,12 +78,25 @@ def test_contenders_below_the_loaded_threshold_do_not_compete():
 
 
 def test_without_contenders_the_stuff_is_left():
-    nothing = outputs(contender_scores=np.zeros((1, ROWS), np.float32))
+    logits = np.minimum(outputs()["semantic_logits"], 5)
+    logits[:, 2:] = -9
+    scores = np.zeros((1, ROWS), np.float32)
+    nothing = outputs(contender_scores=scores, semantic_logits=logits)
     found = fake_predictor(manifest(), nothing)(IMAGE)
     assert [s.name for s in found.segments] == ["sky", "ground"]
     assert found.areas.sum() == HEIGHT * WIDTH
+    task = create_task(manifest())
+    _, geometry = task.preprocess(IMAGE)
     rows = np.zeros((1, 0, CELLS, CELLS), np.float32)  # the stage did not run
-    assert len(fake_predictor(manifest(), {**nothing, "contender_masks": rows})(IMAGE)) == 2
+    assert len(task.postprocess({**nothing, "contender_masks": rows}, geometry)) == 2
+
+
+def test_what_is_stuff_by_the_semantic_map_turns_into_it():
+    logits = outputs()["semantic_logits"].copy()
+    logits[:, 2:] = -9
+    found = fake_predictor(manifest(), outputs(semantic_logits=logits))(IMAGE)
+    assert [s.name for s in found.segments] == ["sky", "ground"]
+    assert found.areas.sum() == HEIGHT * WIDTH
 
 
 def test_a_thing_that_no_contender_has_is_void():
