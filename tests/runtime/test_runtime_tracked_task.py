@@ -71,6 +71,8 @@ def outputs_of(*things, semantic=0):
         found["contender_scores"][0, row] = 0.9 - 0.05 * row
         found["contender_labels"][0, row] = label
         found["contender_embeddings"][0, row] = embedding
+        cells = slice(left // 4, -(-(left + 12) // 4))
+        found["semantic_logits"][0, NUM_STUFF + label - 1, 2:5, cells] = 9
         found["contender_masks"][0, row] = logit or 20
     return found
 
@@ -131,9 +133,9 @@ def test_a_frame_without_detections_is_stuff(read):
 
 def test_what_was_not_seen_for_long_is_another_thing(read):
     car, nothing = outputs_of((5, CAR, GREEN)), outputs_of()
-    results = read(car, nothing, nothing, car, track_frames=2)
+    results = read(car, nothing, nothing, car, track_frames=1)
     assert tracks(results[-1]) == {("car", 5): 1}
-    results = read(car, nothing, nothing, car, track_frames=3)
+    results = read(car, nothing, nothing, car, track_frames=2)
     assert tracks(results[-1]) == {("car", 5): 0}
 
 
