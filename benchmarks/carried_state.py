@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -86,7 +87,7 @@ def check(backend: CheckedBackend, inputs: list[Tensors]) -> float:
     assert state is not None
     run_frame(backend.manifest, backend, inputs[0], state)
     worst = 0.0
-    for before, frame in zip(inputs[:3], inputs[1:4], strict=True):
+    for before, frame in pairwise(inputs[:4]):
         found = run_frame(backend.manifest, backend, frame, state, frame=1)
         expected = _again(backend, before, frame, again)
         for name, array in found.items():

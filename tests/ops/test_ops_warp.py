@@ -33,7 +33,7 @@ def by_the_rule(map_, flow, *, outside, spacing):
             position = position * [height / (height - 1), width / (width - 1)] - 0.5
         corner = np.floor(position).astype(int)
         for i, j in np.ndindex(2, 2):
-            row, column = corner + [i, j]
+            row, column = corner + np.array([i, j])
             weight = np.prod(1 - np.abs(position - [row, column]))
             if outside == "border":
                 row, column = np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)

@@ -6,6 +6,7 @@ Written from the paper and a description of its structure. Shape suffixes: B pic
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def _coarse_levels() -> nn.ModuleList:
     """Return the levels at strides 16 to 64: a convolution that halves and one that does not."""
     return nn.ModuleList(
         nn.Sequential(conv(width_in, width, stride=2), conv(width, width))
-        for width_in, width in zip(LADDER[2:], LADDER[3:], strict=False)
+        for width_in, width in pairwise(LADDER[2:])
     )
 
 
