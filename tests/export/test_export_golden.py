@@ -14,7 +14,7 @@ REPEATS = pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "case", "name"),
-    [("maskrcnn_torchvision", "dev", "maskrcnn_resnet50_fpn"),
+    [pytest.param("maskrcnn_torchvision", "dev", "maskrcnn_resnet50_fpn", marks=REPEATS),
      pytest.param("maskrcnn_torchvision", "dev_keypoint", "keypointrcnn_resnet50_fpn", marks=REPEATS),
      pytest.param("maskrcnn_detectron2", "dev", "maskrcnn_resnet50_fpn_3x", marks=REPEATS)],
 )  # fmt: skip

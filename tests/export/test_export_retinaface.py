@@ -136,7 +136,8 @@ def test_the_tiny_model_compiles_for_every_target(bundle, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_size"),
-    [("retinaface_mobilenet025", 640), ("retinaface_resnet50", 840),
+    [("retinaface_mobilenet025", 640),
+     pytest.param("retinaface_resnet50", 840, marks=pytest.mark.exhaustive),
      pytest.param("retinaface_resnet50", (300, 236), marks=pytest.mark.exhaustive)],
     ids=["mobilenet025", "resnet50", "resnet50-odd-maps"],
 )  # fmt: skip
