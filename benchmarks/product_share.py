@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "hourglass": ("hourglass/dev",),
     "landmarks": ("landmarks/dev_hrnet_wflw",),
     "retinaface": ("retinaface/dev",),
+    "upsnet": ("upsnet/dev",),
     "yolact": ("yolact/dev_plus",),
 }
 """Family -> recorded cases whose scaling of random weights is used."""

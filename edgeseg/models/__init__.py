@@ -36,6 +36,7 @@ _HOURGLASS = "edgeseg.models.hourglass.spec"
 _LANDMARKS = "edgeseg.models.landmarks.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
 _RETINAFACE = "edgeseg.models.retinaface.spec"
+_UPSNET = "edgeseg.models.upsnet.spec"
 _VPSNET = "edgeseg.models.vpsnet.spec"
 _YOLACT = "edgeseg.models.yolact.spec"
 _YOLACT_EDGE = "edgeseg.models.yolact_edge.spec"
@@ -86,6 +87,10 @@ MODELS: dict[str, str] = {
     "retinaface_mobilenet025": _RETINAFACE,
     "retinaface_resnet50": _RETINAFACE,
     "retinaface_tiny": _RETINAFACE,
+    "upsnet_resnet101_cityscapes": _UPSNET,
+    "upsnet_resnet101_dcn_coco": _UPSNET,
+    "upsnet_resnet50_cityscapes": _UPSNET,
+    "upsnet_resnet50_coco": _UPSNET,
     "vpsnet_fusetrack_cityscapes": _VPSNET,
     "yolact_darknet53": _YOLACT,
     "yolact_edge_mobilenetv2": _YOLACT_EDGE,

@@ -9,7 +9,8 @@ Shape suffixes: C classes, stuff first, then things; h w cells of the logits; H 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
+from itertools import combinations
 from typing import NamedTuple
 
 import cv2
@@ -35,6 +36,8 @@ Bools = npt.NDArray[np.bool_]
 
 TILE = 32
 """Cells of a tile's side: which classes can win is asked tile by tile."""
+NUM_LEADING = 6
+"""Classes that are looked at in pairs, see `_surest`."""
 _HUGE = 1e30
 
 
@@ -163,32 +166,28 @@ def semantic_maps(
         np.full(size, num_stuff, np.int32),
     )
     stuff, things = logits_Chw[:num_stuff], logits_Chw[num_stuff:]
-    sure_stuff_hw, sure_thing_hw = _surest(stuff), _surest(things)
     # What rounding may add to one value and take from another.
     rounding = np.float32(1e-6) * np.abs(logits_Chw).max(initial=0)
-    sure_stuff_hw -= rounding
-    sure_thing_hw -= rounding
-    sure_hw = np.maximum(sure_stuff_hw, sure_thing_hw)
+    sure_hw, sure_stuff_hw, sure_thing_hw = (
+        _surest(group) - rounding for group in (logits_Chw, stuff, things)
+    )
     best_stuff_Chw = _possible(stuff, sure_stuff_hw)
     best_thing_Chw, winning_Chw = _possible(things, sure_thing_hw), _possible(things, sure_hw)
-    for rows, columns in _tiles(logits_Chw.shape[1:]):
-        pixels = tuple(
-            slice(cells.start * factor, min(cells.stop * factor, limit))
-            for cells, limit in zip((rows, columns), size, strict=True)
-        )
-        if any(side.start >= side.stop for side in pixels):
-            continue
-        window = pixels[0], pixels[1]
-        wanted_Chw = best_thing_Chw if exact and _touch(window, exact) else winning_Chw
-        for first, possible, scores, labels in (
-            (0, best_stuff_Chw, maps.stuff_scores, maps.stuff_labels),
-            (num_stuff, wanted_Chw, maps.thing_scores, maps.thing_labels),
-        ):
-            for label in first + np.flatnonzero(possible[:, rows, columns].any(axis=(1, 2))):
-                plane = enlarged(logits_Chw[label], window, factor=factor)
+    groups = (
+        (0, best_stuff_Chw, best_stuff_Chw, maps.stuff_scores, maps.stuff_labels),
+        (num_stuff, winning_Chw, best_thing_Chw, maps.thing_scores, maps.thing_labels),
+    )
+    for tile in _tiles(logits_Chw.shape[1:]):
+        pixels = _pixels(tile, size, factor)
+        is_exact = exact is not None and _touch(pixels, exact)
+        for first, winning, possible, scores, labels in groups:
+            wanted_Chw = (possible if is_exact else winning)[:, tile[0], tile[1]]
+            for label in np.flatnonzero(wanted_Chw.any(axis=(1, 2))):
+                window = _pixels(_around(wanted_Chw[label], tile), size, factor)
+                plane = enlarged(logits_Chw[first + label], window, factor=factor)
                 is_better = plane > scores[window]
                 np.copyto(scores[window], plane, where=is_better)
-                np.copyto(labels[window], np.int32(label), where=is_better)
+                np.copyto(labels[window], np.int32(first + label), where=is_better)
     return maps
 
 
@@ -205,9 +204,9 @@ def enlarged(logits_hw: Floats, window: Window, *, factor: int = 4) -> Floats:
     """
     if any(side.stop <= side.start for side in window):
         return np.zeros([max(side.stop - side.start, 0) for side in window], np.float32)
-    (top, bottom, y_H), (left, right, x_W) = (
-        _taps(side, limit, factor) for side, limit in zip(window, logits_hw.shape, strict=True)
-    )
+    rows, columns = window
+    top, bottom, y_H = (values[rows] for values in _taps(logits_hw.shape[0], factor))
+    left, right, x_W = (values[columns] for values in _taps(logits_hw.shape[1], factor))
     first, end = int(top[0]), int(bottom[-1]) + 1
     used_hw = logits_hw[first:end]
     wide_hW = used_hw[:, left] * (1 - x_W) + used_hw[:, right] * x_W
@@ -281,11 +280,17 @@ def _touch(window: Window, other: Window) -> bool:
 def _surest(logits_Chw: Floats) -> Floats:
     """Return (h, w) what the best class is at least, in all pixels of a cell, but for rounding.
 
-    An enlarged value lies between the least and the greatest of a 3x3 window of cells.
+    An enlarged value lies between the least and the greatest of a 3x3 window of cells. The better one of two classes is
+    at least their mean, which says more where one gives way to the other: so the leading classes count in pairs, too.
     """
     surest_hw = np.full(logits_Chw.shape[1:], -np.inf, np.float32)
     for logits_hw in logits_Chw:
         np.maximum(surest_hw, cv2.erode(logits_hw, _NEIGHBOURS), out=surest_hw)
+    num_best = (logits_Chw >= logits_Chw.max(axis=0)).sum(axis=(1, 2))
+    leading = np.argsort(-num_best, kind="stable")[:NUM_LEADING]
+    for first, second in combinations(leading[num_best[leading] > 0].tolist(), 2):
+        mean_hw = (logits_Chw[first] + logits_Chw[second]) * np.float32(0.5)
+        np.maximum(surest_hw, cv2.erode(mean_hw, _NEIGHBOURS), out=surest_hw)
     return surest_hw
 
 
@@ -309,10 +314,29 @@ def _tiles(shape: Sequence[int]) -> list[Window]:
     ]
 
 
-def _taps(
-    side: slice, limit: int, factor: int
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
+def _pixels(cells: Window, size: tuple[int, int], factor: int) -> Window:
+    """Return the rows and columns of the enlarged map that lie over cells; beyond its size there are none."""
+    rows, columns = (
+        slice(min(side.start * factor, limit), min(side.stop * factor, limit))
+        for side, limit in zip(cells, size, strict=True)
+    )
+    return rows, columns
+
+
+def _around(is_set_hw: Bools, tile: Window) -> Window:
+    """Return the rows and columns of the map between which all set cells of a tile lie."""
+    rows, columns = (
+        slice(side.start + int(found[0]), side.start + int(found[-1]) + 1)
+        for side, found in zip(
+            tile, (np.flatnonzero(is_set_hw.any(axis=axis)) for axis in (1, 0)), strict=True
+        )
+    )
+    return rows, columns
+
+
+@lru_cache(maxsize=16)
+def _taps(cells: int, factor: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], Floats]:
     """Return the two cells that each pixel of an axis lies between, and the weight of the second one."""
-    position = np.maximum((np.arange(side.start, side.stop) + 0.5) / factor - 0.5, 0)
+    position = np.maximum((np.arange(cells * factor) + 0.5) / factor - 0.5, 0)
     low = np.floor(position).astype(np.intp)
-    return low, np.minimum(low + 1, limit - 1), (position - low).astype(np.float32)
+    return low, np.minimum(low + 1, cells - 1), (position - low).astype(np.float32)

@@ -145,8 +145,8 @@ def kept_scale(source: tuple[int, int], preprocess: Preprocess) -> float:
     """
     wanted = float(source[0]), float(source[1])
     if preprocess.rounding == FACTOR:
-        scale = _original_factor(source, preprocess)
-        wanted = source[0] * scale, source[1] * scale
+        factor = _original_factor(source, preprocess)
+        wanted = source[0] * factor, source[1] * factor
     elif preprocess.resize == "shortest_edge":
         wanted = _shortest_edge(source, preprocess)
     elif preprocess.resize not in ("original", *_CENTERED):

@@ -197,23 +197,26 @@ def resize_linear_fixed_point(
     if image.shape[:2] == size and (scale is None or scale == (1, 1)):
         return image, np.zeros_like(image)
     fine = image.astype(np.uint16) << 8
-    if scale is None:
-        resized = cv2.resize(fine, size[::-1], interpolation=cv2.INTER_LINEAR)
-    else:
-        resized = _scaled(fine, size, scale)
-    resized = np.asarray(resized, np.uint16)
+    resized = np.asarray(
+        cv2.resize(fine, size[::-1], interpolation=cv2.INTER_LINEAR)
+        if scale is None
+        else _scaled(fine, size, scale),
+        np.uint16,
+    )
     return (resized >> 8).astype(np.uint8), (resized & 255).astype(np.uint8)
 
 
 def _scaled(
-    image: npt.NDArray[np.uint16], size: tuple[int, int], scale: tuple[float, float]
+    image: npt.NDArray[Any], size: tuple[int, int], scale: tuple[float, float]
 ) -> npt.NDArray[Any]:
     """Return a picture resized by factors, of exactly this size: OpenCV may round it in another way."""
-    resized = cv2.resize(image, None, fx=scale[0], fy=scale[1], interpolation=cv2.INTER_LINEAR)
+    resized: npt.NDArray[Any] = cv2.resize(
+        image, None, fx=scale[0], fy=scale[1], interpolation=cv2.INTER_LINEAR
+    )
     missing = [max(wanted - found, 0) for wanted, found in zip(size, resized.shape, strict=False)]
     if any(missing):
         resized = np.pad(resized, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-    return np.asarray(resized[: size[0], : size[1]])
+    return resized[: size[0], : size[1]]
 
 
 def _layout(image: npt.NDArray[Any]) -> str | None:

@@ -12,7 +12,9 @@ def enlarged_fully(logits_Chw, factor):
         position = np.maximum(position, 0)
         low = np.floor(position).astype(int)
         high = np.minimum(low + 1, cells - 1)
-        weight = (position - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        weight = (
+            (position - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        )
         first = logits_Chw.take(low, axis) * (1 - weight)
         logits_Chw = first + logits_Chw.take(high, axis) * weight
     return logits_Chw

@@ -57,8 +57,9 @@ def test_every_pixel_goes_to_the_channel_of_the_full_form(has_unknown):
         geometry = Geometry.at_top_left(source=size, resized=size, network=size)
         found = hold_contest(logits, contenders, geometry, **rule)
         np.testing.assert_array_equal(found.channels, expected[0], str(seed))
-        np.testing.assert_array_equal(found.semantic[found.semantic < NUM_STUFF],
-                                      expected[1][found.semantic < NUM_STUFF])
+        np.testing.assert_array_equal(
+            found.semantic[found.semantic < NUM_STUFF], expected[1][found.semantic < NUM_STUFF]
+        )
         np.testing.assert_array_equal(found.semantic < NUM_STUFF, expected[1] < NUM_STUFF)
         assert found.kept == expected[2]
         seen["none"] += len(contenders.boxes) == 0

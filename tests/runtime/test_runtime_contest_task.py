@@ -49,9 +49,7 @@ def outputs(**changes):
     logits[0, 3, 2:6, 2:6] = logits[0, 2, 2:6, 4:10] = 8
     arrays = {
         "semantic_logits": logits,
-        "contender_boxes": np.array(
-            [[[8, 8, 23, 23], [16, 8, 39, 23], [0, 0, 0, 0]]], np.float32
-        ),
+        "contender_boxes": np.array([[[8, 8, 23, 23], [16, 8, 39, 23], [0, 0, 0, 0]]], np.float32),
         "contender_scores": np.array([[0.9, 0.7, 0]], np.float32),
         "contender_labels": np.array([[2, 1, 0]], np.int32),
         "contender_masks": np.full((1, ROWS, CELLS, CELLS), 20, np.float32),
@@ -71,7 +69,7 @@ def test_stuff_comes_first_and_the_first_of_equal_things_wins():
     assert found.records(1)[3]["category_id"] == 17
 
 
-def test_contenders_below_the_loaded_threshold_do_not_compete():
+def test_contenders_below_the_threshold_do_not_compete():
     options = {**OPTIONS, "score_threshold": 0.8}
     found = fake_predictor(manifest(postprocess=options), outputs())(IMAGE)
     assert [s.name for s in found.segments] == ["sky", "ground", "dog"]
@@ -105,9 +103,7 @@ def test_a_thing_that_no_contender_has_is_void():
     found = fake_predictor(manifest(), outputs(semantic_logits=logits))(IMAGE)
     assert found.ids[2, 60] == 0
     options = {**OPTIONS, "has_unknown": False}
-    found = fake_predictor(
-        manifest(postprocess=options), outputs(semantic_logits=logits)
-    )(IMAGE)
+    found = fake_predictor(manifest(postprocess=options), outputs(semantic_logits=logits))(IMAGE)
     assert found.ids[2, 60] == 1
 
 
@@ -115,9 +111,7 @@ def test_the_semantic_map_has_label_numbers():
     options = {**OPTIONS, "keeps_semantic": True}
     logits = outputs()["semantic_logits"].copy()
     logits[0, 2, :, 12:] = 30
-    found = fake_predictor(
-        manifest(postprocess=options), outputs(semantic_logits=logits)
-    )(IMAGE)
+    found = fake_predictor(manifest(postprocess=options), outputs(semantic_logits=logits))(IMAGE)
     assert (found.semantic[2, 2], found.semantic[40, 2], found.semantic[2, 60]) == (3, 4, 1)
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from edgeseg_runtime.errors import ManifestError
 from edgeseg_runtime.geometry import (
     Geometry,
     clip_boxes,
@@ -16,7 +17,6 @@ from edgeseg_runtime.geometry import (
     scale_boxes_to_source,
     scale_of,
 )
-from edgeseg_runtime.errors import ManifestError
 from edgeseg_runtime.manifest import Preprocess
 from edgeseg_runtime.paste import (
     MaskCrop,

@@ -201,7 +201,11 @@ class ContestTask:
             is_thing,
             scores,
             track_ids=track_ids,
-            semantic=semantic_labels[merged.semantic] if self.options.keeps_semantic else None,
+            semantic=(
+                semantic_labels.astype(np.int32)[merged.semantic]
+                if self.options.keeps_semantic
+                else None
+            ),
             instances=found,
             label_names=self.manifest.labels,
             category_ids=self.manifest.category_ids,
@@ -223,11 +227,11 @@ class ContestTask:
     def _found_instances(self, outputs: Tensors, geometry: Geometry) -> Instances | None:
         return None if self._instances is None else self._instances.postprocess(outputs, geometry)
 
-    def _labels_of_classes(self) -> npt.NDArray[np.int32]:
+    def _labels_of_classes(self) -> npt.NDArray[np.int64]:
         """Return the label number of each semantic class: stuff follows the things."""
         num_stuff = self.options.num_stuff
         stuff = 1 + self._num_things + np.arange(num_stuff)
-        return np.concatenate([stuff, 1 + np.arange(self._num_things)]).astype(np.int32)
+        return np.concatenate([stuff, 1 + np.arange(self._num_things)])
 
 
 def _checked_options(manifest: Manifest) -> Options:
