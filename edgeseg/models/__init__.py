@@ -37,6 +37,7 @@ _LANDMARKS = "edgeseg.models.landmarks.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
 _RETINAFACE = "edgeseg.models.retinaface.spec"
 _UPSNET = "edgeseg.models.upsnet.spec"
+_VPSNET = "edgeseg.models.vpsnet.spec"
 _YOLACT = "edgeseg.models.yolact.spec"
 _YOLACT_EDGE = "edgeseg.models.yolact_edge.spec"
 MODELS: dict[str, str] = {
@@ -90,6 +91,7 @@ MODELS: dict[str, str] = {
     "upsnet_resnet101_dcn_coco": _UPSNET,
     "upsnet_resnet50_cityscapes": _UPSNET,
     "upsnet_resnet50_coco": _UPSNET,
+    "vpsnet_fusetrack_cityscapes": _VPSNET,
     "yolact_darknet53": _YOLACT,
     "yolact_edge_mobilenetv2": _YOLACT_EDGE,
     "yolact_edge_resnet101": _YOLACT_EDGE,

@@ -162,7 +162,8 @@ def resize_image(image: Image, size: tuple[int, int], *, interpolation: str) -> 
         size: height, width of the result.
         interpolation: "linear": half-pixel centres, the ratio taken per axis as old / new size, no
             antialiasing (torchvision's rule, up to the rounding to uint8); "pillow_bilinear":
-            antialiased, as Pillow resizes uint8 (detectron2's rule).
+            antialiased, as Pillow resizes uint8 (detectron2's rule); "opencv_linear": as "linear", but rounded as
+            OpenCV's INTER_LINEAR rounds on this processor, which is what mmcv's originals saw.
     """
     if image.shape[:2] == size:
         return image
@@ -172,7 +173,11 @@ def resize_image(image: Image, size: tuple[int, int], *, interpolation: str) -> 
         # The same result on every processor, which INTER_LINEAR does not promise.
         resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR_EXACT)
         return cast("Image", resized)
-    raise ValueError(f"interpolation is {interpolation!r}; expected linear or pillow_bilinear")
+    if interpolation == "opencv_linear":
+        return cast("Image", cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR))
+    raise ValueError(
+        f"interpolation is {interpolation!r}; expected linear, pillow_bilinear or opencv_linear"
+    )
 
 
 def resize_linear_fixed_point(

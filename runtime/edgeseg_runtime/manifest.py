@@ -86,7 +86,7 @@ SAMPLED_RESIZES = (
     "center_odd",
     "square_crop",
 )  # positions, not sizes, are computed
-INTERPOLATIONS = ("linear", "pillow_bilinear")
+INTERPOLATIONS = ("linear", "pillow_bilinear", "opencv_linear")
 FACTOR = "factor"
 """Rounding of a size that the steps between the pixels do not follow."""
 SIZE_ROUNDINGS = ("floor", "half_up", FACTOR)
@@ -128,8 +128,9 @@ class Preprocess:
         min_size: shorter side in pixels; only for "shortest_edge".
         max_size: bound of the longer side in pixels, or None for no bound; only for
             "shortest_edge".
-        interpolation: "linear" (half-pixel centres, no antialiasing) or "pillow_bilinear"
-            (antialiased, bit for bit as Pillow resizes uint8).
+        interpolation: "linear" (half-pixel centres, no antialiasing), "pillow_bilinear"
+            (antialiased, bit for bit as Pillow resizes uint8) or "opencv_linear" ("linear" with the
+            rounding of OpenCV's INTER_LINEAR, which may depend on the processor).
         rounding: of the resized size: "floor", "half_up" (int(x + 0.5)) or "factor" (half to even, and
             the scale before rounding is that of the pixels; only for "shortest_edge" with "linear");
             for "square_crop" of

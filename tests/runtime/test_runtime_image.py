@@ -284,7 +284,7 @@ def test_linear_is_half_pixel_bilinear_without_antialiasing(seed):
 
 
 def test_an_unknown_interpolation_is_refused():
-    with pytest.raises(ValueError, match="expected linear or pillow_bilinear"):
+    with pytest.raises(ValueError, match="expected linear, pillow_bilinear or opencv_linear"):
         resize_image(picture(), (3, 3), interpolation="cubic")
 
 

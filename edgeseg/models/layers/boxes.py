@@ -18,18 +18,20 @@ def decode_boxes(
     *,
     weights: Sequence[float] = (1, 1, 1, 1),
     pixel: float = 0.0,
+    min_log_scale: float | None = None,
 ) -> Tensor:
     """Return the boxes (..., 4) that ``deltas`` dx dy dw dh (..., 4) make of ``anchors`` (..., 4).
 
     R-CNN's parameterisation (Girshick et al., 2014, appendix C) divided by ``weights``. ``pixel`` is
     what a width is more than the difference of its sides: 1 where the pixel at x2 y2 is part of a box.
+    ``min_log_scale`` bounds the predicted log size ratio below.
     """
     sizes = box_sides(anchors, pixel)
     centers = anchors[..., :2] + 0.5 * sizes
     shifts = torch.stack([deltas[..., 0] / weights[0], deltas[..., 1] / weights[1]], dim=-1)
     scales = torch.stack([deltas[..., 2] / weights[2], deltas[..., 3] / weights[3]], dim=-1)
     new_centers = shifts * sizes + centers
-    half_sizes = 0.5 * (torch.exp(scales.clamp(max=MAX_LOG_SCALE)) * sizes)
+    half_sizes = 0.5 * (torch.exp(scales.clamp(min=min_log_scale, max=MAX_LOG_SCALE)) * sizes)
     ends = new_centers + half_sizes
     return torch.cat([new_centers - half_sizes, ends - pixel if pixel else ends], dim=-1)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from edgeseg.models.layers.anchors import base_anchors, grid_anchors
 from edgeseg.models.layers.boxes import (
+    MAX_LOG_SCALE,
     clip_boxes,
     decode_boxes,
     has_min_size,
@@ -77,6 +78,7 @@ class RPN(nn.Module):
         min_box_size: float = 0.0,
         score_is_probability: bool = True,
         pixel: float = 0.0,
+        clamps_small: bool = False,
     ) -> None:
         """Build the network.
 
@@ -92,6 +94,7 @@ class RPN(nn.Module):
             score_is_probability: rank by the sigmoid (torchvision: saturated logits tie) or by the
                 logit itself (detectron2).
             pixel: 1 where the pixel at x2 y2 is part of a box, see `decode_boxes`.
+            clamps_small: bound predicted size ratios below, too (mmdetection).
         """
         super().__init__()
         num_anchors = len(grid.ratios)
@@ -104,6 +107,7 @@ class RPN(nn.Module):
         self.min_box_size = min_box_size
         self.score_is_probability = score_is_probability
         self.pixel = pixel
+        self.min_log_scale = -MAX_LOG_SCALE if clamps_small else None
         self.num_levels = len(grid.sizes)
         for level, anchors_N4 in enumerate(grid.anchors(image_size)):
             self.register_buffer(f"anchors_{level}", anchors_N4, persistent=False)
@@ -174,7 +178,12 @@ class RPN(nn.Module):
         num_candidates = min(self.pre_nms_top_n, anchors_N4.shape[0])
         best_BT, order_BT = logits_BN.topk(num_candidates, dim=1)
         deltas_BT4 = deltas_BN4.gather(1, order_BT[..., None].expand(-1, -1, 4))
-        boxes_BT4 = decode_boxes(deltas_BT4, anchors_N4[order_BT], pixel=self.pixel)
+        boxes_BT4 = decode_boxes(
+            deltas_BT4,
+            anchors_N4[order_BT],
+            pixel=self.pixel,
+            min_log_scale=self.min_log_scale,
+        )
         return best_BT.sigmoid() if self.score_is_probability else best_BT, boxes_BT4
 
 

@@ -82,6 +82,7 @@ class Merged(NamedTuple):
         settled: ids and segments in source pixels, in the numbers of the semantic classes.
         rows: of each segment the row of its contender, -1 for stuff.
         kept: rows of all contenders that took part, in their order.
+        present: of those that won a pixel the number in `kept`, whatever their segment then became.
         semantic: (H, W) int32 best class of each source pixel.
         num_nonfinite: what was dropped because a number in it was NaN or infinite.
     """
@@ -89,6 +90,7 @@ class Merged(NamedTuple):
     settled: Settled
     rows: tuple[int, ...]
     kept: tuple[int, ...]
+    present: tuple[int, ...]
     semantic: Ids
     num_nonfinite: int
 
@@ -134,7 +136,7 @@ class ContestTask:
 
     def merge(self, outputs: Tensors, geometry: Geometry) -> Merged:
         """Return the segments, each with the row of its contender."""
-        rows, num_nonfinite = self._contender_rows(outputs)
+        rows, num_nonfinite = self.contender_rows(outputs)
         num_stuff = self.options.num_stuff
         classes = (outputs["contender_labels"][0][rows] + (num_stuff - 1)).tolist()
         logits = outputs[SEMANTIC][0].astype(np.float32, copy=False)
@@ -151,8 +153,10 @@ class ContestTask:
             has_unknown=self.options.has_unknown,
         )
         semantic = nearest_source(contest.semantic, geometry)
+        channels = nearest_source(contest.channels, geometry)
+        won = np.flatnonzero(np.bincount(channels.ravel())[num_stuff:])
         settled = settle_segments(
-            nearest_source(contest.channels, geometry),
+            channels,
             semantic,
             [classes[number] for number in contest.kept],
             num_stuff=num_stuff,
@@ -163,6 +167,7 @@ class ContestTask:
             settled,
             tuple(-1 if number < 0 else kept[number] for number in settled.instances),
             kept,
+            tuple(int(number) for number in won if number < len(kept)),
             semantic,
             num_nonfinite + int(not np.isfinite(logits).all()),
         )
@@ -207,7 +212,7 @@ class ContestTask:
             num_nonfinite=merged.num_nonfinite + (0 if found is None else found.num_nonfinite),
         )
 
-    def _contender_rows(self, outputs: Tensors) -> tuple[npt.NDArray[np.intp], int]:
+    def contender_rows(self, outputs: Tensors) -> tuple[npt.NDArray[np.intp], int]:
         """Return the rows above the score threshold that can be used, and how many cannot."""
         scores = outputs["contender_scores"][0]
         masks = outputs["contender_masks"][0]

@@ -83,7 +83,9 @@ def _check(manifest: Manifest) -> None:
             refuse(manifest, "input no image", wanted)
     if "image_fraction" in specs and preprocess.interpolation != "linear":
         refuse(
-            manifest, "image_fraction with pillow_bilinear", "it only with linear: Pillow rounds"
+            manifest,
+            f"image_fraction with {preprocess.interpolation}",
+            "it only with linear: the others round",
         )
     if "image_size" in specs and preprocess.resize in SAMPLED_RESIZES:
         refuse(

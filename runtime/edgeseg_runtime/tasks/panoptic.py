@@ -5,7 +5,8 @@ Outputs of a model that lays instances on stuff (Panoptic FPN): those of the tas
     semantic_logits (B, C, h, w): of a map that covers the network's input; class 0 is "some thing", classes 1 .. C - 1
     are the stuff, whose labels follow those of the things
 
-A model whose instances compete with the stuff has an output contender_boxes: see `tasks/contest.py`.
+A model whose instances compete with the stuff has an output contender_boxes: see `tasks/contest.py`. One that tracks
+them has contender_embeddings, too: see `tasks/tracked.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from edgeseg_runtime.tasks.contest import CONTENDER_BOXES, ContestTask
 from edgeseg_runtime.tasks.contract import describe, options_from_manifest, refuse
 from edgeseg_runtime.tasks.instances import InstanceTask
 from edgeseg_runtime.tasks.instances import Options as InstanceOptions
+from edgeseg_runtime.tasks.tracked import CONTENDER_EMBEDDINGS, TrackedContestTask
 
 __all__ = ["Options", "PanopticTask", "panoptic_task"]
 
@@ -35,14 +37,16 @@ Ids = npt.NDArray[np.int32]
 SEMANTIC = "semantic_logits"
 
 
-def panoptic_task(manifest: Manifest) -> PanopticTask | ContestTask:
+def panoptic_task(manifest: Manifest) -> PanopticTask | ContestTask | TrackedContestTask:
     """Return the task of the kind of head that a model has.
 
     Raises:
         ManifestError: if the manifest's tensors or options are not those of the task.
     """
-    has_contenders = any(spec.name == CONTENDER_BOXES for spec in manifest.outputs)
-    return ContestTask(manifest) if has_contenders else PanopticTask(manifest)
+    names = {spec.name for spec in manifest.outputs}
+    if CONTENDER_EMBEDDINGS in names:
+        return TrackedContestTask(manifest)
+    return ContestTask(manifest) if CONTENDER_BOXES in names else PanopticTask(manifest)
 
 
 @dataclass(frozen=True, kw_only=True)
