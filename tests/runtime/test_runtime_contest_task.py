@@ -107,6 +107,29 @@ def test_a_thing_that_no_contender_has_is_void():
     assert found.ids[2, 60] == 1
 
 
+@pytest.mark.parametrize(("settles_at", "stuff"), [("source", ["sky", "ground"]), ("network", [])])
+def test_the_area_of_stuff_counts_where_segments_are_settled(settles_at, stuff):
+    options = {**OPTIONS, "stuff_area": 2000, "settles_at": settles_at}
+    picture = np.zeros((2 * HEIGHT, 2 * WIDTH, 3), np.uint8)
+    found = fake_predictor(manifest(postprocess=options), outputs())(picture)
+    assert [s.name for s in found.segments] == [*stuff, "dog", "cat"]
+    assert found.ids.shape == picture.shape[:2]
+
+
+def test_a_settled_thing_without_a_pixel_in_the_source_is_left_out():
+    boxes = np.array([[[9, 8, 10, 23], [16, 8, 39, 23], [0, 0, 0, 0]]], np.float32)
+    logits = outputs()["semantic_logits"].copy()
+    logits[0, 0] = 5
+    given = outputs(contender_boxes=boxes, semantic_logits=logits)
+    options = {**OPTIONS, "has_unknown": False, "settles_at": "network"}
+    predictor = fake_predictor(manifest(postprocess=options), given)
+    assert [s.name for s in predictor(IMAGE).segments][-2:] == ["dog", "cat"]
+    found = predictor(np.ascontiguousarray(IMAGE[::4, ::4]))
+    assert [s.name for s in found.segments] == ["sky", "cat"]
+    assert (found.ids[3, 2], found.ids[3, 7]) == (1, 2)
+    np.testing.assert_allclose(found.scores, [1, 0.7])
+
+
 def test_the_semantic_map_has_label_numbers():
     options = {**OPTIONS, "keeps_semantic": True}
     logits = outputs()["semantic_logits"].copy()
@@ -152,6 +175,7 @@ def test_instances_come_beside_the_segments_and_are_filtered_with_them():
         ({"postprocess": {"num_stuff": 4}}, "num_stuff 4 and semantic_logits"),
         ({"postprocess": {}}, "num_stuff 0; expected a number in 1"),
         ({"postprocess": {**OPTIONS, "stuff_area": -1}}, "stuff_area -1; expected a number in 0"),
+        ({"postprocess": {**OPTIONS, "settles_at": 1}}, "settles_at 1; expected one of source, "),
         ({"postprocess": {**OPTIONS, "has_unknown": 1}}, "has_unknown 1; expected true or false"),
         ({"postprocess": {**OPTIONS, "overlap_threshold": 2}}, "overlap_threshold 2; expected"),
         ({"outputs": {"semantic_logits": (4, 10, 16)}}, "smaller by the same whole factor"),

@@ -100,6 +100,7 @@ def manifest(model: ReferenceModel) -> Manifest:
             "num_stuff": config.num_stuff,
             "overlap_threshold": config.overlap_threshold,
             "stuff_area": config.stuff_area,
+            "settles_at": "network",
             "has_unknown": False,
             "track_frames": config.track_frames,
             "original_ids": config.original_ids,

@@ -46,6 +46,7 @@ Ids = npt.NDArray[np.int32]
 
 CONTENDER_BOXES = "contender_boxes"
 SEMANTIC = "semantic_logits"
+_SETTLES_AT = ("source", "network")
 _AXES: dict[str, tuple[str | int, ...]] = {
     SEMANTIC: ("classes", "h", "w"),
     CONTENDER_BOXES: ("N", 4),
@@ -57,13 +58,15 @@ _AXES: dict[str, tuple[str | int, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options(InstanceOptions):
-    """The `postprocess` entries of a manifest: those of the task `instances`, and five more.
+    """The `postprocess` entries of a manifest: those of the task `instances`, and six more.
 
     Attributes:
         num_stuff: number of stuff classes.
         overlap_threshold: a contender is dropped if more than this share of its mask is covered by
             better ones of its class.
         stuff_area: stuff of fewer pixels becomes void.
+        settles_at: "source" if segments are settled in source pixels (UPSNet), "network" if in those of the resized
+            picture, whose ids are then enlarged (VPSNet); counts for `stuff_area` where the picture was resized.
         has_unknown: whether pixels of a thing that no contender has become void (UPSNet).
         keeps_semantic: the result has the semantic map, too.
     """
@@ -71,6 +74,7 @@ class Options(InstanceOptions):
     num_stuff: int = 0
     overlap_threshold: float = 0.3
     stuff_area: int = 4096
+    settles_at: str = "source"
     has_unknown: bool = True
     keeps_semantic: bool = False
 
@@ -153,15 +157,20 @@ class ContestTask:
             has_unknown=self.options.has_unknown,
         )
         semantic = nearest_source(contest.semantic, geometry)
-        channels = nearest_source(contest.channels, geometry)
+        is_enlarged_first = self.options.settles_at == "source"
+        channels = contest.channels
+        if is_enlarged_first:
+            channels = nearest_source(channels, geometry)
         won = np.flatnonzero(np.bincount(channels.ravel())[num_stuff:])
         settled = settle_segments(
             channels,
-            semantic,
+            semantic if is_enlarged_first else contest.semantic,
             [classes[number] for number in contest.kept],
             num_stuff=num_stuff,
             stuff_area=self.options.stuff_area,
         )
+        if not is_enlarged_first:
+            settled = _with_ids(settled, nearest_source(settled.ids, geometry))
         kept = tuple(int(rows[number]) for number in contest.kept)
         return Merged(
             settled,
@@ -234,6 +243,18 @@ class ContestTask:
         return np.concatenate([stuff, 1 + np.arange(self._num_things)])
 
 
+def _with_ids(settled: Settled, ids: Ids) -> Settled:
+    """Return the segments on another map, without those that have no pixel there."""
+    has_pixels = np.bincount(ids.ravel(), minlength=len(settled.labels) + 1)[1:] > 0
+    table = np.concatenate([[0], np.cumsum(has_pixels) * has_pixels]).astype(np.int32)
+    rows = np.flatnonzero(has_pixels)
+    return Settled(
+        table[ids],
+        tuple(settled.labels[row] for row in rows),
+        tuple(settled.instances[row] for row in rows),
+    )
+
+
 def _checked_options(manifest: Manifest) -> Options:
     options = options_from_manifest(Options, manifest)
     values = vars(options)  # of whatever type a file gives them
@@ -244,6 +265,8 @@ def _checked_options(manifest: Manifest) -> Options:
         count = values[name]
         if isinstance(count, bool) or not isinstance(count, int) or not low <= count <= MAX_PIXELS:
             refuse(manifest, f"{name} {count!r}", f"a number in {low}..{MAX_PIXELS}")
+    if values["settles_at"] not in _SETTLES_AT:
+        refuse(manifest, f"settles_at {values['settles_at']!r}", f"one of {', '.join(_SETTLES_AT)}")
     for name in ("has_unknown", "keeps_semantic"):
         if not isinstance(values[name], bool):
             refuse(manifest, f"{name} {values[name]!r}", "true or false")
