@@ -26,8 +26,8 @@ import edgeseg
 import edgeseg_runtime
 from edgeseg.cli.options import image_size_from_text
 from edgeseg_bench.latency import Plan, measure_interleaved, paired_ratio, warm_up
+from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.files import write_atomic
 from product_share import load_fill, make_model
 
 EAGER, FP32, INT8 = "torch eager", "fp32", "int8"

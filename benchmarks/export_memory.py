@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg_bench.memory import peak_rss_bytes
+from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.files import write_atomic
 
 MODELS = (
     "centernet_hourglass104",

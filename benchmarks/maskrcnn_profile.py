@@ -31,8 +31,8 @@ from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.latency import Plan, Ratio, measure_interleaved, paired_ratio, warm_up
 from edgeseg_bench.nodes import PRODUCTS, NodeTimes, operator_times, product_share, profile_nodes
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.session import run_frame
 from edgeseg_runtime.tasks import create_task
 

@@ -24,11 +24,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edgeseg_runtime.contest import Contenders, hold_contest
+from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.files import write_atomic
-from edgeseg_runtime.geometry import Geometry
-from edgeseg_runtime.merge import (
+from edgeseg_runtime.picture.geometry import Geometry
+from edgeseg_runtime.tasks.merge import (
     Contender,
     labels_from_logits,
     mask_window,
@@ -38,6 +37,7 @@ from edgeseg_runtime.merge import (
     settle_segments,
     unify,
 )
+from edgeseg_runtime.tasks.pixel_contest import Contenders, hold_contest
 
 NUM_STUFF, NUM_THINGS = 11, 8
 NUM_SEEN = 4

@@ -24,9 +24,9 @@ import numpy.typing as npt
 
 import edgeseg
 import edgeseg_runtime
+from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.files import write_atomic
-from edgeseg_runtime.soft_nms import MODES, soft_nms
+from edgeseg_runtime.tasks.soft_nms import MODES, soft_nms
 from product_share import load_fill, make_model
 
 NUM_LABELS = 80

@@ -30,8 +30,8 @@ from edgeseg_bench.metrics.placed_points import agreement_of_points
 from edgeseg_bench.metrics.surface_files import surface_of
 from edgeseg_bench.metrics.surfaces import surface_ap
 from edgeseg_bench.metrics.wider import wider_ap
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.results import Result
 from edgeseg_runtime.session import Session

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from edgeseg.models.outside import is_outside, specs_of_module, split_name
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgeseg.models.key_table import KeyTable

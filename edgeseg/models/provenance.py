@@ -12,8 +12,8 @@ import numpy as np
 from edgeseg.models import RANDOM, get_spec
 from edgeseg.models.building import create
 from edgeseg.models.outside import is_outside
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgeseg.models.reference import ReferenceModel

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from edgeseg.models.checkpoint import LoadedWeights
-from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.bundle.graphs import MAIN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.onnx_fields import Field, fields_between, opening, text_of
+from edgeseg_runtime.onnx.fields import Field, fields_between, opening, text_of
 
 Array = npt.NDArray[Any]
 Buffer = bytes | memoryview

@@ -22,7 +22,7 @@ from edgeseg_export.matching import match_boxes, match_detections, num_unmatched
 from edgeseg_export.sessions import GraphBackend, Graphs, cpu_session
 from edgeseg_runtime.backends import CheckedBackend, Tensors
 from edgeseg_runtime.backends.state import KeptTensors
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.session import rows_found, run_frame
 from edgeseg_runtime.tasks import create_task
 

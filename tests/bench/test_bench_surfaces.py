@@ -21,7 +21,7 @@ from edgeseg_bench.metrics.surfaces import (
     point_similarity,
     surface_ap,
 )
-from edgeseg_runtime.surfaces import Surface
+from edgeseg_runtime.results.surfaces import Surface
 
 FOLDER = Path(__file__).parent.parent / "golden" / "densepose_gps"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))["cases"]

@@ -10,7 +10,7 @@ from fake_model import fake_predictor, task_manifest
 
 from edgeseg_runtime.commands.recording import output_folder, record
 from edgeseg_runtime.commands.writing import Drawing
-from edgeseg_runtime.sources import Source
+from edgeseg_runtime.picture.sources import Source
 
 SIZE = 48
 SHAPES = {

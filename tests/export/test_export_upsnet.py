@@ -8,7 +8,7 @@ from upsnet_cases import CASE, SMALL, SYSTEM, check_panoptic, golden_options
 
 import edgeseg
 import edgeseg_runtime
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
 

@@ -7,8 +7,8 @@ from vpsnet_cases import load_clip
 
 import edgeseg
 import edgeseg_runtime
-from edgeseg_runtime.contest import nearest_source
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.tasks.pixel_contest import nearest_source
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 NAME = "vpsnet_fusetrack_cityscapes"
 NUM_STUFF, NUM_THINGS, VOID = 11, 8, 255

@@ -15,7 +15,7 @@ from edgeseg.models.cornernet.config import PRESETS
 from edgeseg.models.cornernet.model import CornerNet
 from edgeseg.models.cornernet.spec import SPECS, key_table
 from edgeseg.models.layers.running_max import DIRECTIONS, corner_pool
-from edgeseg_runtime.geometry import kept_scale
+from edgeseg_runtime.picture.geometry import kept_scale
 
 # A float64 run of the originals differs by 5e-6; a permuted layer deep inside by 1e-3.
 TOLERANCE = 2e-5

@@ -12,9 +12,9 @@ from edgeseg.models.layers.rpn import AnchorGrid
 from edgeseg.models.vpsnet.config import PRESETS
 from edgeseg.models.vpsnet.model import CARRIED, VPSNet
 from edgeseg.models.vpsnet.spec import SPECS, key_table
-from edgeseg_runtime.contest import Contenders, hold_contest, nearest_source
 from edgeseg_runtime.tasks import create_task
 from edgeseg_runtime.tasks.inputs import PictureInput
+from edgeseg_runtime.tasks.pixel_contest import Contenders, hold_contest, nearest_source
 
 NAME = "vpsnet_fusetrack_cityscapes"
 TOLERANCE = 1e-4

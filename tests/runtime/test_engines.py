@@ -12,9 +12,12 @@ from engine_cases import ONNX, RTX_4090
 from onnx import TensorProto, helper, numpy_helper
 from tiny_bundle import write_bundle
 
-from edgeseg_runtime import engine_key, engine_store, engines, trt_compat
-from edgeseg_runtime.engine_key import EngineOptions
 from edgeseg_runtime.errors import BackendUnavailable, CorruptArtifact, EngineBuildError
+from edgeseg_runtime.tensorrt import compat as trt_compat
+from edgeseg_runtime.tensorrt import engines
+from edgeseg_runtime.tensorrt import key as engine_key
+from edgeseg_runtime.tensorrt import store as engine_store
+from edgeseg_runtime.tensorrt.key import EngineOptions
 
 
 @pytest.fixture(scope="module")
@@ -516,7 +519,7 @@ def test_the_layers_are_read_from_the_builders_log_once_and_by_the_thread_that_b
 
 
 def test_tensorrt_rtx_runs_in_int8_what_the_graph_asks_for_in_int8(trt, caplog):
-    caplog.set_level("INFO", "edgeseg_runtime.engines")
+    caplog.set_level("INFO", "edgeseg_runtime.tensorrt.engines")
     engines.build_engine(model_of(*PRODUCT_IN_INT8), flavour="tensorrt_rtx", targets=["sm86"])
     assert trt_compat.layers_in_log(trt) == []
     (record,) = (r for r in caplog.records if "layers of the engine" in r.getMessage())

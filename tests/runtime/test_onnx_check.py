@@ -11,7 +11,7 @@ from onnx_cases import body_loop, fan, loop, model_of, mutants, node, tiny_model
 from tiny_bundle import tiny_model as picture_model
 
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, EngineBuildError, UnsafeModel
-from edgeseg_runtime.onnx_check import check_encoding, check_graph
+from edgeseg_runtime.onnx.check import check_encoding, check_graph
 
 ONNX = picture_model().SerializeToString()
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_cases import body_loop, fan, mutants, tiny_model, with_long_tag
 from tiny_bundle import tiny_model as picture_model
 
-from edgeseg_runtime.onnx_model import DTYPES, ExternalData, read_model
+from edgeseg_runtime.onnx.model import DTYPES, ExternalData, read_model
 
 NUM_MUTANTS = 3000
 

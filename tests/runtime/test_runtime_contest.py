@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from full_panoptic import contest_fully, enlarged_fully
 
-from edgeseg_runtime.contest import (
+from edgeseg_runtime.picture.geometry import Geometry
+from edgeseg_runtime.tasks.pixel_contest import (
     TILE,
     Contenders,
     enlarged,
@@ -14,7 +15,6 @@ from edgeseg_runtime.contest import (
     nearest_source,
     semantic_maps,
 )
-from edgeseg_runtime.geometry import Geometry
 
 NUM_STUFF, NUM_THINGS, FACTOR = 3, 4, 4
 SEEDS = range(200)

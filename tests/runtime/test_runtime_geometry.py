@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from edgeseg_runtime.bundle.manifest import Preprocess
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.geometry import (
+from edgeseg_runtime.picture.geometry import (
     Geometry,
     clip_boxes,
     fit_image,
@@ -17,8 +18,7 @@ from edgeseg_runtime.geometry import (
     scale_boxes_to_source,
     scale_of,
 )
-from edgeseg_runtime.manifest import Preprocess
-from edgeseg_runtime.paste import (
+from edgeseg_runtime.results.paste import (
     MaskCrop,
     crop_image_aligned,
     keypoints_bicubic_argmax,

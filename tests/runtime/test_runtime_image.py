@@ -10,15 +10,15 @@ import pytest
 from PIL import Image as PillowImage
 
 from edgeseg_runtime.errors import ImageError, ImageTooLarge
-from edgeseg_runtime.headers import read_header
-from edgeseg_runtime.image import (
+from edgeseg_runtime.picture.headers import read_header
+from edgeseg_runtime.picture.image import (
     check_image,
     decode_image,
     read_image,
     resize_image,
     resize_linear_fixed_point,
 )
-from edgeseg_runtime.pillow_bilinear import resize_pillow_bilinear
+from edgeseg_runtime.picture.pillow_bilinear import resize_pillow_bilinear
 
 
 def picture(height=20, width=30, seed=0):

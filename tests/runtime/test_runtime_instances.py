@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from fake_model import fake_predictor, task_manifest
 
-from edgeseg_runtime.draw import colour_from_number
 from edgeseg_runtime.errors import ManifestError
 from edgeseg_runtime.results import Instances, Landmarks
+from edgeseg_runtime.results.draw import colour_from_number
 from edgeseg_runtime.tasks import create_task
 
 PICTURE = np.full((80, 120, 3), 50, np.uint8)  # the middle 64 x 64 of it lies at a shift

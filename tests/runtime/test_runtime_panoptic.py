@@ -9,7 +9,7 @@ import pytest
 
 from edgeseg_runtime.errors import ImageError
 from edgeseg_runtime.results import Panoptic
-from edgeseg_runtime.rle import mask_from_rle
+from edgeseg_runtime.results.rle import mask_from_rle
 
 NAMES = ("cat", "dog", "sky", "ground")
 STUFF, CAT, DOG, OTHER_CAT = 2000, 11, 300_000, 5  # ids of segments

@@ -36,8 +36,8 @@ from edgeseg_runtime.errors import (
     OutputContractError,
     SourceError,
 )
+from edgeseg_runtime.picture.sources import Source
 from edgeseg_runtime.predictor import Predictor
-from edgeseg_runtime.sources import Source
 from edgeseg_runtime.tasks import create_task
 
 BOXES = [[8, 4, 24, 20], [0, 0, 64, 48], [0, 0, 0, 0]]

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from edgeseg_runtime.draw import colour_from_number
 from edgeseg_runtime.errors import ImageError
-from edgeseg_runtime.masks import MaskSet
-from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.results import Instances, Landmarks, Panoptic, Result
+from edgeseg_runtime.results.draw import colour_from_number
+from edgeseg_runtime.results.masks import MaskSet
+from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.results.rle import mask_from_rle, rle_from_crop, rle_from_mask
 from edgeseg_runtime.results.rows import ROW_FIELDS
-from edgeseg_runtime.rle import mask_from_rle, rle_from_crop, rle_from_mask
 
 NAMES = ("__background__", "cat", "", "dog")
 

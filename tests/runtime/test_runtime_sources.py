@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from fake_model import fake_predictor, instance_manifest, instance_outputs
 
-from edgeseg_runtime import sources
 from edgeseg_runtime.errors import BrokenSource, ImageTooLarge, SourceError
-from edgeseg_runtime.sources import Source, open_sources, pause_s_after
+from edgeseg_runtime.picture import sources
+from edgeseg_runtime.picture.sources import Source, open_sources, pause_s_after
 
 PICTURE = np.full((96, 128, 3), 50, np.uint8)
 GOOD, BROKEN, GONE = "good", "broken", "gone"

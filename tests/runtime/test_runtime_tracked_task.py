@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from edgeseg_runtime import Manifest
+from edgeseg_runtime.bundle.manifest import Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.manifest import Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.tasks import create_task
 
 SIZE = (32, 64)

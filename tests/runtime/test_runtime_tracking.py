@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg_runtime.tracking import Detected, TrackRule, Tracks
+from edgeseg_runtime.tasks.tracking import Detected, TrackRule, Tracks
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vpsnet" / "dev"
 

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeseg_runtime.bundle.weights import with_weights
 from edgeseg_runtime.errors import CorruptArtifact
-from edgeseg_runtime.shared_weights import with_weights
 
 DTYPES = {
     "F32": np.float32,

@@ -16,7 +16,7 @@ from edgeseg_bench.datasets.base import (
     coco_from_parts,
 )
 from edgeseg_bench.datasets.coco_content import read_coco_file
-from edgeseg_runtime.image import read_image
+from edgeseg_runtime.picture.image import read_image
 
 PREFERRED_SPLITS = ("val2017", "val", "valid", "validation")
 OTHER_NAMES = {"val": ("valid", "validation")}

@@ -19,7 +19,7 @@ from edgeseg_bench.datasets.base import (
     coco_image,
 )
 from edgeseg_bench.datasets.faces import CATEGORIES
-from edgeseg_runtime.image import read_image
+from edgeseg_runtime.picture.image import read_image
 
 Points = npt.NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from edgeseg_bench.datasets.base import (
 )
 from edgeseg_bench.datasets.coco_content import read_annotation_file
 from edgeseg_bench.datasets.face_files import check_folder, check_limit, write_picture
-from edgeseg_runtime.image import read_image
+from edgeseg_runtime.picture.image import read_image
 
 SPLITS = ("valid", "train")
 OTHER_NAMES = {"val": "valid"}

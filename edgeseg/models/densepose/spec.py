@@ -19,8 +19,8 @@ from edgeseg.models.maskrcnn.spec import (
     sides_of,
     staged,
 )
-from edgeseg_runtime.graphs import Graph, Schedule
-from edgeseg_runtime.manifest import Manifest, TensorSpec
+from edgeseg_runtime.bundle.graphs import Graph, Schedule
+from edgeseg_runtime.bundle.manifest import Manifest, TensorSpec
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable

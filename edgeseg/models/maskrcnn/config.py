@@ -15,8 +15,8 @@ from edgeseg.models.labels import (
     SHAPES,
 )
 from edgeseg.models.layers.limits import MAX_TOP_K
-from edgeseg_runtime.manifest import INTERPOLATIONS, SIZE_ROUNDINGS
-from edgeseg_runtime.paste import PASTE_RULES
+from edgeseg_runtime.bundle.manifest import INTERPOLATIONS, SIZE_ROUNDINGS
+from edgeseg_runtime.results.paste import PASTE_RULES
 
 STRIDES = (4, 8, 16, 32)
 SIZE_DIVISOR = 32

@@ -20,8 +20,8 @@ from edgeseg.models.maskrcnn.config import (
     DetectorConfig,
     MaskRCNNConfig,
 )
-from edgeseg_runtime.graphs import Graph, Rows, Schedule, one_graph
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.bundle.graphs import Graph, Rows, Schedule, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable

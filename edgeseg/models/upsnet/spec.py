@@ -22,8 +22,8 @@ from edgeseg.models.maskrcnn.spec import (
     sides_of,
 )
 from edgeseg.models.upsnet.config import PRESETS, UPSNetConfig
-from edgeseg_runtime.graphs import Graph, Schedule, TensorSpec
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.graphs import Graph, Schedule, TensorSpec
+from edgeseg_runtime.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable

@@ -10,8 +10,8 @@ from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
 from edgeseg.models.vpsnet.config import PRESETS, STRIDES, VPSNetConfig
-from edgeseg_runtime.graphs import Graph, Schedule, TensorSpec
-from edgeseg_runtime.manifest import Manifest, Preprocess
+from edgeseg_runtime.bundle.graphs import Graph, Schedule, TensorSpec
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeseg_runtime.bundle.files import listed
 from edgeseg_runtime.commands.writing import (
     PREDICTIONS,
     Drawing,
@@ -18,11 +19,10 @@ from edgeseg_runtime.commands.writing import (
     canvases,
     file_names,
 )
-from edgeseg_runtime.files import listed
 from edgeseg_runtime.outputs import OutputFolder
+from edgeseg_runtime.picture.sources import Source
 from edgeseg_runtime.predictor import Predictor, StageClock
 from edgeseg_runtime.progress import Progress
-from edgeseg_runtime.sources import Source
 
 __all__ = [
     "Outcome",

@@ -20,8 +20,8 @@ from edgeseg_runtime.commands.running import INTERRUPTED
 from edgeseg_runtime.commands.terminal import Terminal
 from edgeseg_runtime.commands.writing import Drawing
 from edgeseg_runtime.errors import BrokenSource
+from edgeseg_runtime.picture.sources import open_sources
 from edgeseg_runtime.predictor import load
-from edgeseg_runtime.sources import open_sources
 
 __all__ = ["run"]
 

@@ -15,13 +15,13 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from edgeseg_runtime.draw_surfaces import check_style
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.outputs import OutputFolder
+from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.picture.sources import Frame, Source
 from edgeseg_runtime.results import Instances, Result
-from edgeseg_runtime.sources import Frame, Source
+from edgeseg_runtime.results.draw_surfaces import check_style
 
 __all__ = [
     "PREDICTIONS",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeseg_runtime.image import Image
+from edgeseg_runtime.picture.image import Image
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,7 +10,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.draw import (
+from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.draw import (
     Colour,
     canvas_from_image,
     colour_from_number,
@@ -22,12 +24,11 @@ from edgeseg_runtime.draw import (
     placed_points,
     tint,
 )
-from edgeseg_runtime.draw_surfaces import check_style, draw_surface
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.masks import MaskSet, read_only
-from edgeseg_runtime.paste import MaskCrop
-from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.draw_surfaces import check_style, draw_surface
+from edgeseg_runtime.results.masks import MaskSet, read_only
 from edgeseg_runtime.results.naming import category_of_label, name_of_label, number_of_label
+from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.results.rle import rle_from_crop
 from edgeseg_runtime.results.rows import (
     OPTIONAL_FIELDS,
     ROW_FIELDS,
@@ -35,8 +36,7 @@ from edgeseg_runtime.results.rows import (
     extra_array,
     row_array,
 )
-from edgeseg_runtime.rle import rle_from_crop
-from edgeseg_runtime.surfaces import Surface, SurfaceSet, png_from_iuv
+from edgeseg_runtime.results.surfaces import Surface, SurfaceSet, png_from_iuv
 
 __all__ = ["Instances"]
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.draw import (
+from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.draw import (
     canvas_from_image,
     colour_from_number,
     draw_box,
@@ -17,9 +19,7 @@ from edgeseg_runtime.draw import (
     line_width,
     placed_points,
 )
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.masks import read_only
-from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.masks import read_only
 
 __all__ = ["Landmarks"]
 

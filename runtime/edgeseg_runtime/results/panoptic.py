@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.draw import (
+from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.results.draw import (
     Colour,
     canvas_from_image,
     colour_from_number,
@@ -23,12 +24,11 @@ from edgeseg_runtime.draw import (
     muted_colour_from_number,
     tint_all,
 )
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.masks import MaskSet, read_only
-from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.results.instances import Instances
+from edgeseg_runtime.results.masks import MaskSet, read_only
 from edgeseg_runtime.results.naming import category_of_label, name_of_label, number_of_label
-from edgeseg_runtime.rle import rle_from_crop
+from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.results.rle import rle_from_crop
 
 __all__ = ["MAX_SEGMENT_ID", "CocoPanoptic", "Panoptic", "Segment"]
 

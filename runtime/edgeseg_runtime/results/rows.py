@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.masks import read_only
+from edgeseg_runtime.results.masks import read_only
 
 __all__ = [
     "OPTIONAL_FIELDS",

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.geometry import Box, Geometry
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.picture.geometry import Box, Geometry
+from edgeseg_runtime.picture.image import Image
 
 __all__ = ["TASKS", "Reader", "RegionTask", "Task", "create_task"]
 

@@ -21,10 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.contest import Contenders, hold_contest, nearest_source
-from edgeseg_runtime.geometry import FAR, Geometry
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import (
+from edgeseg_runtime.bundle.manifest import (
     MAX_PIXELS,
     SAMPLED_RESIZES,
     Manifest,
@@ -32,13 +29,16 @@ from edgeseg_runtime.manifest import (
     TensorSpec,
     one_graph,
 )
-from edgeseg_runtime.merge import Settled, settle_segments
+from edgeseg_runtime.picture.geometry import FAR, Geometry
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.results import Instances, Panoptic
 from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contract import check_outputs, describe, options_from_manifest, refuse
 from edgeseg_runtime.tasks.inputs import PictureInput
 from edgeseg_runtime.tasks.instances import InstanceTask
 from edgeseg_runtime.tasks.instances import Options as InstanceOptions
+from edgeseg_runtime.tasks.merge import Settled, settle_segments
+from edgeseg_runtime.tasks.pixel_contest import Contenders, hold_contest, nearest_source
 
 __all__ = ["CONTENDER_BOXES", "ContestTask", "Merged", "Options"]
 

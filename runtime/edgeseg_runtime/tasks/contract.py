@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
+from edgeseg_runtime.bundle.manifest import Manifest, TensorSpec
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.manifest import Manifest, TensorSpec
 
 __all__ = [
     "check_choice",

@@ -10,15 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import (
+from edgeseg_runtime.bundle.manifest import SAMPLED_RESIZES, Manifest
+from edgeseg_runtime.picture.geometry import (
     Box,
     Geometry,
     fit_image,
     fit_image_with_fraction,
     geometry_of,
 )
-from edgeseg_runtime.image import Image, check_image
-from edgeseg_runtime.manifest import SAMPLED_RESIZES, Manifest
+from edgeseg_runtime.picture.image import Image, check_image
 from edgeseg_runtime.tasks.contract import describe, refuse
 
 __all__ = ["PictureInput"]

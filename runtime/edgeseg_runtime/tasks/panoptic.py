@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import Geometry
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import MAX_PIXELS, SAMPLED_RESIZES, Manifest, one_graph
-from edgeseg_runtime.merge import labels_from_logits, stack_segments
+from edgeseg_runtime.bundle.manifest import MAX_PIXELS, SAMPLED_RESIZES, Manifest, one_graph
+from edgeseg_runtime.picture.geometry import Geometry
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.results import Panoptic
 from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contest import CONTENDER_BOXES, ContestTask
 from edgeseg_runtime.tasks.contract import describe, options_from_manifest, refuse
 from edgeseg_runtime.tasks.instances import InstanceTask
 from edgeseg_runtime.tasks.instances import Options as InstanceOptions
+from edgeseg_runtime.tasks.merge import labels_from_logits, stack_segments
 from edgeseg_runtime.tasks.tracked import CONTENDER_EMBEDDINGS, TrackedContestTask
 
 __all__ = ["Options", "PanopticTask", "panoptic_task"]

@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import Geometry
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest, Schedule, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Schedule, one_graph
+from edgeseg_runtime.picture.geometry import Geometry
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.results import Panoptic
 from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contest import CONTENDER_BOXES, ContestTask, Merged
 from edgeseg_runtime.tasks.contest import Options as ContestOptions
 from edgeseg_runtime.tasks.contract import describe, options_from_manifest, refuse
-from edgeseg_runtime.tracking import Detected, TrackRule, Tracks
+from edgeseg_runtime.tasks.tracking import Detected, TrackRule, Tracks
 
 __all__ = ["CONTENDER_EMBEDDINGS", "Options", "TrackedContestTask"]
 
