@@ -117,7 +117,7 @@ def num_results(folder: Path, pictures: list[Picture]) -> int:
 
 
 def engine_of(folder: Path, target: str, scratch: Path) -> dict[str, Any]:
-    """Return size and build time of the engines of all graphs, or why there is none."""
+    """Return size and build time of the engines of all graphs, or why nothing was built."""
     started = time.monotonic()
     try:
         engines = build_bundle(

@@ -186,7 +186,7 @@ def operator_table(times: NodeTimes, *, smallest_share: float = 5e-4) -> Table:
 
 
 def node_table(times: NodeTimes, count: int) -> Table:
-    """The longest nodes that are no convolution or matrix product."""
+    """The longest nodes other than convolutions and matrix products."""
     table = Table("node", "operator", "ms", title="Longest nodes beside the products")
     others = {key: time_ms for key, time_ms in times.items() if key[0] not in PRODUCTS}
     for (op_type, node), time_ms in sorted(others.items(), key=lambda item: -item[1])[:count]:

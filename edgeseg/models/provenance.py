@@ -1,4 +1,4 @@
-"""Builds the PyTorch model of an export so that a benchmark can build the very same one again."""
+"""Builds the PyTorch model of an export so that a benchmark can build the same one again."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def rebuild_model(
         manifest: of the bundle; its provenance names model, configuration and weights.
         name: of the model, as `edgeseg.create_model` takes it; the recorded one if None, unless that
             is of a module outside the package: a bundle is data, and must not choose what is imported.
-        weights: the checkpoint, where it is no longer where it was at the export.
+        weights: the checkpoint, where it has moved since the export.
         weights_key: the part of it; the one that was exported if None, "" for all of it.
 
     Raises:

@@ -59,7 +59,7 @@ def pyramid_roi_align(
         (B, R, C, PH, PW) or, with `rois_last`, (B, C, PH, PW, R); dtype of `features`.
 
     Raises:
-        ValueError: if the numbers of maps and strides differ, the strides are no pyramid or the rule is unknown.
+        ValueError: if the numbers of maps and strides differ, the strides do not form a pyramid or the rule is unknown.
     """
     return atlas_roi_align(
         pyramid_atlas(features),
@@ -122,7 +122,7 @@ def atlas_roi_align(
         (B, R, C, PH, PW) or, with `rois_last`, (B, C, PH, PW, R); dtype of `atlas`.
 
     Raises:
-        ValueError: if the numbers of levels and strides differ, the strides are no pyramid, the rule is unknown or the
+        ValueError: if the numbers of levels and strides differ, the strides do not form a pyramid, the rule is unknown or the
             atlas is not that of such levels.
     """
     bins = (output_size, output_size) if isinstance(output_size, int) else output_size

@@ -1,4 +1,4 @@
-"""Exports a reference model as a bundle: a folder that a device needs nothing else than."""
+"""Exports a reference model as a bundle: a folder that holds all a device needs."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def open_sides(
         reference: folder of a bundle, or "torch" for the model that the candidate was made from.
         candidate: folder of a bundle.
         model: what "torch" is rebuilt from, MODULE:NAME, if it is of a module outside edgeseg.
-        weights: the exported checkpoint, if it is no longer in its place.
+        weights: the exported checkpoint, if it has moved since.
         weights_key: the part of it, if it is not the one that was exported.
 
     Raises:

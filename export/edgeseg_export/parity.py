@@ -109,7 +109,7 @@ class Parity:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures for the manifest; a difference that is no number is null."""
+        """Return the figures for the manifest; a difference that is not a number is null."""
         return {
             "reference": f"torch {torch.__version__}",
             "engine": "onnxruntime",
@@ -348,7 +348,7 @@ def _detections(prefix: str, side: Tensors) -> dict[str, Array]:
 
 
 def _same_rows(expected: Array, found: Array, rows_N: Array | None) -> tuple[Array, Array]:
-    """Return the rows of both that have a counterpart, in one order; all that is no list of rows."""
+    """Return the rows of both that have a counterpart, in one order; whatever is not a list of rows."""
     if rows_N is None or expected.shape[1:2] != rows_N.shape:
         return expected, found
     return expected[0, rows_N >= 0], found[0, rows_N[rows_N >= 0]]

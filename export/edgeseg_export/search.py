@@ -132,7 +132,7 @@ def search(
         progress: called as progress(stage, done, total).
 
     Raises:
-        ValueError: `max_drop` is no number in 0..1, or the model finds nothing on the pictures.
+        ValueError: `max_drop` is not in 0..1, or the model finds nothing on the pictures.
     """
     if not 0 <= max_drop <= 1:
         raise ValueError(f"max_drop {max_drop} found, expected a number in 0..1")

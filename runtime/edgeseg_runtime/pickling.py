@@ -66,7 +66,7 @@ class Origin:
         """Refuse a folder that holds another bundle by now.
 
         Raises:
-            BundleError: if it does, or there is none any more.
+            BundleError: if it does, or it is gone.
         """
         try:
             found = _manifest_sha256(self.folder)

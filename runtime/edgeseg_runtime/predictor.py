@@ -358,7 +358,7 @@ class StageClock(Probe):
 
 
 def _checked_boxes(boxes: Boxes) -> list[Box]:
-    """Return boxes as tuples, or refuse what is none."""
+    """Return boxes as tuples, or refuse what is not a box."""
     array = np.asarray(getattr(boxes, "boxes", boxes))
     if array.size == 0 and array.shape[:1] == (0,):
         return []

@@ -101,8 +101,8 @@ def with_operator(model, before, after):
 
 
 TAMPERED = {
-    "a triangle that is none": (lambda: suppression(300), lambda m: with_triangle(m, 1)),
-    "a triangle with a number that is none": (
+    "a triangle that is not one": (lambda: suppression(300), lambda m: with_triangle(m, 1)),
+    "a triangle with a wrong number": (
         lambda: suppression(300),
         lambda m: with_triangle(m, np.nan),
     ),

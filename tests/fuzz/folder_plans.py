@@ -23,7 +23,7 @@ Step = list[Any]
 Plan = dict[str, Any]
 
 BESIDE = {"beside/secret.txt": b"nobody's business", "beside/more/notes.txt": b"years of work"}
-"""Files on every stage that are no concern of what is tried."""
+"""Files on every stage that what is tried has nothing to do with."""
 NAMES = (
     "a",
     "x.jpg",
@@ -178,7 +178,7 @@ def _without_link(path: Path) -> Path:
 def _plain(path: Path) -> Path:
     """Return the path of a file that is small enough to be read."""
     if not _without_link(path).is_file() or path.stat().st_size > 2**20:
-        raise PermissionError(f"{path} is no small file")
+        raise PermissionError(f"{path} is not a small file")
     return path
 
 

@@ -342,7 +342,7 @@ LOOPS = {
     "no condition": (loop(GOES_ON, needed=""), r"\(Loop\) runs without end"),
     "a count without a number": (
         loop(GOES_ON, count="n", constants={"n": np.zeros(0, np.int64)}),
-        "a count or condition that is no scalar",
+        "a count or condition that is not a scalar",
     ),
     "too many steps": (
         loop(GOES_ON, count="n", constants={"n": np.int64(2**40)}),

@@ -146,7 +146,7 @@ def test_a_folder_says_what_it_leaves_out(tmp_path, caplog):
     assert source.left_out == [
         f"{tmp_path}/{name}" for name in ("Thumbs.db", "below/", "clip.avi", "labels.json", "notes.txt")
     ]  # fmt: skip
-    assert f"left out of {tmp_path}, because they are no pictures: " in caplog.text
+    assert f"left out of {tmp_path}, because they are not pictures: " in caplog.text
     assert "Thumbs.db, " in caplog.text
     assert "clip.avi and 2 more" in caplog.text
     deep = Source(tmp_path, recursive=True)

@@ -31,7 +31,7 @@ OPENERS = {
 }
 """Scheme -> "module:function" that opens it, imported on first use."""
 KINDS = {"cityscapes": "panoptic", "cityscapes-vps": "panoptic", "youtube-vis": "instances"}
-"""Scheme -> what is labelled, where these are no faces."""
+"""Scheme -> what is labelled, where these are not faces."""
 
 _log = logging.getLogger(__name__)
 

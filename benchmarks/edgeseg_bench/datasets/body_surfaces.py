@@ -319,7 +319,7 @@ class _Painter:
         self.paint(name, window, inside, across / radius, v)
 
     def window(self, points_N2: Float, reach: float) -> Window:
-        """Return the part of the picture in which everything lies that is no farther from some points."""
+        """Return the part of the picture that is at most so far from some points."""
         low = np.floor(points_N2.min(axis=0) - reach).astype(int) - 1
         high = np.ceil(points_N2.max(axis=0) + reach).astype(int) + 1
         height, width = self.parts.shape

@@ -226,7 +226,7 @@ def picture_path(folder: Path, entry: Mapping[str, Any]) -> Path:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether a file is there; a name that no file can have is no error."""
+    """Tell whether a file is there; a name that no file can have is not an error."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where a name is too long
 
 

@@ -233,7 +233,7 @@ class MaskRCNNConfig(DetectorConfig):
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a field that is none of its choices."""
+    """Refuse a field that is not among its choices."""
     if value not in choices:
         raise ValueError(f"{name} {value!r} found, expected one of {', '.join(choices)}")
 

@@ -163,7 +163,7 @@ def detect_graph(config: DetectorConfig, *further: TensorSpec) -> Graph:
 
 
 def staged(detect: Graph, name: str, branch: Graph) -> dict[str, Graph]:
-    """Return detector and branch by name, or one graph: a row that is always there is no free number of rows."""
+    """Return detector and branch by name, or one graph: a row that is always there needs no free axis."""
     assert branch.rows is not None
     if branch.rows.maximum > 1:
         return {DETECT: detect, name: branch}

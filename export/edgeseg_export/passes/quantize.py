@@ -252,7 +252,7 @@ def _magnitude(name: str, largest: Mapping[str, float]) -> float:
 
 
 def _activations(node: NodeProto) -> list[str]:
-    """Return the inputs that are no weights, shapes or sizes."""
+    """Return the inputs other than weights, shapes and sizes."""
     return list(node.input) if node.op_type in {"Add", "Concat"} else [node.input[0]]
 
 

@@ -294,7 +294,7 @@ def _check_options(names: Sequence[str], options: Mapping[str, Any]) -> None:
     for option in options:
         if not any(option in taken for taken in known.values()):
             texts = [f"{name} takes {', '.join(taken) or 'none'}" for name, taken in known.items()]
-            raise ValueError(f"{option!r} is no option of a backend; {'; '.join(texts)}")
+            raise ValueError(f"{option!r} is not an option of any backend; {'; '.join(texts)}")
 
 
 def _open_auto(

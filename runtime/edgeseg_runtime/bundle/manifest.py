@@ -422,7 +422,7 @@ class Manifest:
             verify: compare the content with its `digest`. A manifest without one is accepted.
 
         Raises:
-            ManifestError: if the text is no valid manifest.
+            ManifestError: if the text is not a valid manifest.
             SchemaTooNew: if only a newer runtime can use it.
             UnsafePath: if an artifact's path could leave the folder.
         """

@@ -30,7 +30,7 @@ def parse_json(text: str) -> dict[str, Any]:
     for match in _BRACKETS.finditer(text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
         if depth > MAX_DEPTH:
-            raise ManifestError(f"nested deeper than {MAX_DEPTH} levels; this is no manifest")
+            raise ManifestError(f"nested deeper than {MAX_DEPTH} levels; this is not a manifest")
     try:
         document = json.loads(
             text,

@@ -38,7 +38,7 @@ def refuse(where: str, found: Any, expected: str) -> NoReturn:
 
 
 def is_int(value: Any) -> bool:
-    """Tell whether a value is an integer; a truth value is none."""
+    """Tell whether a value is an integer; a truth value is not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 

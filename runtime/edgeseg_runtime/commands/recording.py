@@ -42,7 +42,7 @@ class Outcome:
         num_frames: frames that were predicted.
         num_skipped: frames that could not be decoded.
         num_missing: frames that headers of videos promised and that did not come.
-        left_out: files of folders and patterns that are no pictures.
+        left_out: files of folders and patterns that are not pictures.
         num_detections: over all frames, from the chosen score on.
         num_nonfinite: detections dropped because a number in them was NaN or infinite.
         num_left_out: detections without the surface that the model gives to the best of a picture.
@@ -179,7 +179,7 @@ def lines_from_outcome(outcome: Outcome, *, backend: str, score: float) -> list[
 
 
 def problem_of_outcome(outcome: Outcome) -> str | None:
-    """Return why a run that came to its end is none to rely on, or None."""
+    """Return why a run that finished cannot be relied on, or None."""
     if outcome.num_missing:
         return (
             f"the video ended early: {outcome.num_missing} frames that its header promises are "

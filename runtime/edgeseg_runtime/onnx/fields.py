@@ -65,7 +65,7 @@ def opset_of(onnx: bytes) -> int:
     """Return the opset of standard operators that an encoded model is written in; 1 if it names none.
 
     Raises:
-        ValueError: if the bytes are no encoded model.
+        ValueError: if the bytes are not an encoded model.
     """
     opset = 1
     for entry in fields_between(onnx, 0, len(onnx)):
@@ -83,7 +83,7 @@ def fields_of(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield of each field its number, its encoding as a whole, and its content if it has one.
 
     Raises:
-        ValueError: if the bytes are no encoded message.
+        ValueError: if the bytes are not an encoded message.
     """
     for field in fields_between(message, 0, len(message)):
         content = message[field.content : field.end] if field.has_content else b""
@@ -94,7 +94,7 @@ def fields_between(data: bytes | mmap, start: int, end: int) -> Iterator[Field]:
     """Yield the fields of the message between two bytes, in their order; nothing is copied.
 
     Raises:
-        ValueError: if the bytes are no encoded message.
+        ValueError: if the bytes are not an encoded message.
     """
     while start < end:
         tag, content = read_varint(data, start, end)

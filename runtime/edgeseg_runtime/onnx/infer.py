@@ -194,7 +194,7 @@ class _Body:
         for name, dtype in zip(node.inputs[:2], (INT64, BOOL), strict=True):
             value = self.values.get(name, Value(None, None))
             if value.shape is not None and (value.num_elements, value.dtype) != (1, dtype):
-                raise ValueError(f"{described(node)} has a count or condition that is no scalar")
+                raise ValueError(f"{described(node)} has a count or condition that is not a scalar")
         self.walk.num_loops += 1
         if self.walk.num_loops > MAX_LOOPS:
             raise ValueError(f"more than {MAX_LOOPS} loops")

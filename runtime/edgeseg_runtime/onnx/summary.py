@@ -1,6 +1,6 @@
 """Describes an encoded ONNX model for people, also one that no bundle may hold.
 
-Only what is asked for is looked at, so foreign operators, types and external data are no obstacle.
+Only what is asked for is looked at, so foreign operators, types and external data do not matter.
 Fields: onnx/onnx.proto.
 """
 
@@ -39,7 +39,7 @@ def summarise(onnx: bytes) -> dict[str, Any]:
     operators of the main graph.
 
     Raises:
-        ValueError: if the bytes are no model, or one without nodes.
+        ValueError: if the bytes are not a model, or one without nodes.
     """
     model = _Message(onnx, 0, len(onnx))
     graphs = list(model.messages(_MODEL["graph"]))

@@ -152,7 +152,7 @@ def kept_scale(source: tuple[int, int], preprocess: Preprocess) -> float:
     elif preprocess.resize not in ("original", *_CENTERED):
         return 1.0
     scale = geometry_of(source, preprocess).scale
-    # The originals round sizes as well: half a pixel is no loss.
+    # The originals round sizes as well: half a pixel is not a loss.
     found = source[0] * scale[1] + 1, source[1] * scale[0] + 1
     return min(found[0] / wanted[0], found[1] / wanted[1], 1.0)
 

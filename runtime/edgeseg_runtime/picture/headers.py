@@ -69,11 +69,11 @@ def read_header(data: bytes) -> Header:
         data: content of a file in one of `FORMATS`.
 
     Raises:
-        ValueError: if it is none of these, or damaged, or cut off where that can be seen.
+        ValueError: if it is not one of these, or damaged, or cut off where that can be seen.
     """
     name = picture_format(data[:HEAD_BYTES])
     if name is None:
-        raise ValueError(f"it is none of {', '.join(FORMATS)}")
+        raise ValueError(f"it is not one of {', '.join(FORMATS)}")
     try:
         return _READERS[name](data)
     except (struct.error, IndexError) as error:

@@ -144,7 +144,7 @@ def max_pixels() -> int:
     """Return how many pixels a picture may have: 64 million, or EDGESEG_MAX_IMAGE_PIXELS.
 
     Raises:
-        ValueError: if the environment variable is no positive number.
+        ValueError: if the environment variable is not a positive number.
     """
     text = os.environ.get(_LIMIT_VARIABLE)
     if text is None:

@@ -77,7 +77,7 @@ class Source:
 
     Attributes:
         paths: of the pictures, in the order of the frames; of a video its own; none of a camera.
-        left_out: files of folders and patterns that are no pictures, and folders in a folder.
+        left_out: files of folders and patterns that are not pictures, and folders in a folder.
         num_skipped: frames skipped so far because they could not be decoded.
         num_missing: frames that the header of a video promises and that it did not have.
         num_reconnects: attempts so far to open a camera or stream again.
@@ -345,7 +345,7 @@ class _Found:
                 f"one of the formats {', '.join(FORMATS)}"
             )
         if self.left_out:
-            _log.warning("left out of %s, because they are no pictures: %s", name, others)
+            _log.warning("left out of %s, because they are not pictures: %s", name, others)
 
 
 def _find(names: Sequence[Name], *, recursive: bool) -> _Found:
@@ -461,7 +461,7 @@ def _head(file: str) -> bytes:
 
 
 def _positive(value: float) -> float:
-    """Return a number that OpenCV gives, 0 where it is none."""
+    """Return a number that OpenCV gives, 0 where it is not one."""
     return value if math.isfinite(value) and value > 0 else 0.0
 
 

@@ -57,7 +57,7 @@ class Result(Protocol):
         """Return a copy of the source picture with everything that was found drawn in.
 
         Raises:
-            ImageError: if it is no picture.
+            ImageError: if it is not a picture.
             ValueError: if it has another size than the picture of this result.
         """
         ...

@@ -43,7 +43,7 @@ def canvas_from_image(image: Image, size: tuple[int, int] | None) -> Image:
         size: height, width of the picture that the result belongs to; None if unknown.
 
     Raises:
-        ImageError: if it is no picture.
+        ImageError: if it is not a picture.
         ValueError: if it has another size.
     """
     check_image(image)

@@ -42,7 +42,7 @@ def draw_surface(canvas: Image, surface: Surface, style: str) -> None:
 
 
 def check_style(style: str) -> None:
-    """Refuse a style that is none of `SURFACE_STYLES`.
+    """Refuse a style that is not one of `SURFACE_STYLES`.
 
     Raises:
         ValueError: it is another.

@@ -282,7 +282,7 @@ class Instances:
         """Return the rows with at least this score and one of these labels (number or name).
 
         Raises:
-            ValueError: if a name is none of `label_names`.
+            ValueError: if a name is not one of `label_names`.
         """
         is_kept = np.ones(len(self), np.bool_)
         if score is not None:
@@ -338,7 +338,7 @@ class Instances:
                 equal u and v, "iuv" for part, u and v as blue, green and red.
 
         Raises:
-            ImageError: if it is no picture.
+            ImageError: if it is not a picture.
             ValueError: if it has another size than the picture of this result, or there is no such
                 way of drawing.
         """

@@ -144,7 +144,7 @@ class Landmarks:
         """Return a copy of the source picture with the points, their bones and the box.
 
         Raises:
-            ImageError: if it is no picture.
+            ImageError: if it is not a picture.
             ValueError: if it has another size than the picture of this result.
         """
         canvas = canvas_from_image(image, self.image_size)

@@ -189,7 +189,7 @@ class Panoptic:
         The pixels of the others become void. `instances` are filtered alike.
 
         Raises:
-            ValueError: if a name is none of `label_names`.
+            ValueError: if a name is not one of `label_names`.
         """
         is_kept = np.ones(len(self), np.bool_)
         if score is not None:
@@ -274,7 +274,7 @@ class Panoptic:
         Void stays as it is.
 
         Raises:
-            ImageError: if it is no picture.
+            ImageError: if it is not a picture.
             ValueError: if it has another size than the picture of this result.
         """
         canvas = canvas_from_image(image, self.image_size)
@@ -418,7 +418,7 @@ class _Runs:
         """Return the runs of all segments; those of void are left out.
 
         Raises:
-            ValueError: if a pixel has an id that is no segment's.
+            ValueError: if a pixel has an id that belongs to no segment.
         """
         height, width = ids.shape
         begins = np.ones((height, width), np.bool_)
@@ -436,7 +436,7 @@ class _Runs:
         is_known_R[is_known_R] = known[place_R[is_known_R]] == values_R[is_known_R]
         if not is_known_R.all():
             raise ValueError(
-                f"ids has pixels of {values_R[~is_known_R][0]}, which is none of segment_ids; "
+                f"ids has pixels of {values_R[~is_known_R][0]}, which is not one of segment_ids; "
                 "expected 0 for void"
             )
         y, x1 = np.divmod(starts_R, max(width, 1))

@@ -34,7 +34,7 @@ def mask_from_rle(counts: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Return the mask (H, W) that an encoding stands for.
 
     Raises:
-        ValueError: if the text is no encoding of a mask of height, width `size`.
+        ValueError: if the text is not the encoding of a mask of height, width `size`.
     """
     height, width = size
     runs = _counts_from_text(counts)
@@ -85,12 +85,12 @@ def _counts_from_text(text: str) -> Counts:
     try:
         symbols = np.frombuffer(text.encode("ascii"), np.uint8).astype(np.int64) - 48
     except UnicodeEncodeError as error:
-        raise ValueError("the text is no run-length encoding: it is not ASCII") from error
+        raise ValueError("the text is not a run-length encoding: it is not ASCII") from error
     if len(symbols) == 0:
         return np.zeros(0, np.int64)
     is_last = (symbols & 0x20) == 0
     if symbols.min() < 0 or symbols.max() > 63 or not is_last[-1]:
-        raise ValueError("the text is no run-length encoding, or it is cut off")
+        raise ValueError("the text is not a run-length encoding, or it is cut off")
     ends = np.flatnonzero(is_last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1

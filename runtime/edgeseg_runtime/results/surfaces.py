@@ -66,7 +66,7 @@ class Surface:
 
     @property
     def mask(self) -> MaskCrop:
-        """The pixels that are no background."""
+        """The pixels that are not background."""
         return MaskCrop(self.top, self.left, self.parts > 0)
 
     def iuv(self) -> Bytes:

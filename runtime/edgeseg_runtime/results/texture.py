@@ -90,7 +90,7 @@ def texture_from_picture(
         num_parts: how many tiles.
 
     Raises:
-        ImageError: if it is no picture.
+        ImageError: if it is not a picture.
         ValueError: if there is no texel or tile.
     """
     check_image(image)
@@ -122,7 +122,7 @@ def picture_from_texture(image: Image, surface: Surface, texture: Texture) -> Im
         texture: with a tile for each part that is to be painted; others stay as they are.
 
     Raises:
-        ImageError: if it is no picture.
+        ImageError: if it is not a picture.
     """
     check_image(image)
     painted = np.array(image, order="C")

@@ -50,7 +50,7 @@ def options_from_manifest(kind: type[Options], manifest: Manifest) -> Options:
 
 
 def check_choice(manifest: Manifest, name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Refuse an option that is none of its choices."""
+    """Refuse an option that is not among its choices."""
     if value not in choices:
         refuse(manifest, f"{name} {value!r}", f"one of {', '.join(choices)}")
 

@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 NEW = 0
-"""The column of a detection that is no remembered object."""
+"""The column of a detection that is not a remembered object."""
 _NONE = -1
 
 

@@ -253,7 +253,7 @@ def layers_in_engine(trt: Any, engine: Any) -> list[Layer]:
 def layers_in_log(trt: Any) -> list[Layer]:
     """Return, and forget, the layers of the last engine that this thread built.
 
-    TensorRT-RTX finishes an engine on the user's GPU, so where it is built there is none to
+    TensorRT-RTX finishes an engine on the user's GPU, so where it is built there is nothing to
     inspect. But its builder logs the layers, in one verbose message (read from 1.7). None if it
     does not.
     """
@@ -328,7 +328,7 @@ def _layers(network: Any) -> Iterator[Any]:
 
 
 def _input_names(layer: Any) -> set[str]:
-    """Return the names of a layer's inputs; weights that are no tensor have none: ''."""
+    """Return the names of a layer's inputs; weights, which are not tensors, have the name ''."""
     tensors = [layer.get_input(index) for index in range(2)]
     return {tensor.name if tensor is not None else "" for tensor in tensors}
 

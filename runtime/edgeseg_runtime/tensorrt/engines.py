@@ -109,7 +109,7 @@ def build_bundle(
         EngineBuildError: if the model does not compile.
         BackendUnavailable: if the library is missing, or a GPU is needed and missing.
         OSError: if `out` cannot be written.
-        ValueError: for a target that is none, or a batch of a model with rows.
+        ValueError: for an unknown target, or a batch of a model with rows.
     """
     manifest = Manifest.load(folder)
     options = options or EngineOptions()
@@ -521,7 +521,7 @@ def check_precisions(
     """Return how many layers of an engine compute in each precision; log them.
 
     Where less than `MIN_SHARE` of the products (convolutions, matrix products) run in the
-    precision that the graph asks for, a warning says so. It is no error: before strong typing
+    precision that the graph asks for, a warning says so. It is not an error: before strong typing
     TensorRT takes what is fastest, and it may list products that it joined as one layer.
 
     Args:

@@ -215,7 +215,7 @@ def locked(folder: Path, *, needs_privacy: bool) -> Iterator[bool]:
 
 
 def _records(folder: Path, pattern: str) -> Iterator[tuple[EngineKey, Artifact]]:
-    """Yield what the records of a pattern say, in the order of their names; skip what is none."""
+    """Yield what the records of a pattern say, in the order of their names; skip what is not a record."""
     try:
         names = sorted(path.name for path in folder.iterdir() if path.match(pattern))
     except (FileNotFoundError, NotADirectoryError):
@@ -250,7 +250,7 @@ def _read_record(folder: Path, name: str) -> tuple[EngineKey, Artifact]:
 
     Raises:
         BundleError: if it cannot be read, or names a path out of the folder.
-        ValueError, TypeError, KeyError: if it is no record of this schema.
+        ValueError, TypeError, KeyError: if it is not a record of this schema.
     """
     document = json.loads(read_limited(folder, name, max_bytes=MAX_RECORD_BYTES))
     if document["schema"] != RECORD_SCHEMA:

@@ -56,7 +56,7 @@ def clip(node: Node, x: Inputs) -> Outputs:
     """Bounds are scalars."""
     require(
         all(bound is None or bound.num_elements == 1 for bound in x[1:]),
-        "has bounds that are no scalars",
+        "has bounds that are not scalars",
     )
     return same(node, x)
 
