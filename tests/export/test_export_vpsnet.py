@@ -1,6 +1,5 @@
 """VPSNet bundles: the original's segments and identities in every frame, in ONNX Runtime and compiled."""
 
-import cv2
 import numpy as np
 import pytest
 from vpsnet_cases import load_clip
@@ -12,7 +11,7 @@ from edgeseg_runtime.tensorrt.engines import build_bundle
 
 NAME = "vpsnet_fusetrack_cityscapes"
 NUM_STUFF, NUM_THINGS, VOID = 11, 8, 255
-MAX_DIFFERENT = 30
+MAX_DIFFERENT = 10
 """Pixels of a frame where two channels are as good as equal."""
 
 
@@ -30,12 +29,10 @@ def objects_of(result):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # the way through a bundle is shown with a quicker model, the numbers in torch
 def test_a_bundle_gives_the_original_s_results(tmp_path):
     """Segments and identities of all frames; weights are in the bundle once; and TensorRT-RTX compiles both graphs."""
     pictures, cases = load_clip()
-    # The original makes segments at the network's scale, ours has them in source pixels: let the two be the same.
-    height, width = cases[0].arrays["pano"].shape
-    pictures = [cv2.resize(picture, (width, height)) for picture in pictures]
     size = tuple(cases[1].description["outputs"]["input"]["shape"][2:])
     model = edgeseg.create_model(
         NAME, weights=cases[0].weights(), image_size=size, original_ids=True
