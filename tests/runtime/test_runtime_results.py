@@ -250,6 +250,14 @@ def test_iteration_gives_single_rows():
     assert all(len(row) == 1 and row.label_names == NAMES for row in instances())
 
 
+def test_a_class_beyond_the_names_goes_by_its_number():
+    found = instances(labels=np.array([1, 9, 2], np.int32))
+    assert [found.label_name(row) for row in range(3)] == ["cat", "9", "2"]
+    assert len(found.filter(labels=[9])) == 1
+    assert found.draw(np.zeros((20, 30, 3), np.uint8)).any()
+    assert len(found.records(1)) == 3
+
+
 def test_filter_by_score_and_label():
     found = instances()
     assert found.filter(score=0.5).track_ids.tolist() == [7, 8]
