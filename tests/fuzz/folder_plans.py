@@ -155,7 +155,8 @@ def _carry_out(root: Path, action: str, name: str, *values: Any) -> None:
         os.truncate(_plain(path), values[0])
     elif action == "flip":
         content = bytearray(_plain(path).read_bytes())
-        content[values[0] % len(content)] ^= 1 << values[1]
+        if content:
+            content[values[0] % len(content)] ^= 1 << values[1]
         path.write_bytes(content)
 
 
