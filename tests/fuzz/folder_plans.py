@@ -154,10 +154,14 @@ def _carry_out(root: Path, action: str, name: str, *values: Any) -> None:
     elif action == "size":
         os.truncate(_plain(path), values[0])
     elif action == "flip":
-        content = bytearray(_plain(path).read_bytes())
-        if content:
-            content[values[0] % len(content)] ^= 1 << values[1]
-        path.write_bytes(content)
+        _flip(_plain(path), *values)
+
+
+def _flip(path: Path, position: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    if content:
+        content[position % len(content)] ^= 1 << bit
+    path.write_bytes(content)
 
 
 def _on_stage(root: Path, name: str) -> Path:

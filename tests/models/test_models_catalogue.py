@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeseg.models import get_spec, list_models, model_manifest
 
 SPECS = {name: get_spec(name) for name in list_models()}
-SUPPRESSING = ("densepose", "maskrcnn", "retinaface", "upsnet")
+SUPPRESSING = ("densepose", "maskrcnn", "retinaface", "upsnet", "vpsnet")
 """Families whose suppression looks at the scores."""
 
 

@@ -198,7 +198,7 @@ def test_without_a_gpu_a_build_for_this_machine_says_what_is_missing(tmp_path):
 def test_a_missing_library_names_its_package():
     code = (
         "import sys; sys.modules[sys.argv[1]] = None\n"
-        "from edgeseg_runtime import trt_compat\n"
+        "from edgeseg_runtime.tensorrt import compat as trt_compat\n"
         "try: trt_compat.import_tensorrt(sys.argv[1])\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
@@ -215,7 +215,8 @@ def test_a_library_that_does_not_load_is_unavailable_and_auto_goes_on(tmp_path):
     write_bundle(tmp_path / "bundle")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from edgeseg_runtime import load, trt_compat\n"
+        "from edgeseg_runtime import load\n"
+        "from edgeseg_runtime.tensorrt import compat as trt_compat\n"
         "print(load(sys.argv[2], threads=1).backend.name)\n"
         "try: trt_compat.import_tensorrt('tensorrt')\n"
         "except Exception as error: print(type(error).__name__, error)\n"

@@ -27,7 +27,7 @@ CHOICES = {
     "interpolation": INTERPOLATIONS,
     "rounding": SIZE_ROUNDINGS,
     "channel_order": ("rgb", "bgr"),
-    "roi_level_rule": ("torchvision", "detectron2", "upsnet"),
+    "roi_level_rule": ("torchvision", "detectron2", "upsnet", "mmdetection"),
 }
 """Fields of `DetectorConfig` that hold the name of a rule."""
 
