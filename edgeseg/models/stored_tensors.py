@@ -360,6 +360,8 @@ def _array(raw: Any, dtype: Any, shape: Any, *, is_fortran: bool) -> StoredTenso
         raw = raw.args[0] if raw.args else b""
     if not isinstance(raw, str | bytes | bytearray):
         return Opaque("an array of objects")
+    if isinstance(raw, str) and raw and max(raw) > "\xff":
+        return Opaque("an array with text in the place of its bytes")
     shape = _numbers(shape)
     tensor = StoredTensor(
         torch.from_numpy(np.empty(0, kind.newbyteorder("="))).dtype,

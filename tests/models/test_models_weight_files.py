@@ -228,6 +228,23 @@ def test_a_tensor_lies_inside_its_storage(tmp_path, call, kind):
         assert kind in found.kind
 
 
+def test_an_array_of_text_is_named(tmp_path):
+    """Python 2 keeps the bytes of an array as text, in which no letter is above 255."""
+    arrays = {"w": np.full(2, 2.0, np.float32), "other": np.ones(3, np.float32)}
+    whole = pickle.dumps(arrays, protocol=2)
+    text = "\x00\x00\x00@\x00\x00\x00@"
+    before = b"X" + struct.pack("<I", len(text)) + text.encode()
+    assert whole.count(before) == 1
+    longer = text.replace("@", "\u0644").encode()
+    path = tmp_path / "w.pkl"
+    path.write_bytes(whole)
+    assert read_checkpoint(path)["w"].read().tolist() == [2, 2]
+    path.write_bytes(whole.replace(before, b"X" + struct.pack("<I", len(longer)) + longer))
+    found = read_checkpoint(path)["w"]
+    assert isinstance(found, Opaque)
+    assert found.kind == "an array with text in the place of its bytes"
+
+
 def _shared(levels, start, level):
     """A pickle in which each level holds the one before twice."""
     return start + b"q\x00" + b"".join(level for _ in range(levels)) + b"."
