@@ -73,22 +73,25 @@ def test_a_picture_takes_the_shape_that_shrinks_it_least(model, bundle, picture,
     assert (found.masks != expected.masks).mean() < 1e-5
 
 
-def test_without_variants_a_portrait_is_shrunk_and_that_is_counted(model, picture, tmp_path):
-    folder = edgeseg.export_bundle(model, tmp_path / "one", num_images=1, variants=False)
-    assert Manifest.load(folder).variants == {}
+@pytest.fixture(scope="module")
+def undivided(model, tmp_path_factory):
+    """One graph for one orientation."""
+    folder = tmp_path_factory.mktemp("variants") / "one"
+    return edgeseg.export_bundle(model, folder, num_images=1, stages=False, variants=False)
+
+
+def test_without_variants_a_portrait_is_shrunk_and_that_is_counted(undivided, picture):
+    assert Manifest.load(undivided).variants == {}
     portrait = np.ascontiguousarray(np.rot90(picture))
-    with edgeseg_runtime.load(folder, backend="onnxruntime") as predictor:
+    with edgeseg_runtime.load(undivided, backend="onnxruntime") as predictor:
         assert predictor.kept_scale(portrait.shape[:2]) < 0.8
         assert predictor.kept_scale(picture.shape[:2]) == 1
 
 
-def test_one_graph_finds_what_the_stages_find(model, bundle, picture, tmp_path):
-    folder = edgeseg.export_bundle(
-        model, tmp_path / "one", num_images=1, stages=False, variants=False
-    )
-    assert set(Manifest.load(folder).graphs) == {"main"}
+def test_one_graph_finds_what_the_stages_find(bundle, undivided, picture):
+    assert set(Manifest.load(undivided).graphs) == {"main"}
     found = []
-    for each in (bundle, folder):
+    for each in (bundle, undivided):
         with edgeseg_runtime.load(each, backend="onnxruntime") as predictor:
             found.append(predictor(picture))
     np.testing.assert_array_equal(found[0].boxes, found[1].boxes)
@@ -168,6 +171,7 @@ def test_only_what_is_the_same_everywhere_is_shared():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_portrait_gives_the_original_s_results_through_its_variant(tmp_path):
     golden = load_case("maskrcnn_torchvision", "dev_portrait")
     height, width = golden.input_size
