@@ -76,6 +76,7 @@ def test_the_bundle_says_what_it_holds(bundle):
     assert manifest.parity["is_within_tolerance"] is True
 
 
+@pytest.mark.exhaustive
 def test_a_person_model_s_joints_come_through_a_free_batch_axis(tmp_path, picture):
     """A deformable trunk of random weights; the pose decoder keeps the batch axis free, too."""
     model = edgeseg.create_model("centernet_resnet18_dcn", kind="pose", image_size=64)

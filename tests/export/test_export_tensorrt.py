@@ -32,12 +32,13 @@ def test_each_graph_of_a_tiny_model_compiles_for_every_target(bundle_of, name, t
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # CenterNet's deformable trunk is compiled at its size in every run
 @pytest.mark.parametrize(
     ("name", "image_size", "targets"),
     [
         ("maskrcnn_resnet50_fpn", (800, 1344), ["sm86"]),
         *(
-            pytest.param(name, (320, 480), TARGETS, marks=pytest.mark.exhaustive)
+            (name, (320, 480), TARGETS)
             for name in (
                 "maskrcnn_resnet50_fpn_3x",
                 "maskrcnn_resnet50_fpn_v2",

@@ -27,7 +27,7 @@ def tiny_bundle(bundle_of):
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive  # the same in torch is in tests/models, masks through a bundle with YolactEdge's MobileNet
+@pytest.mark.exhaustive  # the same in torch is in tests/models, the way through a bundle in test_export_accuracy.py
 @pytest.mark.parametrize("case", NAMES)
 def test_a_bundle_gives_the_original_s_results(tmp_path, case):
     """And TensorRT-RTX compiles it."""

@@ -10,12 +10,10 @@ from edgeseg_runtime.tensorrt.engines import build_bundle
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # the same in torch is in tests/models, the way through a bundle in test_export_video.py
 @pytest.mark.parametrize(
     ("case", "name"),
-    [
-        ("dev_image", "yolact_edge_mobilenetv2"),
-        pytest.param("dev", "yolact_edge_vid_resnet50", marks=pytest.mark.exhaustive),
-    ],
+    [("dev", "yolact_edge_vid_resnet50"), ("dev_image", "yolact_edge_mobilenetv2")],
 )
 def test_a_bundle_gives_the_original_s_results(tmp_path, case, name):
     """In every frame; and TensorRT-RTX compiles its graphs."""
