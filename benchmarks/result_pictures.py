@@ -31,8 +31,8 @@ STRIPS = {
 }
 """Name of a picture -> the model whose results it shows."""
 NUM_PICTURES = 3
-NUM_SEEN = 12
-"""Pictures of which the most crowded ones are shown."""
+NUM_SEEN = 24
+"""Pictures of which the most crowded ones are shown; those that are higher than wide are left out."""
 SIDE, GAP = 240, 6  # pixels
 MIN_SCORE = 0.5
 JPEG_QUALITY = 85
@@ -55,7 +55,8 @@ def strip_of(name: str) -> Image:
     """Return pictures side by side with what a model finds drawn in."""
     predictor = edgeseg.torch_predictor(edgeseg.create_model(name, weights="shapes"))
     dataset = open_dataset("shapes", kind=dataset_kind(predictor.manifest), limit=NUM_SEEN)
-    crowded = sorted(dataset, key=lambda sample: -len(sample.annotations))[:NUM_PICTURES]
+    wide = [sample for sample in dataset if sample.width >= sample.height]
+    crowded = sorted(wide, key=lambda sample: -len(sample.annotations))[:NUM_PICTURES]
     return side_by_side([drawn(predictor, sample) for sample in crowded])
 
 
