@@ -8,7 +8,6 @@ import edgeseg
 import edgeseg_runtime
 from edgeseg_runtime.tensorrt.engines import build_bundle
 
-
 MAX_DIFFERENT = 10
 """Pixels of a frame where two values are as good as equal."""
 
