@@ -66,10 +66,9 @@ def traced(made_once, bundle_of):
             write_atomic(path, graph.encoded())
 
         if weights and image_size is None and len(whole.graphs) == 1:
-            graph = onnx.load(bundle_of(name) / "model.onnx")  # which is all of it
-            del graph.functions[:]
-        else:
-            graph = onnx.load(made_once(f"{name}_{image_size}.onnx", write))
-        return model_from_proto(graph), manifest
+            graph = onnx.load(bundle_of(name) / "model.onnx")
+            if not graph.functions:  # then no operator of ours is in it, and it is as it was traced
+                return model_from_proto(graph), manifest
+        return model_from_proto(onnx.load(made_once(f"{name}_{image_size}.onnx", write))), manifest
 
     return trace

@@ -114,7 +114,7 @@ def _flat_options():
 MODELS = {
     **{
         name: (lambda name=name: counted(name), _flat_options)
-        for name in COUNTED
+        for name in ("yolact ++", "cornernet", "triplets", "centernet pose")
     },
     "densepose": (
         lambda: small_densepose(**HEADS["DeepLab"]), lambda: {"num_images": 1, "variants": False}
