@@ -11,9 +11,9 @@ from __future__ import annotations
 from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.picture.sources import Frame, Source
-from edgeseg_runtime.pipelines import FacePipeline
+from edgeseg_runtime.pipelines import FacePipeline, FaceSession
 from edgeseg_runtime.predictor import Predictor, StageTimes, load
-from edgeseg_runtime.results import Instances, Landmarks, Panoptic, Result
+from edgeseg_runtime.results import Instances, Landmarks, Panoptic, Polygon, Result, Style
 from edgeseg_runtime.session import Probe, Session
 
 __version__ = "0.1.0"
@@ -21,17 +21,20 @@ __version__ = "0.1.0"
 __all__ = [
     "EdgesegError",
     "FacePipeline",
+    "FaceSession",
     "Frame",
     "Instances",
     "Landmarks",
     "Manifest",
     "Panoptic",
+    "Polygon",
     "Predictor",
     "Probe",
     "Result",
     "Session",
     "Source",
     "StageTimes",
+    "Style",
     "__version__",
     "load",
 ]

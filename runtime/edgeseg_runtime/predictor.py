@@ -22,9 +22,10 @@ from edgeseg_runtime.pickling import Origin
 from edgeseg_runtime.picture.geometry import FAR, Box, Geometry
 from edgeseg_runtime.picture.image import Image, check_image
 from edgeseg_runtime.picture.scene_cuts import SceneCuts
-from edgeseg_runtime.picture.sources import Frame, Source
+from edgeseg_runtime.picture.sources import Frame, Name, Source
 from edgeseg_runtime.results import Instances, Result
 from edgeseg_runtime.session import Probe, Route, Routes, Session
+from edgeseg_runtime.streaming import results_of_source
 from edgeseg_runtime.tasks import RegionTask, Task, create_task
 
 __all__ = ["Boxes", "Predictor", "StageTimes", "load"]
@@ -146,7 +147,7 @@ class Predictor(Generic[Found]):
                 finds its own.
         """
         with self._borrowed_session() as session:
-            return self._predict(session, image, boxes)
+            return self.predict_in(session, image, boxes)
 
     def profile(
         self, image: Image, *, boxes: Boxes | None = None, paste_masks: bool = False
@@ -161,18 +162,31 @@ class Predictor(Generic[Found]):
         """
         clock = StageClock()
         with self.session(probe=clock) as session:
-            result = self._predict(session, image, boxes, paste_masks=paste_masks)
+            result = self.predict_in(session, image, boxes, paste_masks=paste_masks)
             clock.lap("postprocess")
         return result, clock.times()
 
-    def _predict(
+    def predict_in(
         self,
         session: Session[Found],
         image: Image,
-        boxes: Boxes | None,
+        boxes: Boxes | None = None,
         *,
         paste_masks: bool = False,
     ) -> Any:
+        """Return what `__call__` does, but as the next picture of a session of this predictor.
+
+        Args:
+            session: from `session`.
+            image: see `__call__`.
+            boxes: see `__call__`.
+            paste_masks: paste all masks now.
+
+        Raises:
+            ImageError: as `__call__`.
+            BackendError: as `__call__`.
+            ValueError: as `__call__`, or if the session is closed or in use.
+        """
         if boxes is None:
             result = session(image)
             if paste_masks:
@@ -228,7 +242,7 @@ class Predictor(Generic[Found]):
 
     def stream(
         self,
-        source: Source | str | int | os.PathLike[str],
+        source: Source | Name,
         *,
         stop: threading.Event | None = None,
         scene_cut: float | None = None,
@@ -239,7 +253,7 @@ class Predictor(Generic[Found]):
 
     def stream_frames(
         self,
-        source: Source | str | int | os.PathLike[str],
+        source: Source | Name,
         *,
         stop: threading.Event | None = None,
         probe: Probe | None = None,
@@ -263,19 +277,7 @@ class Predictor(Generic[Found]):
             ValueError: if there is a `scene_cut`, and the model has no key frames.
         """
         session = self.session(probe=probe, scene_cut=scene_cut)
-        opened = source if isinstance(source, Source) else Source(source)
-        return self._stream(opened, opened.frames(stop=stop), session)
-
-    def _stream(
-        self, source: Source, frames: Iterator[Frame], session: Session[Found]
-    ) -> Iterator[tuple[Frame, Found]]:
-        num_reconnects = source.num_reconnects
-        with session:
-            for frame in frames:
-                if source.num_reconnects != num_reconnects:
-                    num_reconnects = source.num_reconnects
-                    session.reset()
-                yield frame, session(frame.image)
+        return results_of_source(source, session, stop=stop)
 
     def close(self) -> None:
         """Free the engines; calling it twice is allowed."""

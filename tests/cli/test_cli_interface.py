@@ -34,7 +34,8 @@ COMMANDS = {
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",
         "--no-save-json", "--threads", "--engines", "--reconnect", "--scene-cut", "--surfaces", "--iuv", "--overwrite",
-        "--recursive",
+        "--recursive", "--then", "--draw-labels", "--no-draw-labels", "--draw-scores", "--no-draw-scores",
+        "--colours", "--keypoint-score", "--line-width", "--save-lines",
     },
     "inspect": {"PATH"},
     "doctor": set(),

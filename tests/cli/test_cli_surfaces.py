@@ -71,7 +71,7 @@ def test_part_u_and_v_are_written_beside_each_picture(tmp_path):
     ("chosen", "style"), [("contours", "contours"), ("iuv", "iuv"), (None, "parts")]
 )
 def test_surfaces_are_drawn_as_chosen(tmp_path, chosen, style):
-    run(tmp_path, Drawing(surfaces=chosen))
+    run(tmp_path, Drawing(options={} if chosen is None else {"surfaces": chosen}))
     picture = cv2.imread(str(tmp_path / "people.png"))
     found = predictor()(picture).filter(score=0.5)
     drawn = found.draw(picture, surfaces=style)
@@ -91,7 +91,7 @@ def test_surfaces_of_a_model_without_them_are_refused(tmp_path):
     given = {name: outputs()[name] for name in boxes}
     for drawing, option in (
         (Drawing(writes_iuv=True), "--iuv"),
-        (Drawing(surfaces="u"), "--surfaces u"),
+        (Drawing(options={"surfaces": "u"}), "--surfaces u"),
     ):
         with pytest.raises(ValueError, match=f"{option} is given, but fake gives no surfaces"):
             run(tmp_path, drawing, of=predictor(boxes, given))
@@ -100,9 +100,9 @@ def test_surfaces_of_a_model_without_them_are_refused(tmp_path):
 
 def test_a_way_of_drawing_is_checked_before_anything_runs(tmp_path):
     with pytest.raises(ValueError, match="surfaces is 'dots'; expected one of parts, u, v"):
-        Drawing(surfaces="dots")
+        Drawing(options={"surfaces": "dots"})
     with pytest.raises(ValueError, match="--surfaces u is given, and --no-draw: nothing is drawn"):
-        Drawing(surfaces="u", draws=False)
+        Drawing(options={"surfaces": "u"}, draws=False)
     with pytest.raises(
         ValueError, match=r"--iuv writes a file for each picture, but .* is a video"
     ):

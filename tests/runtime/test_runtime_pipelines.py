@@ -1,16 +1,25 @@
 """FacePipeline: what the detector finds is what the landmark model looks at."""
 
+import cv2
 import numpy as np
 import pytest
 from fake_model import fake_predictor, instance_manifest, instance_outputs, task_manifest
 
-from edgeseg_runtime import FacePipeline
+from edgeseg_runtime import FacePipeline, Probe
 from edgeseg_runtime.errors import ImageError
 
 PICTURE = np.full((48, 64, 3), 50, np.uint8)  # the detector's input size
 BOXES = [[8, 4, 24, 20], [30, 10, 60, 40], [40, 40, 30, 30], [0, 0, 10, 10], [0, 0, 0, 0]]
 SCORES = [0.9, 0.8, 0.7, 0.2, 0.0]
 POINTS = np.float32([[0, 0], [32, 32]])  # of a 64 x 64 input
+
+
+class Steps(Probe):
+    def __init__(self):
+        self.names = []
+
+    def ran(self, graph, inputs, outputs, rows):
+        self.names.append("place" if "points" in outputs else "detect")
 
 
 def detector(scores=SCORES, **changes):
@@ -37,6 +46,36 @@ def test_landmarks_of_the_second_model_belong_to_the_faces_of_the_first():
     assert found.has_masks, "what the detector found stays"
     assert (found.keypoint_names, found.skeleton) == (("corner", "middle"), ((0, 1),))
     assert found.draw(PICTURE).shape == PICTURE.shape
+
+
+def test_a_stream_finds_what_single_pictures_do(tmp_path):
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), PICTURE)
+    pipeline = FacePipeline(detector(), landmark_model())
+    expected = pipeline(PICTURE).records(1)
+    assert [found.records(1) for found in pipeline.stream(tmp_path)] == [expected] * 3
+    indices = [frame.index for frame, _ in pipeline.stream_frames(tmp_path)]
+    assert indices == [0, 1, 2]
+    with pipeline.session() as session:
+        session.reset()
+        assert session(PICTURE).records(1) == expected
+    with pytest.raises(ValueError, match="the session is closed"):
+        session(PICTURE)
+
+
+def test_both_models_are_timed_and_warmed_up():
+    pipeline = FacePipeline(detector(), landmark_model())
+    found, times = pipeline.profile(PICTURE, paste_masks=True)
+    assert found.records(1) == pipeline(PICTURE).records(1)
+    assert min(times.preprocess_ms, times.model_ms, times.postprocess_ms) > 0
+    before = [p.backend.backend.num_runs for p in (pipeline.detector, pipeline.landmarks)]
+    assert pipeline.warm_up(num_runs=3) > 0
+    after = [p.backend.backend.num_runs for p in (pipeline.detector, pipeline.landmarks)]
+    assert np.subtract(after, before).tolist() == [3, 3]
+    steps = Steps()
+    with pipeline.session(probe=steps) as session:
+        session(PICTURE)
+    assert steps.names == ["detect", "place", "place"], "the probe is told of both"
 
 
 def test_each_face_costs_one_run_and_unsure_ones_none():

@@ -51,6 +51,13 @@ RUN_HELP: Mapping[str, str] = {
     "surfaces": "How surfaces are drawn: parts, u, v, contours or iuv.",
     "iuv": "Of surfaces: write NAME_iuv.png beside each picture's results, red part, green u, blue v.",
     "save_json": "Write COCO results, predictions.json.",
+    "save_lines": "Write frames.jsonl, a line of JSON for each frame, complete at any time: for long videos and cameras.",
+    "draw_labels": "Write names into annotated pictures.",
+    "draw_scores": "Write scores into annotated pictures.",
+    "colours": "A colour for each class or for each instance; chosen by what there is if left out.",
+    "keypoint_score": "Draw key points from this score on, and bones between them; some models give logits.",
+    "line_width": "Of lines in annotated pictures, in pixels; chosen by the picture's size if left out.",
+    "then": "Bundle of landmarks: the first bundle finds faces, this one looks at each of them.",
     "threads": "CPU threads of the engine; its own choice if left out.",
     "engines": "Folder of TensorRT engines that you built yourself; engines are programs.",
 }

@@ -9,20 +9,22 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edgeseg_runtime.bundle.files import listed
 from edgeseg_runtime.commands.writing import (
+    LINES,
     PREDICTIONS,
     Drawing,
+    JsonLines,
     JsonList,
     canvases,
     file_names,
 )
 from edgeseg_runtime.outputs import OutputFolder
 from edgeseg_runtime.picture.sources import Source
-from edgeseg_runtime.predictor import Predictor, StageClock
+from edgeseg_runtime.predictor import StageClock
 from edgeseg_runtime.progress import Progress
+from edgeseg_runtime.streaming import Model
 
 __all__ = [
     "Outcome",
@@ -73,6 +75,7 @@ def output_folder(
     *,
     drawing: Drawing,
     writes_json: bool,
+    writes_lines: bool = False,
     overwrite: bool,
 ) -> OutputFolder:
     """Return the folder for what `record` writes, which it does not touch before.
@@ -81,22 +84,24 @@ def output_folder(
         FileExistsError: something of what would be written is there, or is one of the sources.
         ValueError: a file for each picture is asked for, and a source is a video or camera.
     """
+    results = ([PREDICTIONS] if writes_json else []) + ([LINES] if writes_lines else [])
     return OutputFolder(
         folder,
-        file_names(sources, drawing) + ([PREDICTIONS] if writes_json else []),
+        file_names(sources, drawing) + results,
         overwrite=overwrite,
         sources=[path for source in sources for path in source.paths],
     )
 
 
 def record(
-    predictor: Predictor[Any],
+    predictor: Model,
     sources: Sequence[Source],
     outputs: OutputFolder,
     *,
     score: float,
     drawing: Drawing = Drawing(),  # noqa: B008  # frozen
     writes_json: bool = True,
+    writes_lines: bool = False,
     stop: threading.Event,
     progress: Progress,
     scene_cut: float | None = None,
@@ -105,17 +110,18 @@ def record(
 
     Pictures become `NAME.jpg` with the detections drawn in, a video or camera `annotated.mp4`,
     several of them `NAME.mp4` each; `predictions.json` holds the records of all results, where
-    `image_id` is the number of the frame over all sources and `file_name` where it came from. A
-    model of one object at a time looks at whole frames. Whatever ends the run, what was done by
+    `image_id` is the number of the frame over all sources and `file_name` where it came from.
+    `frames.jsonl` has a line for each frame, with the same two and what `to_dict` gives. A model of one object at a time looks at whole frames. Whatever ends the run, what was done by
     then is written.
 
     Args:
-        predictor: the model.
+        predictor: a `Predictor`, or several in a row.
         sources: the frames.
         outputs: from `output_folder`, for the same sources.
         score: detections below are left out; see `filter` of the result's class.
         drawing: what is drawn, and how.
         writes_json: write `predictions.json`.
+        writes_lines: write `frames.jsonl`.
         stop: ends the run after the current frame when it is set.
         progress: called as progress(stage, done, total); the total of a camera is 0.
         scene_cut: see `Predictor.session`.
@@ -137,28 +143,32 @@ def record(
         stack.callback(_count, outcome, sources, clock)
         stack.enter_context(outputs)
         results = stack.enter_context(JsonList(outputs)) if writes_json else None
+        lines = stack.enter_context(JsonLines(outputs)) if writes_lines else None
+        first_id = next_id = 0
         progress("predict", 0, num_expected)
         for source, canvas in zip(sources, canvases(sources, outputs, drawing), strict=True):
             with canvas:
                 frames = predictor.stream_frames(source, probe=clock.stages, scene_cut=scene_cut)
                 for frame, found in frames:
                     kept = found.filter(score=score)
+                    image_id = first_id + frame.index
                     with clock.writing():
                         canvas.add(frame, kept)
                         if results is not None:
-                            outcome.num_nonfinite += results.add(frame, kept)
+                            outcome.num_nonfinite += results.add(image_id, frame, kept)
+                        if lines is not None:
+                            lines.add(image_id, frame, kept)
                     outcome.num_nonfinite += found.num_nonfinite
                     outcome.num_left_out += kept.num_left_out
                     outcome.num_shrunk += predictor.kept_scale(frame.image.shape[:2]) < 1
                     outcome.num_frames += 1
                     outcome.num_detections += kept.num_detections
+                    next_id = image_id + 1
                     progress("predict", outcome.num_frames, num_expected)
-            if results is not None:
-                results.next_source()
+            first_id = next_id
             outcome.files += canvas.files
         progress("predict", outcome.num_frames, outcome.num_frames)  # fewer than expected, maybe
-    if results is not None:
-        outcome.files.append(results.file)
+    outcome.files += [writer.file for writer in (results, lines) if writer is not None]
     outcome.was_interrupted = stop.is_set()
     return outcome
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from edgeseg_runtime.commands.terminal import Terminal
 from edgeseg_runtime.commands.writing import Drawing
 from edgeseg_runtime.errors import BrokenSource
 from edgeseg_runtime.picture.sources import open_sources
-from edgeseg_runtime.predictor import load
+from edgeseg_runtime.pipelines import FacePipeline
+from edgeseg_runtime.predictor import Predictor, load
+from edgeseg_runtime.results.style import DrawOptions
 
 __all__ = ["run"]
 
@@ -38,10 +41,17 @@ def run(
     score: float = 0.3,
     reconnect: int | None = None,
     scene_cut: float | None = None,
+    then: Path | None = None,
     draw: bool = True,
+    draw_labels: bool = True,
+    draw_scores: bool = True,
+    colours: str | None = None,
+    keypoint_score: float | None = None,
+    line_width: int | None = None,
     surfaces: str | None = None,
     iuv: bool = False,
     save_json: bool = True,
+    save_lines: bool = False,
     threads: int | None = None,
     engines: Path | None = None,
 ) -> int:
@@ -54,15 +64,33 @@ def run(
         EdgesegError: see `recording.record`.
     """
     check_engines(engines, [backend])
-    drawing = Drawing(draws=draw, surfaces=surfaces, writes_iuv=iuv)
-    options: dict[str, Any] = {} if engines is None else {"engines_folder": engines}
+    drawing = Drawing(
+        draws=draw,
+        writes_iuv=iuv,
+        options=_draw_options(
+            labels=draw_labels,
+            scores=draw_scores,
+            colours=colours,
+            keypoint_score=keypoint_score,
+            line_width=line_width,
+            surfaces=surfaces,
+        ),
+    )
+    options: dict[str, Any] = {"backend": backend, "threads": threads}
+    if engines is not None:
+        options["engines_folder"] = engines
     with terminal.progress() as progress, stop_on_signals() as stop:
         frames = open_sources(sources, stop=stop, max_reconnects=reconnect, recursive=recursive)
         outputs = output_folder(
-            frames, out, drawing=drawing, writes_json=save_json, overwrite=overwrite
+            frames,
+            out,
+            drawing=drawing,
+            writes_json=save_json,
+            writes_lines=save_lines,
+            overwrite=overwrite,
         )
         progress("load the bundle", 0, 1)
-        with load(bundle, backend=backend, threads=threads, **options) as predictor:
+        with _opened(bundle, then, score, options) as predictor:
             used = predictor.backend.name
             outcome = record(
                 predictor,
@@ -72,6 +100,7 @@ def run(
                 scene_cut=scene_cut,
                 drawing=drawing,
                 writes_json=save_json,
+                writes_lines=save_lines,
                 stop=stop,
                 progress=progress,
             )
@@ -90,6 +119,48 @@ def run(
     if problem := problem_of_outcome(outcome):
         raise BrokenSource(problem)
     return 0
+
+
+def _draw_options(
+    *,
+    labels: bool,
+    scores: bool,
+    colours: str | None,
+    keypoint_score: float | None,
+    line_width: int | None,
+    surfaces: str | None,
+) -> DrawOptions:
+    """Return the options of `draw` that somebody chose."""
+    options: DrawOptions = {}
+    if not labels:
+        options["labels"] = False
+    if not scores:
+        options["scores"] = False
+    if colours is not None:
+        options["colours"] = colours
+    if keypoint_score is not None:
+        options["keypoint_score"] = keypoint_score
+    if line_width is not None:
+        options["line_width"] = line_width
+    if surfaces is not None:
+        options["surfaces"] = surfaces
+    return options
+
+
+def _opened(
+    bundle: Path, then: Path | None, score: float, options: Mapping[str, Any]
+) -> Predictor[Any] | FacePipeline:
+    """Return the model of a bundle, or that of two in a row."""
+    first = load(bundle, **options)
+    if then is None:
+        return first
+    with contextlib.ExitStack() as stack:
+        stack.callback(first.close)
+        second = load(then, **options)
+        stack.callback(second.close)
+        pipeline = FacePipeline(first, second, score=score)
+        stack.pop_all()
+    return pipeline
 
 
 def _remark(terminal: Terminal, outcome: Outcome) -> None:

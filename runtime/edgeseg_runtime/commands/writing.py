@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -21,12 +21,14 @@ from edgeseg_runtime.outputs import OutputFolder
 from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.picture.sources import Frame, Source
 from edgeseg_runtime.results import Instances, Result
-from edgeseg_runtime.results.draw_surfaces import check_style
+from edgeseg_runtime.results.style import DrawOptions, Style
 
 __all__ = [
+    "LINES",
     "PREDICTIONS",
     "Canvas",
     "Drawing",
+    "JsonLines",
     "JsonList",
     "RecordingError",
     "canvases",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 PREDICTIONS = "predictions.json"
+LINES = "frames.jsonl"
 VIDEO = "annotated.mp4"
 LIVE_FRAMES_PER_SECOND = 25.0
 """Speed at which a recorded camera is played: cameras do not tell theirs reliably."""
@@ -46,46 +49,57 @@ class Drawing:
 
     Attributes:
         draws: write annotated pictures or videos.
-        surfaces: one of `SURFACE_STYLES`; None for the way of `Instances.draw`.
         writes_iuv: write part, u and v of each picture, see `Instances.iuv_png`.
+        options: those of `draw` that are not left at what they are.
 
     Raises:
-        ValueError: there is no such style, or nothing is drawn in it.
+        ValueError: an option has a value that makes no sense, or nothing is drawn by it.
     """
 
     draws: bool = True
-    surfaces: str | None = None
     writes_iuv: bool = False
+    options: DrawOptions = field(default_factory=DrawOptions)
 
     def __post_init__(self) -> None:
-        if self.surfaces is None:
-            return
-        check_style(self.surfaces)
-        if not self.draws:
+        Style(**self.options)
+        if self.options and not self.draws:
+            name = next(iter(self.options))
             raise ValueError(
-                f"--surfaces {self.surfaces} is given, and --no-draw: nothing is drawn; leave one out"
+                f"{_option(name, self.options)} is given, and --no-draw: nothing is drawn; leave one out"
             )
 
     def check(self, manifest: Manifest) -> None:
-        """Refuse what asks for surfaces of a model that gives none.
+        """Refuse what asks for surfaces or points of a model that gives none.
 
         Raises:
             ValueError: it does.
         """
-        option = "--iuv" if self.writes_iuv else f"--surfaces {self.surfaces}"
-        has_surfaces = any(spec.name == "surface_coarse" for spec in manifest.outputs)
-        if (self.writes_iuv or self.surfaces is not None) and not has_surfaces:
+        outputs = {spec.name for spec in manifest.outputs}
+        asked = _option("surfaces", self.options) if "surfaces" in self.options else ""
+        asked = "--iuv" if self.writes_iuv else asked
+        if asked and "surface_coarse" not in outputs:
             raise ValueError(
-                f"{option} is given, but {manifest.name} gives no surfaces; leave it out, or take a "
+                f"{asked} is given, but {manifest.name} gives no surfaces; leave it out, or take a "
                 "model such as densepose_resnet50_fpn"
+            )
+        has_points = manifest.task == "landmarks" or outputs & {"keypoints", "keypoint_heatmaps"}
+        if "keypoint_score" in self.options and not has_points:
+            raise ValueError(
+                f"{_option('keypoint_score', self.options)} is given, but {manifest.name} gives no key "
+                "points with scores; leave it out"
             )
 
     def drawn(self, found: Result, image: Image) -> Image:
         """Return a picture with what was found in it."""
-        if self.surfaces is None:
-            return found.draw(image)
-        assert isinstance(found, Instances)  # nothing else has surfaces
-        return found.draw(image, surfaces=self.surfaces)
+        return found.draw(image, **self.options)
+
+
+def _option(name: str, options: DrawOptions) -> str:
+    """Return how an option of `draw` is written on the command line."""
+    value = dict(options)[name]
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}draw-{name}"
+    return f"--{name.replace('_', '-')} {value}"
 
 
 class RecordingError(EdgesegError):
@@ -98,7 +112,6 @@ class JsonList:
     def __init__(self, outputs: OutputFolder) -> None:
         self._outputs = outputs
         self._num_entries = 0
-        self._first_id = self._next_id = 0
         self.file = outputs.folder / PREDICTIONS
 
     def __enter__(self) -> JsonList:
@@ -106,11 +119,10 @@ class JsonList:
         self._stream: io.TextIOWrapper = self._partial.open("x", encoding="utf-8")
         return self
 
-    def add(self, frame: Frame, found: Result) -> int:
+    def add(self, image_id: int, frame: Frame, found: Result) -> int:
         """Write what was found in a frame; return how many entries had a number JSON cannot write."""
         num_left_out = 0
-        self._next_id = self._first_id + frame.index + 1
-        for record in found.records(self._first_id + frame.index):
+        for record in found.records(image_id):
             try:
                 text = json.dumps({**record, "file_name": frame.name}, allow_nan=False)
             except ValueError:
@@ -119,10 +131,6 @@ class JsonList:
             self._write((",\n" if self._num_entries else "[\n") + text)
             self._num_entries += 1
         return num_left_out
-
-    def next_source(self) -> None:
-        """Number the frames of the next source after those of the last one."""
-        self._first_id = self._next_id
 
     def __exit__(
         self,
@@ -178,6 +186,65 @@ class JsonList:
             raise RecordingError(
                 f"{self.file} was written, but cannot be read again: check the disk"
             )
+
+
+class JsonLines:
+    """A line of JSON for each frame, whether anything was found in it or not.
+
+    The file appears with its first line and is complete after each: another program may read along,
+    and what was done is there however the run ends.
+    """
+
+    def __init__(self, outputs: OutputFolder) -> None:
+        self._outputs = outputs
+        self._num_bytes = 0
+        self._is_placed = False
+        self.file = outputs.folder / LINES
+
+    def __enter__(self) -> JsonLines:
+        self._partial = self._outputs.begin(LINES)
+        self._stream = self._partial.open("xb", buffering=0)
+        return self
+
+    def add(self, image_id: int, frame: Frame, found: Result) -> None:
+        """Write what was found in a frame, and where it came from.
+
+        Raises:
+            OSError: the disk is full, say; the lines before this one are in the file.
+        """
+        own = json.dumps({"image_id": image_id, "file_name": frame.name})
+        line = f"{own[:-1]}, {found.to_json()[1:]}\n".encode()
+        try:
+            self._write(line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.file)) from error
+        if not self._is_placed:
+            self._place()
+
+    def _write(self, line: bytes) -> None:
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._stream.write(rest) :]
+        except BaseException:  # an interrupt, too
+            self._stream.truncate(self._num_bytes)
+            raise
+        self._num_bytes += len(line)
+
+    def _place(self) -> None:
+        self._outputs.finish(self._partial)  # it stays open, and grows in its place
+        self._is_placed = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._stream, contextlib.suppress(OSError):  # said by whatever was not written
+            os.fsync(self._stream.fileno())
+        if not self._is_placed and error is None:
+            self._place()
 
 
 def file_names(sources: Sequence[Source], drawing: Drawing) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.results.style import DrawOptions
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 __all__ = ["Result"]
 
@@ -53,11 +56,35 @@ class Result(Protocol):
         """
         ...
 
-    def draw(self, image: Image) -> Image:
+    def draw(self, image: Image, **options: Unpack[DrawOptions]) -> Image:
         """Return a copy of the source picture with everything that was found drawn in.
+
+        Args:
+            image: the source picture.
+            **options: the attributes of `Style`.
 
         Raises:
             ImageError: if it is not a picture.
-            ValueError: if it has another size than the picture of this result.
+            ValueError: if it has another size than the picture of this result, or an option has a
+                value that makes no sense.
         """
+        ...
+
+    def to_dict(self, *, masks: str = "rle") -> dict[str, Any]:
+        """Return everything that was found as dicts, lists, numbers and texts; see `Documented.to_dict`."""
+        ...
+
+    def to_json(self, *, masks: str = "rle", indent: int | None = None) -> str:
+        """Return `to_dict` as JSON; see `Documented.to_json`."""
+        ...
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        image: Image | None = None,
+        *,
+        masks: str = "rle",
+        **options: Unpack[DrawOptions],
+    ) -> Path:
+        """Write NAME.json, or a picture with everything drawn in; see `Documented.save`."""
         ...

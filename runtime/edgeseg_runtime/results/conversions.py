@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgeseg_runtime.libraries import import_library
+
 __all__ = ["import_supervision"]
 
 
@@ -14,9 +16,8 @@ def import_supervision() -> Any:
         ModuleNotFoundError: if it is not installed.
     """
     try:
-        import supervision
+        return import_library("supervision")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "to_supervision needs supervision: pip install supervision"
+            f"to_supervision needs supervision ({error}): pip install supervision"
         ) from error
-    return supervision

@@ -20,7 +20,6 @@ __all__ = [
     "draw_caption",
     "draw_pixels",
     "draw_points",
-    "line_width",
     "muted_colour_from_number",
     "placed_points",
     "tint",
@@ -70,11 +69,6 @@ def _colour(number: int, *, saturation: float, brightness: float) -> Colour:
     return round(255 * blue), round(255 * green), round(255 * red)
 
 
-def line_width(canvas: Image) -> int:
-    """Return the width of lines, in pixels, that suits the picture's size."""
-    return max(1, round(min(canvas.shape[:2]) / 400))
-
-
 def tint(canvas: Image, crop: MaskCrop, colour: Colour) -> None:
     """Tint the pixels of a mask."""
     height, width = crop.bits.shape
@@ -106,15 +100,21 @@ def tint_all(canvas: Image, numbers: npt.NDArray[np.intp], colours: Sequence[Col
     cv2.copyTo(tinted, ((numbers >= 0) | is_edge).view(np.uint8), canvas)
 
 
-def draw_box(canvas: Image, box: Floats, colour: Colour) -> None:
-    """Draw a box x1 y1 x2 y2."""
+def draw_box(canvas: Image, box: Floats, colour: Colour, *, width: int) -> None:
+    """Draw a box x1 y1 x2 y2 in lines of a width in pixels."""
     x1, y1, x2, y2 = _pixels(box)
-    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line_width(canvas))
+    cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, width)
 
 
-def placed_points(points: Floats, scores: Floats) -> Floats:
-    """Return points (J, 2) with NaN for those without a score: they are not drawn."""
-    is_placed = np.isfinite(scores) & (scores > 0)
+def placed_points(points: Floats, scores: Floats, *, least: float | None = None) -> Floats:
+    """Return points (J, 2) with NaN for those that are not drawn.
+
+    Args:
+        points: (J, 2) x, y.
+        scores: (J,).
+        least: score from which on a point is drawn; None for whatever is above 0.
+    """
+    is_placed = np.isfinite(scores) & (scores > 0 if least is None else scores >= least)
     return np.where(is_placed[:, None], points, np.float32(np.nan))
 
 
@@ -125,13 +125,14 @@ def draw_points(
     colour: Colour,
     *,
     radius: int,
+    width: int,
 ) -> None:
-    """Draw the points (J, 2) that are there, and the bones between two such points."""
+    """Draw the points (J, 2) that are there, and the bones between two such points, `width` wide."""
     is_there = np.isfinite(points[:, 0] + points[:, 1])
     for start, end in skeleton:
         if is_there[start] and is_there[end]:
             ends = _pixels(points[start]), _pixels(points[end])
-            cv2.line(canvas, *ends, colour, line_width(canvas), cv2.LINE_AA)
+            cv2.line(canvas, *ends, colour, width, cv2.LINE_AA)
     for point in points[is_there]:
         cv2.circle(canvas, _pixels(point), radius, colour, cv2.FILLED, cv2.LINE_AA)
 
@@ -143,9 +144,11 @@ def draw_pixels(canvas: Image, points: Floats, colour: Colour) -> None:
     canvas[y_V[is_inside_V].astype(np.intp), x_V[is_inside_V].astype(np.intp)] = colour
 
 
-def draw_caption(canvas: Image, text: str, box: Floats, colour: Colour) -> None:
-    """Write on a filled plate above the box, or inside it where there is no room above."""
-    scale, thickness = max(0.35, min(canvas.shape[:2]) / 1400), line_width(canvas)
+def draw_caption(canvas: Image, text: str, box: Floats, colour: Colour, *, thickness: int) -> None:
+    """Write on a filled plate above the box, or inside it where there is no room above; "" is no text."""
+    if not text:
+        return
+    scale = max(0.35, min(canvas.shape[:2]) / 1400)
     (width, height), baseline = cv2.getTextSize(text, _FONT, scale, thickness)
     x1, y1, _, _ = _pixels(box)
     left = max(0, min(x1, canvas.shape[1] - width))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.document import Documented
 from edgeseg_runtime.results.draw import (
     Colour,
     canvas_from_image,
@@ -20,14 +21,14 @@ from edgeseg_runtime.results.draw import (
     draw_caption,
     draw_pixels,
     draw_points,
-    line_width,
     placed_points,
     tint,
 )
-from edgeseg_runtime.results.draw_surfaces import check_style, draw_surface
+from edgeseg_runtime.results.draw_surfaces import draw_surface
 from edgeseg_runtime.results.masks import MaskSet, read_only
 from edgeseg_runtime.results.naming import category_of_label, name_of_label, number_of_label
 from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.results.polygons import Polygon, lists_from_polygons, polygons_from_crop
 from edgeseg_runtime.results.rle import rle_from_crop
 from edgeseg_runtime.results.rows import (
     OPTIONAL_FIELDS,
@@ -36,7 +37,11 @@ from edgeseg_runtime.results.rows import (
     extra_array,
     row_array,
 )
-from edgeseg_runtime.results.surfaces import Surface, SurfaceSet, png_from_iuv
+from edgeseg_runtime.results.style import DrawOptions, Style
+from edgeseg_runtime.results.surfaces import SurfaceSet, png_from_iuv
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Instances"]
 
@@ -55,7 +60,7 @@ _SHARED = (
 )
 
 
-class Instances:
+class Instances(Documented):
     """The instances of one picture; aligned arrays, one row per instance.
 
     Read-only: the arrays cannot be written into either. Copy one to change it, and pass it to
@@ -180,6 +185,11 @@ class Instances:
         """One mask after the other, cut out where it can be set; nothing without masks."""
         if self._mask_set is not None:
             yield from (self._mask_set.crop(index) for index in range(len(self)))
+
+    @property
+    def polygons(self) -> list[list[Polygon]]:
+        """Of each instance the polygons of its mask, see `Polygon`; nothing in the list without masks."""
+        return [polygons_from_crop(crop) for crop in self.mask_crops]
 
     @property
     def has_masks(self) -> bool:
@@ -307,45 +317,68 @@ class Instances:
         """Return the rows as entries of a COCO results file: see `records`."""
         return self.records(image_id)
 
-    def to_supervision(self) -> Any:
+    def to_supervision(self, *, points: bool = False) -> Any:
         """Return the rows as `supervision.Detections`, with masks; names and the rest in `data`.
 
         The arrays are copies, but for the masks, which stay read-only.
 
+        Args:
+            points: return `supervision.KeyPoints` of the key points, or of the landmarks of a model
+                that gives no key points: those have no score.
+
         Raises:
             ModuleNotFoundError: if supervision is not installed.
+            ValueError: points are asked for, and there are none.
         """
+        if points:
+            return self._supervision_points()
         supervision = import_supervision()
-        names = np.array(
-            [name_of_label(int(label), self.label_names) for label in self.labels], dtype=np.str_
-        )
         rows = self._given()
         fields = [field for field in ROW_FIELDS if field.name in rows]
         slots = {field.slot: rows[field.name].copy() for field in fields if field.slot}
         others = {field.name: rows[field.name] for field in fields if not field.slot} | self._extra
-        data = {"class_name": names, **{name: rows.copy() for name, rows in others.items()}}
+        data = self._supervision_names() | {name: rows.copy() for name, rows in others.items()}
         return supervision.Detections(mask=self.masks, data=data, **slots)
 
-    def draw(self, image: Image, *, surfaces: str = "parts") -> Image:
+    def _supervision_names(self) -> dict[str, npt.NDArray[np.str_]]:
+        names = [self.label_name(row) for row in range(len(self))]
+        return {"class_name": np.array(names, dtype=np.str_)}
+
+    def _supervision_points(self) -> Any:
+        if self.keypoints is None and self.landmarks is None:
+            raise ValueError(
+                "there are neither key points nor landmarks; expected the result of a model that gives "
+                "them, or to_supervision() for supervision.Detections"
+            )
+        has_scores = self.keypoints is not None
+        points_NJC = self.landmarks if self.keypoints is None else self.keypoints
+        assert points_NJC is not None
+        return import_supervision().KeyPoints(
+            xy=points_NJC[..., :2].copy(),
+            class_id=self.labels.copy(),
+            keypoint_confidence=points_NJC[..., 2].copy() if has_scores else None,
+            detection_confidence=self.scores.copy(),
+            data=self._supervision_names(),
+        )
+
+    def draw(self, image: Image, **options: Unpack[DrawOptions]) -> Image:
         """Return a copy of the picture with masks, surfaces, boxes, points, bones, and names with scores.
 
         The best instance is drawn last, on top. The colour depends on the label alone, of tracked
-        instances on the track.
+        instances on the track, unless `colours` says otherwise.
 
         Args:
             image: the source picture.
-            surfaces: how they are drawn: "parts", "u" or "v" in colours, "contours" for lines of
-                equal u and v, "iuv" for part, u and v as blue, green and red.
+            **options: the attributes of `Style`.
 
         Raises:
             ImageError: if it is not a picture.
-            ValueError: if it has another size than the picture of this result, or there is no such
-                way of drawing.
+            ValueError: if it has another size than the picture of this result, or an option has a
+                value that makes no sense.
         """
+        style = Style(**options)
         canvas = canvas_from_image(image, self.image_size)
-        check_style(surfaces)
-        numbers = self.labels if self.track_ids is None else self.track_ids
-        colours = [colour_from_number(int(number)) for number in numbers]
+        colours = [colour_from_number(int(number)) for number in self._colour_numbers(style)]
         order = np.argsort(self.scores, kind="stable")
         if self._mask_set is not None:
             for index in order:
@@ -354,13 +387,21 @@ class Instances:
             for index in order:
                 surface = self.surfaces.surface(index)
                 if surface is not None:
-                    draw_surface(canvas, surface, surfaces)
+                    draw_surface(canvas, surface, style.surfaces)
+        width = style.width_on(canvas)
         for index in order:
-            draw_box(canvas, self.boxes[index], colours[index])
-            self._draw_points(canvas, index, colours[index])
+            draw_box(canvas, self.boxes[index], colours[index], width=width)
+            self._draw_points(canvas, index, colours[index], style)
         for index in order:
-            draw_caption(canvas, self._caption(index), self.boxes[index], colours[index])
+            text = self._caption(index, style)
+            draw_caption(canvas, text, self.boxes[index], colours[index], thickness=width)
         return canvas
+
+    def _colour_numbers(self, style: Style) -> npt.NDArray[np.int64]:
+        """Return (N,) what the colour of each row depends on."""
+        if style.colours == "class" or (style.colours is None and self.track_ids is None):
+            return self.labels
+        return np.arange(len(self)) if self.track_ids is None else self.track_ids
 
     def iuv(self) -> npt.NDArray[np.uint8]:
         """Return (H, W, 3) part, u and v of every pixel as bytes, 0 where there is nobody.
@@ -419,7 +460,28 @@ class Instances:
                 f"surfaces are {len(self.surfaces)}; expected {count}, one for each row"
             )
 
-    def _record(self, index: int, image_id: int) -> dict[str, Any]:
+    def _details(self, masks: str) -> dict[str, Any]:
+        """Return what `to_dict` has of the rows, and the names of their points."""
+        named = {"keypoint_names": list(self.keypoint_names)} if self.keypoint_names else {}
+        return {**named, "detections": [self._detail(row, masks) for row in range(len(self))]}
+
+    def _detail(self, index: int, masks: str) -> dict[str, Any]:
+        record = self._record(index, 0, has_mask=masks == "rle")
+        for key in ("image_id", "bbox"):
+            del record[key]
+        rows = self._given()
+        record |= {f.key: rows[f.name][index].tolist() for f in OPTIONAL_FIELDS if f.name in rows}
+        crop = self._crop(index) if masks == "polygons" else None
+        if crop is not None:
+            record["polygons"] = lists_from_polygons(polygons_from_crop(crop))
+        return {
+            "label": int(self.labels[index]),
+            "name": self.label_name(index),
+            "box": self.boxes[index].tolist(),
+            **record,
+        }
+
+    def _record(self, index: int, image_id: int, *, has_mask: bool = True) -> dict[str, Any]:
         x1, y1, x2, y2 = self.boxes[index].tolist()
         record: dict[str, Any] = {
             "image_id": image_id,
@@ -427,11 +489,13 @@ class Instances:
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": float(self.scores[index]),
         }
-        if self._mask_set is not None:
-            counts = rle_from_crop(self._mask_set.crop(index), self._mask_set.size)
-            record["segmentation"] = {"size": list(self._mask_set.size), "counts": counts}
-        if self.surfaces is not None:
-            record |= self._surface_record(self.surfaces.surface(index))
+        surface = None if self.surfaces is None else self.surfaces.surface(index)
+        if surface is not None:
+            record["densepose"] = surface.record()
+        crop = self._crop(index) if has_mask else None
+        if crop is not None and self.image_size is not None:
+            counts = rle_from_crop(crop, self.image_size)
+            record["segmentation"] = {"size": list(self.image_size), "counts": counts}
         rows = self._given()
         for field in OPTIONAL_FIELDS:
             if field.name in rows:
@@ -439,16 +503,16 @@ class Instances:
                 record[field.key] = (values.ravel() if field.is_flat else values).tolist()
         return record | {name: values[index].tolist() for name, values in self._extra.items()}
 
-    def _surface_record(self, surface: Surface | None) -> dict[str, Any]:
-        """Return what a record holds of a surface; without one, the mask of no pixel."""
-        record = {} if surface is None else {"densepose": surface.record()}
-        if self.image_size is None:
-            return record
-        mask = MaskCrop(0, 0, np.zeros((0, 0), np.bool_)) if surface is None else surface.mask
-        counts = rle_from_crop(mask, self.image_size)
-        return record | {"segmentation": {"size": list(self.image_size), "counts": counts}}
+    def _crop(self, index: int) -> MaskCrop | None:
+        """Return the mask of a row, of models with surfaces that of its surface; None without either."""
+        if self._mask_set is not None:
+            return self._mask_set.crop(index)
+        if self.surfaces is None:
+            return None
+        surface = self.surfaces.surface(index)
+        return MaskCrop(0, 0, np.zeros((0, 0), np.bool_)) if surface is None else surface.mask
 
-    def _draw_points(self, canvas: Image, index: int, colour: Colour) -> None:
+    def _draw_points(self, canvas: Image, index: int, colour: Colour, style: Style) -> None:
         """Draw the points of a row; those of a field in front lie on top."""
         rows = self._given()
         named = next((field for field in ROW_FIELDS if field.is_named and field.name in rows), None)
@@ -457,21 +521,23 @@ class Instances:
                 continue
             points = rows[field.name][index]
             if field.columns == "xys":
-                points = placed_points(points[:, :2], points[:, 2])
+                points = placed_points(points[:, :2], points[:, 2], least=style.keypoint_score)
             if field.dot == 0:
                 draw_pixels(canvas, points[:, :2], colour)
             else:
                 bones = self.skeleton if field is named else ()
-                radius = field.dot * line_width(canvas)
-                draw_points(canvas, points, bones, colour, radius=radius)
+                width = style.width_on(canvas)
+                radius = field.dot * width
+                draw_points(canvas, points, bones, colour, radius=radius, width=width)
 
-    def _caption(self, index: int) -> str:
-        track = "" if self.track_ids is None else f" #{self.track_ids[index]}"
-        caption = f"{self.label_name(index)}{track} {self.scores[index]:.2f}"
+    def _caption(self, index: int, style: Style) -> str:
+        track = None if self.track_ids is None else int(self.track_ids[index])
+        caption = style.caption(self.label_name(index), track, float(self.scores[index]))
         if self.gender is None:
             return caption
         male = float(self.gender[index])
-        return f"{caption} {'male' if male >= 0.5 else 'female'} {max(male, 1 - male):.2f}"
+        gender = style.caption("male" if male >= 0.5 else "female", None, max(male, 1 - male))
+        return f"{caption} {gender}".strip()
 
 
 def _mask_set(masks: MaskSet | npt.ArrayLike | None) -> MaskSet | None:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.document import Documented
 from edgeseg_runtime.results.draw import (
     canvas_from_image,
     colour_from_number,
     draw_box,
     draw_points,
-    line_width,
     placed_points,
 )
 from edgeseg_runtime.results.masks import read_only
+from edgeseg_runtime.results.style import DrawOptions, Style
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Landmarks"]
 
@@ -27,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Landmarks:
+class Landmarks(Documented):
     """The landmarks of one object; aligned arrays, one row per point.
 
     Read-only: the arrays cannot be written into either.
@@ -136,21 +140,39 @@ class Landmarks:
         Raises:
             ModuleNotFoundError: if supervision is not installed.
         """
-        # By position: newer versions call the third argument keypoint_confidence.
         points, scores = self.points[None].copy(), self.scores[None].copy()
-        return import_supervision().KeyPoints(points, None, scores)
+        return import_supervision().KeyPoints(xy=points, keypoint_confidence=scores)
 
-    def draw(self, image: Image) -> Image:
+    def draw(self, image: Image, **options: Unpack[DrawOptions]) -> Image:
         """Return a copy of the source picture with the points, their bones and the box.
+
+        Args:
+            image: the source picture.
+            **options: the attributes of `Style`.
 
         Raises:
             ImageError: if it is not a picture.
-            ValueError: if it has another size than the picture of this result.
+            ValueError: if it has another size than the picture of this result, or an option has a
+                value that makes no sense.
         """
+        style = Style(**options)
         canvas = canvas_from_image(image, self.image_size)
-        colour = colour_from_number(1)
+        colour, width = colour_from_number(1), style.width_on(canvas)
         if self.box is not None:
-            draw_box(canvas, self.box, colour)
-        points = placed_points(self.points, self.scores)
-        draw_points(canvas, points, self.skeleton, colour, radius=line_width(canvas))
+            draw_box(canvas, self.box, colour, width=width)
+        points = placed_points(self.points, self.scores, least=style.keypoint_score)
+        draw_points(canvas, points, self.skeleton, colour, radius=width, width=width)
         return canvas
+
+    def _details(self, masks: str) -> dict[str, Any]:
+        """Return what `to_dict` has of the points, and their names."""
+        named = {"keypoint_names": list(self.keypoint_names)} if self.keypoint_names else {}
+        (record,) = self.records(0)
+        detail = {
+            "label": record["category_id"],
+            "name": "",
+            "box": None if self.box is None else self.box.tolist(),
+            "score": record["score"],
+            "keypoints": np.column_stack([self.points, self.scores]).tolist(),
+        }
+        return {**named, "detections": [detail]}

@@ -9,13 +9,14 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.results.document import Documented
 from edgeseg_runtime.results.draw import (
     Colour,
     canvas_from_image,
@@ -28,7 +29,12 @@ from edgeseg_runtime.results.instances import Instances
 from edgeseg_runtime.results.masks import MaskSet, read_only
 from edgeseg_runtime.results.naming import category_of_label, name_of_label, number_of_label
 from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.results.polygons import Polygon, lists_from_polygons, polygons_from_crop
 from edgeseg_runtime.results.rle import rle_from_crop
+from edgeseg_runtime.results.style import DrawOptions, Style
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["MAX_SEGMENT_ID", "CocoPanoptic", "Panoptic", "Segment"]
 
@@ -69,7 +75,7 @@ class Segment:
 
 
 @dataclass(frozen=True, eq=False)
-class Panoptic:
+class Panoptic(Documented):
     """The segments of one picture: things, each an object of its own, and stuff, one per class.
 
     Read-only: the arrays cannot be written into either. Rows are aligned, one per segment.
@@ -157,6 +163,12 @@ class Panoptic:
     def segments(self) -> tuple[Segment, ...]:
         """The rows, one by one."""
         return tuple(self._segment(row) for row in range(len(self)))
+
+    @property
+    def polygons(self) -> list[list[Polygon]]:
+        """Of each segment its polygons, see `Polygon`."""
+        crop = _SegmentMasks(self.ids, self.segment_ids, self.boxes)
+        return [polygons_from_crop(crop(row)) for row in range(len(self))]
 
     def __len__(self) -> int:
         return len(self.segment_ids)
@@ -267,24 +279,31 @@ class Panoptic:
         """
         return self.to_instances().to_supervision()
 
-    def draw(self, image: Image) -> Image:
+    def draw(self, image: Image, **options: Unpack[DrawOptions]) -> Image:
         """Return a copy of the picture with the segments in colours, outlined, and their names.
 
         Stuff has the colour of its class, a thing one of its own: that of its track if it has one.
         Void stays as it is.
 
+        Args:
+            image: the source picture.
+            **options: the attributes of `Style`.
+
         Raises:
             ImageError: if it is not a picture.
-            ValueError: if it has another size than the picture of this result.
+            ValueError: if it has another size than the picture of this result, or an option has a
+                value that makes no sense.
         """
+        style = Style(**options)
         canvas = canvas_from_image(image, self.image_size)
-        colours = [self._colour(row) for row in range(len(self))]
+        colours = [self._colour(row, style) for row in range(len(self))]
         rows_HW = _rows(self.ids, self.segment_ids)
         tint_all(canvas, rows_HW, colours)
         inside = _Runs.of(self.ids, self.segment_ids).places_of_names(len(self))
+        width = style.width_on(canvas)
         for row in np.argsort(self.scores, kind="stable"):
             place = self.boxes[row] if self.is_thing[row] else inside[row]
-            draw_caption(canvas, self._caption(row), place, colours[row])
+            draw_caption(canvas, self._caption(row, style), place, colours[row], thickness=width)
         return canvas
 
     def label_name(self, index: int) -> str:
@@ -372,18 +391,38 @@ class Panoptic:
         track = self._track(row)
         return record if track is None else {**record, "track_id": track}
 
-    def _colour(self, row: int) -> Colour:
+    def _colour(self, row: int, style: Style) -> Colour:
         if not self.is_thing[row]:
             return muted_colour_from_number(int(self.labels[row]))
+        if style.colours == "class":
+            return colour_from_number(int(self.labels[row]))
         track = self._track(row)
         return colour_from_number(int(self.segment_ids[row]) if track is None else track)
 
-    def _caption(self, row: int) -> str:
-        if not self.is_thing[row]:
-            return self.label_name(row)
-        track = self._track(row)
-        number = "" if track is None else f" #{track}"
-        return f"{self.label_name(row)}{number} {self.scores[row]:.2f}"
+    def _caption(self, row: int, style: Style) -> str:
+        score = float(self.scores[row]) if self.is_thing[row] else None
+        return style.caption(self.label_name(row), self._track(row), score)
+
+    def _details(self, masks: str) -> dict[str, Any]:
+        """Return what `to_dict` has of the segments, and of the instances apart from them."""
+        details = {"detections": [self._detail(row, masks) for row in range(len(self))]}
+        if self.instances is not None:
+            details["instances"] = self.instances.to_dict(masks=masks)["detections"]
+        return details
+
+    def _detail(self, row: int, masks: str) -> dict[str, Any]:
+        record = self._record(row, 0)
+        for key in ("image_id", "bbox", *([] if masks == "rle" else ["segmentation"])):
+            del record[key]
+        if masks == "polygons":
+            crop = _SegmentMasks(self.ids, self.segment_ids, self.boxes)(row)
+            record["polygons"] = lists_from_polygons(polygons_from_crop(crop))
+        return {
+            "label": int(self.labels[row]),
+            "name": self.label_name(row),
+            "box": self.boxes[row].tolist(),
+            **record,
+        }
 
 
 @dataclass(frozen=True)
