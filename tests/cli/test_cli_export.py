@@ -73,9 +73,9 @@ def test_export_refuses_before_it_writes(command, tmp_path, options, code, messa
 @pytest.mark.parametrize(
     ("stage", "number"),
     [
-        ("trace", signal.SIGTERM),
         ("compile for tensorrt_rtx", signal.SIGINT),
         pytest.param("trace", signal.SIGINT, marks=pytest.mark.exhaustive),
+        pytest.param("trace", signal.SIGTERM, marks=pytest.mark.exhaustive),
         pytest.param("compile for tensorrt_rtx", signal.SIGTERM, marks=pytest.mark.exhaustive),
     ],
 )

@@ -14,15 +14,8 @@ from edgeseg_runtime.bundle.files import write_atomic
 
 
 @pytest.fixture(scope="session", autouse=True)
-def operators_listed_once():
-    """PyTorch's exporter lists the operators that it knows anew for every graph, a sixth of the time of a small one."""
-    from torch.onnx._internal.exporter import _registration
-
-    apis = getattr(_registration, "onnxscript_apis", None)
-    with pytest.MonkeyPatch.context() as patch:
-        if hasattr(apis, "get_torchlib_ops"):
-            patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
-        yield
+def _operators_listed_once(operators_listed_once):
+    """Every file of this folder exports."""
 
 
 @pytest.fixture(scope="session")

@@ -56,13 +56,12 @@ def test_the_reference_models_compile(tmp_path, name, image_size, targets):
     assert targets_of(engines) == [sorted(targets)] * 2
 
 
-def test_an_export_for_tensorrt_rtx_brings_its_engine(tiny_model, tmp_path):
+def test_an_export_for_tensorrt_rtx_brings_its_engine(tmp_path):
     bundle = edgeseg.export_bundle(
-        tiny_model,
+        edgeseg.create_model("landmarks_regression_tiny", pfld_blocks=(1, 1)),
         tmp_path / "bundle",
         backends=("onnxruntime", "tensorrt_rtx"),
         num_images=1,
     )
-    engines = list((bundle / "engines").glob("*.engine"))
-    assert len(engines) == 2
-    assert all(engine.stat().st_size > 10_000 for engine in engines)
+    (engine,) = (bundle / "engines").glob("*.engine")
+    assert engine.stat().st_size > 10_000
