@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import vpsnet_cases
 
 import edgeseg
 import edgeseg_runtime
@@ -196,6 +197,8 @@ def test_without_threshold_a_model_is_the_same_but_for_it(tiny_model):
     assert all(torch.equal(t, weights[key]) for key, t in unlimited.state_dict().items())
     assert without_threshold(unlimited) is None
     assert without_threshold(edgeseg.create_model("landmarks_regression_tiny")) is None
+    video = edgeseg.create_model("vpsnet_fusetrack_cityscapes", **vpsnet_cases.SMALL)
+    assert without_threshold(video) is None, "its threshold is at least a half"
 
 
 def test_a_graph_that_differs_is_not_written(light_model, tmp_path):
