@@ -92,9 +92,9 @@ def test_one_graph_finds_what_the_stages_find(traced, tiny_bundle, picture):
     with edgeseg_runtime.load(tiny_bundle, backend="onnxruntime") as predictor:
         staged = predictor(picture)
     assert len(whole) == len(staged) > 2
-    np.testing.assert_allclose(whole.boxes, staged.boxes, atol=1e-3)
-    np.testing.assert_allclose(whole.scores, staged.scores, atol=1e-5)
-    assert (whole.masks != staged.masks).mean() < 1e-5
+    np.testing.assert_array_equal(whole.boxes, staged.boxes)
+    np.testing.assert_array_equal(whole.scores, staged.scores)
+    assert (whole.masks != staged.masks).mean() < 1e-6
 
 
 @pytest.mark.exhaustive
