@@ -17,7 +17,7 @@ from edgeseg_bench.results import BenchReport
 from edgeseg_bench.runner import run_bench
 from edgeseg_bench.system import default_threads
 from edgeseg_runtime import Manifest, Predictor, load
-from edgeseg_runtime.backends import BACKENDS
+from edgeseg_runtime.backends import check_name
 from edgeseg_runtime.progress import Progress
 
 TORCH = "torch"
@@ -62,11 +62,8 @@ def benchmark(
         ValueError: an unknown backend or data set, or a model that cannot be rebuilt.
         EdgesegError: a damaged bundle, another checkpoint than the exported one, a failing engine.
     """
-    unknown = [name for name in backends if name != TORCH and name not in BACKENDS]
-    if unknown:
-        raise ValueError(
-            f"--backends {unknown[0]!r} found, expected some of {', '.join([TORCH, *BACKENDS])}"
-        )
+    for name in backends:
+        check_name(name, (TORCH,))
     threads = default_threads() if threads is None else threads
     manifest = Manifest.load(folder)
     dataset = open_dataset(
