@@ -458,8 +458,10 @@ def test_nothing_is_recommended_that_no_device_can_run_or_that_loses_much(report
 
 def test_it_is_given_as_a_command_and_as_code(report):
     assert advice_lines(report, "out/yolact") == [
-        "Fastest with at most 0.01 less accuracy than torch: onnxruntime, 2.39 times as many pictures per "
-        "second, 0.000 lost.",
+        (
+            "Fastest with at most 0.01 less accuracy than torch: onnxruntime, 2.39 times as many pictures per "
+            "second, 0.000 lost."
+        ),
         "  edgeseg run out/yolact SOURCE --backend onnxruntime --threads 2",
         '  edgeseg_runtime.load("out/yolact", backend="onnxruntime", threads=2)',
     ]
