@@ -174,7 +174,7 @@ def _own_report(
     return BackendReport(
         name=name,
         model=manifest.name,
-        precision=manifest.precision,
+        precision=precision_of(predictor),
         manifest_sha256=hashlib.sha256(manifest.to_json().encode()).hexdigest(),
         accuracy=measure_accuracy(manifest, truth, in_categories(found, category_of)),
         agreement=None,
@@ -341,6 +341,14 @@ def _bucket(graph: Graph, rows: int) -> int:
 
 def _latency(durations_ns: Iterable[int]) -> Latency:
     return Latency(samples_ns=tuple(durations_ns))
+
+
+def precision_of(predictor: Predictor[Any]) -> str:
+    """Return the precision of a predictor's graphs, and of the engine where it computes in another one."""
+    exported, used = predictor.manifest.precision, predictor.backend.describe().get("precision")
+    if used in (None, "f32"):
+        return exported
+    return str(used) if exported == "fp32" else f"{exported}, {used}"
 
 
 def _detect(
