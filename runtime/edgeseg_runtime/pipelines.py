@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +17,7 @@ from edgeseg_runtime.picture.sources import Frame, Name, Source
 from edgeseg_runtime.predictor import Predictor, StageClock, StageTimes
 from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.session import Probe, Session
-from edgeseg_runtime.streaming import results_of_source
+from edgeseg_runtime.streaming import OpenStreams, results_of_source
 
 __all__ = ["FacePipeline", "FaceSession"]
 
@@ -53,6 +54,7 @@ class FacePipeline:
         self.detector = detector
         self.landmarks = landmarks
         self.score = score
+        self._streams = OpenStreams()
 
     @property
     def manifest(self) -> Manifest:
@@ -121,10 +123,13 @@ class FacePipeline:
         *,
         stop: threading.Event | None = None,
         scene_cut: float | None = None,
-    ) -> Iterator[Instances]:
-        """Yield the result of every frame of a source; see `stream_frames` for the frames too."""
-        for _, found in self.stream_frames(source, stop=stop, scene_cut=scene_cut):
-            yield found
+    ) -> Generator[Instances, None, None]:
+        """Yield the result of every frame of a source; see `stream_frames`, which yields the frames too."""
+        with contextlib.closing(
+            self.stream_frames(source, stop=stop, scene_cut=scene_cut)
+        ) as frames:
+            for _, found in frames:
+                yield found
 
     def stream_frames(
         self,
@@ -133,10 +138,10 @@ class FacePipeline:
         stop: threading.Event | None = None,
         probe: Probe | None = None,
         scene_cut: float | None = None,
-    ) -> Iterator[tuple[Frame, Instances]]:
+    ) -> Generator[tuple[Frame, Instances], None, None]:
         """Yield every frame of a source with its result; see `Predictor.stream_frames`."""
         session = self.session(probe=probe, scene_cut=scene_cut)
-        return results_of_source(source, session, stop=stop)
+        return results_of_source(source, session, stop=stop, streams=self._streams)
 
     def _faces(self, found: Instances) -> Instances:
         """Return those that the landmark model looks at."""
@@ -155,7 +160,8 @@ class FacePipeline:
         )
 
     def close(self) -> None:
-        """Free both engines; calling it twice is allowed."""
+        """End its streams and free both engines; calling it twice is allowed."""
+        self._streams.close()
         self.detector.close()
         self.landmarks.close()
 

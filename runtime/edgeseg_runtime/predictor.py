@@ -7,7 +7,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from edgeseg_runtime.picture.scene_cuts import SceneCuts
 from edgeseg_runtime.picture.sources import Frame, Name, Source
 from edgeseg_runtime.results import Instances, Result
 from edgeseg_runtime.session import Probe, Route, Routes, Session
-from edgeseg_runtime.streaming import results_of_source
+from edgeseg_runtime.streaming import OpenStreams, results_of_source
 from edgeseg_runtime.tasks import RegionTask, Task, create_task
 
 __all__ = ["Boxes", "Predictor", "StageTimes", "load"]
@@ -85,6 +85,7 @@ class Predictor(Generic[Found]):
         self._lock = threading.Lock()
         self._is_open = True
         self._idle: list[Session[Found]] = []
+        self._streams = OpenStreams()
 
     @property
     def task(self) -> Task[Found]:
@@ -246,10 +247,13 @@ class Predictor(Generic[Found]):
         *,
         stop: threading.Event | None = None,
         scene_cut: float | None = None,
-    ) -> Iterator[Found]:
-        """Yield the result of every frame of a source; see `stream_frames` for the frames too."""
-        for _, result in self.stream_frames(source, stop=stop, scene_cut=scene_cut):
-            yield result
+    ) -> Generator[Found, None, None]:
+        """Yield the result of every frame of a source; see `stream_frames`, which yields the frames too."""
+        with contextlib.closing(
+            self.stream_frames(source, stop=stop, scene_cut=scene_cut)
+        ) as frames:
+            for _, result in frames:
+                yield result
 
     def stream_frames(
         self,
@@ -258,8 +262,13 @@ class Predictor(Generic[Found]):
         stop: threading.Event | None = None,
         probe: Probe | None = None,
         scene_cut: float | None = None,
-    ) -> Iterator[tuple[Frame, Found]]:
-        """Yield every frame of a source with its result, in one session.
+    ) -> Generator[tuple[Frame, Found], None, None]:
+        """Yield every frame of a source with its result, in order and in one session.
+
+        Reading, computing and what the caller does with the results go on at the same time, in threads
+        that end with the generator. Of pictures and videos every frame comes; of a camera or network
+        stream the newest one each time: older ones are dropped, and counted in `Source.num_dropped`.
+        An error comes after the results of the frames before it. `Frame.age_ms` says how old a frame is.
 
         A model of videos takes the source as one clip, the pictures of a folder in the order of their
         names. It begins anew where the size of the pictures changes and where a camera was opened
@@ -269,7 +278,7 @@ class Predictor(Generic[Found]):
             source: a `Source`, or what one is made of: a picture, folder, pattern, video, camera
                 number or URL. Damaged frames are skipped and counted there.
             stop: ends the stream after the current frame when it is set; so does that of a `Source`.
-            probe: is told every step, for clocks and tests.
+            probe: is told every step, for clocks and tests, in the thread that computes.
             scene_cut: see `session`.
 
         Raises:
@@ -277,10 +286,11 @@ class Predictor(Generic[Found]):
             ValueError: if there is a `scene_cut`, and the model has no key frames.
         """
         session = self.session(probe=probe, scene_cut=scene_cut)
-        return results_of_source(source, session, stop=stop)
+        return results_of_source(source, session, stop=stop, streams=self._streams)
 
     def close(self) -> None:
-        """Free the engines; calling it twice is allowed."""
+        """End its streams and free the engines; calling it twice is allowed."""
+        self._streams.close()
         with self._lock:
             self._is_open = False
             idle, self._idle = self._idle, []
