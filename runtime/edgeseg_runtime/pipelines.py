@@ -18,6 +18,7 @@ from edgeseg_runtime.predictor import Predictor, StageClock, StageTimes
 from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.session import Probe, Session
 from edgeseg_runtime.streaming import OpenStreams, results_of_source
+from edgeseg_runtime.tracking import Tracker, check_trackable
 
 __all__ = ["FacePipeline", "FaceSession"]
 
@@ -123,10 +124,11 @@ class FacePipeline:
         *,
         stop: threading.Event | None = None,
         scene_cut: float | None = None,
+        tracker: Tracker[Instances] | None = None,
     ) -> Generator[Instances, None, None]:
         """Yield the result of every frame of a source; see `stream_frames`, which yields the frames too."""
         with contextlib.closing(
-            self.stream_frames(source, stop=stop, scene_cut=scene_cut)
+            self.stream_frames(source, stop=stop, scene_cut=scene_cut, tracker=tracker)
         ) as frames:
             for _, found in frames:
                 yield found
@@ -138,10 +140,23 @@ class FacePipeline:
         stop: threading.Event | None = None,
         probe: Probe | None = None,
         scene_cut: float | None = None,
+        batch: int = 1,
+        tracker: Tracker[Instances] | None = None,
     ) -> Generator[tuple[Frame, Instances], None, None]:
-        """Yield every frame of a source with its result; see `Predictor.stream_frames`."""
+        """Yield every frame of a source with its result; see `Predictor.stream_frames`.
+
+        Raises:
+            SourceError: if there is nothing to read; at once, not on the first frame.
+            ValueError: for a batch of more than one picture, or what else does not fit; at once, too.
+        """
+        if batch != 1:
+            raise ValueError(
+                f"batch is {batch}; expected 1: models in a row take one picture at a time"
+            )
+        if tracker is not None:
+            check_trackable(self.manifest)
         session = self.session(probe=probe, scene_cut=scene_cut)
-        return results_of_source(source, session, stop=stop, streams=self._streams)
+        return results_of_source(source, session, stop=stop, tracker=tracker, streams=self._streams)
 
     def _faces(self, found: Instances) -> Instances:
         """Return those that the landmark model looks at."""

@@ -7,16 +7,18 @@ import contextlib
 import functools
 import threading
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from edgeseg_runtime.batches import BatchSession
 from edgeseg_runtime.belts import Belt
 from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.picture.sources import Frame, Name, Source
 from edgeseg_runtime.results import Result
 from edgeseg_runtime.session import Probe
+from edgeseg_runtime.tracking import Tracker
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,6 +31,7 @@ MAX_WAITING_BYTES = 64 * 2**20
 """Of their pictures, unless there is only one."""
 
 Found = TypeVar("Found", bound=Result)
+Item = TypeVar("Item")
 Found_co = TypeVar("Found_co", bound=Result, covariant=True)
 
 
@@ -65,10 +68,6 @@ class Model(Protocol):
         """Of what finds the objects."""
         ...
 
-    def session(self, *, scene_cut: float | None = None) -> Stream[Any]:
-        """Return a new stream of pictures."""
-        ...
-
     def kept_scale(self, size: tuple[int, int]) -> float:
         """Return how much is left of the scale that the original gives a picture of height, width."""
         ...
@@ -80,8 +79,10 @@ class Model(Protocol):
         stop: threading.Event | None = None,
         probe: Probe | None = None,
         scene_cut: float | None = None,
+        batch: int = 1,
+        tracker: Any = None,
     ) -> Generator[tuple[Frame, Any], None, None]:
-        """Yield every frame of a source with its result."""
+        """Yield every frame of a source with its result; what does not fit is refused at once."""
         ...
 
 
@@ -112,9 +113,11 @@ def _end_all_at_exit() -> None:
 
 def results_of_source(
     source: Source | Name,
-    session: Stream[Found],
+    session: Stream[Found] | BatchSession[Found],
     *,
     stop: threading.Event | None = None,
+    batch: int = 1,
+    tracker: Tracker[Found] | None = None,
     streams: OpenStreams,
 ) -> Generator[tuple[Frame, Found], None, None]:
     """Yield every frame of a source with its result, in order, and close the session.
@@ -130,14 +133,23 @@ def results_of_source(
     Args:
         source: a `Source`, or what one is made of.
         session: is this function's own.
+        batch: how many frames a `BatchSession` is given at a time; the last ones may be fewer.
+        tracker: gives the results identities, and begins anew where the stream does.
         stop: ends the stream after the current frame when it is set; so does that of a `Source`.
         streams: of the model, which ends them when it is closed.
 
     Raises:
         SourceError: if there is nothing to read; at once, not on the first frame.
+        ValueError: for a batch of a camera or network stream.
     """
     opened = source if isinstance(source, Source) else Source(source)
-    return _results(_Line(opened, session, stop), streams)
+    if opened.kind == "live" and isinstance(session, BatchSession):
+        raise ValueError(
+            f"batch is {batch}, and {opened.name} is a camera or network stream, whose frames come one "
+            "after the other; leave the batch out"
+        )
+    together = session if isinstance(session, BatchSession) else _OneByOne(session)
+    return _results(_Line(opened, together, batch, tracker, stop), streams)
 
 
 def _results(
@@ -158,16 +170,25 @@ class _Line(Generic[Found]):
     """Two threads in a row: frames come from a source, go through a session, and wait on `found`."""
 
     def __init__(
-        self, source: Source, session: Stream[Found], stop: threading.Event | None
+        self,
+        source: Source,
+        session: BatchSession[Found] | _OneByOne[Found],
+        batch: int,
+        tracker: Tracker[Found] | None,
+        stop: threading.Event | None,
     ) -> None:
         self._source = source
         self._session = session
+        self._batch = batch
+        self._tracker = tracker
         self._leaving = _Leaving(stop)
         self._frames = source.frames(stop=self._leaving)
         is_live = source.kind == "live"
-        limits = {"max_items": 1 if is_live else MAX_WAITING, "max_bytes": MAX_WAITING_BYTES}
-        self._read: Belt[tuple[Frame, int]] = Belt(**limits, keeps_newest=is_live)
-        self.found: Belt[tuple[Frame, Found]] = Belt(**limits)
+        most = 1 if is_live else MAX_WAITING
+        self._read: Belt[tuple[Frame, int]] = Belt(
+            max_items=most, max_bytes=MAX_WAITING_BYTES, keeps_newest=is_live
+        )
+        self.found: Belt[tuple[Frame, Found]] = Belt(max_items=most, max_bytes=MAX_WAITING_BYTES)
         self._threads = [
             threading.Thread(target=target, name=f"edgeseg {name}", daemon=True)
             for name, target in (("reads", self._read_frames), ("computes", self._compute))
@@ -189,10 +210,9 @@ class _Line(Generic[Found]):
         self._read.leave()
         self.found.leave()
         for thread in self._threads:
-            if thread.ident is None:
-                continue
-            thread.join()
-        self._session.close()  # where no thread was started
+            if thread.ident is not None:  # else it was never started
+                thread.join()
+        self._session.close()
 
     def _read_frames(self) -> None:
         num_dropped = self._source.num_dropped
@@ -203,16 +223,53 @@ class _Line(Generic[Found]):
                 self._source.num_dropped = num_dropped + self._read.num_dropped
 
     def _compute(self) -> None:
-        with _ended(self.found), self._session as session:
+        with _ended(self.found), contextlib.closing(self._session):
             last_reconnects = self._source.num_reconnects
-            for frame, num_reconnects in self._read:
+            for pairs in _collected(self._read, self._batch):
                 if self.is_stopped():
                     return
+                num_reconnects = pairs[-1][1]
                 if num_reconnects != last_reconnects:
                     last_reconnects = num_reconnects
-                    session.reset()
-                if not self.found.put((frame, session(frame.image)), frame.image.nbytes):
-                    return
+                    self._reset()
+                found = self._session([frame.image for frame, _ in pairs])
+                for (frame, _), one in zip(pairs, found, strict=True):
+                    kept = one if self._tracker is None else self._tracker.update(one)
+                    if not self.found.put((frame, kept), frame.image.nbytes):
+                        return
+
+    def _reset(self) -> None:
+        self._session.reset()
+        if self._tracker is not None:
+            self._tracker.reset()
+
+
+class _OneByOne(Generic[Found]):
+    """A session that takes lists of pictures."""
+
+    def __init__(self, session: Stream[Found]) -> None:
+        self._session = session
+        self.reset = session.reset
+        self.close = session.close
+
+    def __call__(self, images: Sequence[Image]) -> list[Found]:
+        return [self._session(image) for image in images]
+
+
+def _collected(items: Iterable[Item], count: int) -> Iterator[list[Item]]:
+    """Yield items in lists of so many; what is left before the end, or before an error, is a shorter one."""
+    rest, source = [], iter(items)
+    error: BaseException | None = None
+    while error is None:
+        try:
+            rest.append(next(source))
+        except BaseException as problem:  # noqa: BLE001  raised again below
+            error = problem
+        if rest and (error is not None or len(rest) == count):
+            yield rest
+            rest = []
+    if not isinstance(error, StopIteration):
+        raise error
 
 
 class _Leaving(threading.Event):

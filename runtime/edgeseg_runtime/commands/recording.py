@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeseg_runtime.bundle.files import listed
 from edgeseg_runtime.commands.writing import (
     LINES,
+    LIVE_FRAMES_PER_SECOND,
     PREDICTIONS,
     Drawing,
     JsonLines,
@@ -25,6 +26,7 @@ from edgeseg_runtime.picture.sources import Frame, Source
 from edgeseg_runtime.predictor import StageClock
 from edgeseg_runtime.progress import Progress
 from edgeseg_runtime.streaming import Model
+from edgeseg_runtime.tracking import ByteTracker
 
 __all__ = [
     "Outcome",
@@ -112,6 +114,8 @@ def record(
     stop: threading.Event,
     progress: Progress,
     scene_cut: float | None = None,
+    batch: int = 1,
+    is_tracked: bool = False,
 ) -> Outcome:
     """Predict every frame of the sources and write the results into a folder.
 
@@ -132,20 +136,32 @@ def record(
         stop: ends the run after the current frame when it is set.
         progress: called as progress(stage, done, total); the total of a camera is 0.
         scene_cut: see `Predictor.session`.
+        batch: frames that are computed at a time, see `Predictor.batch`.
+        is_tracked: give what is found identities, those of each source its own.
 
     Raises:
-        ValueError: there is a `scene_cut` or a `drawing` that does not fit the model.
+        ValueError: there is a `scene_cut`, `batch`, tracking or a `drawing` that does not fit the model.
+        ModuleNotFoundError: the library for tracking is not installed.
         SourceError: a source gives no frames (any more).
         RecordingError: OpenCV cannot encode, or what it wrote cannot be read again.
         FileExistsError: a file that is not to be replaced has appeared in the folder.
         OSError: the folder cannot be written.
     """
-    predictor.session(scene_cut=scene_cut).close()  # refused before anything is written
     drawing.check(predictor.manifest)
+    clock = _Clock()
+    streams = [  # what does not fit is refused before anything is written
+        predictor.stream_frames(
+            source,
+            probe=clock.stages,
+            scene_cut=scene_cut,
+            batch=batch,
+            tracker=_tracker(source) if is_tracked else None,
+        )
+        for source in sources
+    ]
     outcome = Outcome(left_out=[path for source in sources for path in source.left_out])
     expected = [source.num_frames or 0 for source in sources]
     num_expected = sum(expected) if all(expected) else 0
-    clock = _Clock()
     with contextlib.ExitStack() as stack:
         stack.callback(_count, outcome, sources, clock)
         stack.enter_context(outputs)
@@ -153,8 +169,8 @@ def record(
         lines = stack.enter_context(JsonLines(outputs)) if writes_lines else None
         first_id = next_id = 0
         progress("predict", 0, num_expected)
-        for source, canvas in zip(sources, canvases(sources, outputs, drawing), strict=True):
-            stream = predictor.stream_frames(source, probe=clock.stages, scene_cut=scene_cut)
+        painters = canvases(sources, outputs, drawing)
+        for source, stream, canvas in zip(sources, streams, painters, strict=True):
             with canvas, contextlib.closing(stream) as pairs:
                 for frame, found in pairs:
                     kept = found.filter(score=score)
@@ -211,6 +227,10 @@ def problem_of_outcome(outcome: Outcome) -> str | None:
     if not outcome.num_frames and not outcome.was_interrupted:
         return f"none of the {outcome.num_skipped} frames could be read"
     return None
+
+
+def _tracker(source: Source) -> ByteTracker:
+    return ByteTracker(frames_per_second=source.frames_per_second or LIVE_FRAMES_PER_SECOND)
 
 
 def _count(outcome: Outcome, sources: Sequence[Source], clock: _Clock) -> None:
