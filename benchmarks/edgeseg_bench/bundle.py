@@ -13,11 +13,12 @@ from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.datasets.checked import skipped_pictures
 from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.memory import peak_memory
+from edgeseg_bench.recommendation import MAX_DROP
 from edgeseg_bench.results import BenchReport
 from edgeseg_bench.runner import run_bench
 from edgeseg_bench.system import default_threads
 from edgeseg_runtime import Manifest, Predictor, load
-from edgeseg_runtime.backends import BACKENDS
+from edgeseg_runtime.backends import check_name
 from edgeseg_runtime.progress import Progress
 
 TORCH = "torch"
@@ -37,6 +38,7 @@ def benchmark(
     is_quick: bool,
     score: float,
     match: str | None = None,
+    max_drop: float = MAX_DROP,
     threads: int | None,
     engines_folder: Path | None,
     progress: Progress,
@@ -54,6 +56,7 @@ def benchmark(
         is_quick: measure for seconds rather than a minute.
         score: from which score the reference's detections count for agreement.
         match: how the model's classes are those of the data set: by "name" or "id".
+        max_drop: accuracy that the recommended backend may lose, 0 to 1.
         threads: of every engine on the CPU, torch included; None = `default_threads`, so that all have as many.
         engines_folder: of TensorRT engines that the user built.
         progress: called as progress(stage, done, total).
@@ -62,11 +65,8 @@ def benchmark(
         ValueError: an unknown backend or data set, or a model that cannot be rebuilt.
         EdgesegError: a damaged bundle, another checkpoint than the exported one, a failing engine.
     """
-    unknown = [name for name in backends if name != TORCH and name not in BACKENDS]
-    if unknown:
-        raise ValueError(
-            f"--backends {unknown[0]!r} found, expected some of {', '.join([TORCH, *BACKENDS])}"
-        )
+    for name in backends:
+        check_name(name, (TORCH,))
     threads = default_threads() if threads is None else threads
     manifest = Manifest.load(folder)
     dataset = open_dataset(
@@ -106,6 +106,7 @@ def benchmark(
             match=match,
             peak_memory_bytes=memory,
             settings={
+                "max_drop": max_drop,
                 "threads": threads,
                 "backends": list(backends),
                 "data": data,

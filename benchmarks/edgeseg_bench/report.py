@@ -12,6 +12,7 @@ from rich.text import Text
 from edgeseg_bench.evaluation import COMPARISONS, METRICS
 from edgeseg_bench.interference import DISTURBED_SHARE, Interference
 from edgeseg_bench.latency import MIN_PAIRS, MIN_QUERIES, Ratio
+from edgeseg_bench.recommendation import recommend
 from edgeseg_bench.results import BackendReport, BenchReport, GraphLatency
 from edgeseg_runtime.outputs import OutputFolder
 
@@ -40,11 +41,27 @@ def render_table(report: BenchReport) -> Table:
     return table
 
 
+def advice_lines(report: BenchReport, bundle: str) -> list[str]:
+    """Return the recommended backend of a run, as a command and as code."""
+    advice = recommend(report)
+    if advice is None:
+        return ["No backend that a device can run loses so little accuracy."]
+    return [
+        advice.text(report.reference),
+        f"  {advice.command(bundle)}",
+        f"  {advice.code(bundle)}",
+    ]
+
+
 def markdown(report: BenchReport) -> str:
     """Return the same table as Markdown, followed by where the time goes and where it ran."""
     headings = _headings(report)
     lines = [f"# {_title(report)}", "", *_markdown_table(headings, _rows(report))]
-    lines += ["", _caption(report), "", "## Where the time goes", ""]
+    lines += ["", _caption(report), ""]
+    advice = recommend(report)
+    if advice is not None:
+        lines += [advice.text(report.reference), ""]
+    lines += ["## Where the time goes", ""]
     lines += _markdown_table(
         [
             "backend",

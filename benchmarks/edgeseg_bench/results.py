@@ -61,7 +61,7 @@ class BackendReport:
     Attributes:
         name: what the caller called it, such as "onnxruntime".
         model: the manifest's name.
-        precision: the manifest's precision.
+        precision: that of the graphs, and that of the engine where it computes in another one.
         manifest_sha256: of the manifest, which holds the sha256 of every artifact.
         accuracy: AP and AR against the labels, by IoU type.
         agreement: with the reference; None for the reference itself, and where nothing can be compared.

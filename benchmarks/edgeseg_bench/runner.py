@@ -119,7 +119,7 @@ def run_bench(
             BackendReport(
                 name=name,
                 model=predictor.manifest.name,
-                precision=predictor.manifest.precision,
+                precision=precision_of(predictor),
                 manifest_sha256=hashlib.sha256(predictor.manifest.to_json().encode()).hexdigest(),
                 accuracy=measure_accuracy(
                     predictor.manifest, truth, in_categories(results[name], category_of[name])
@@ -313,6 +313,14 @@ def _bucket(graph: Graph, rows: int) -> int:
 
 def _latency(durations_ns: Iterable[int]) -> Latency:
     return Latency(samples_ns=tuple(durations_ns))
+
+
+def precision_of(predictor: Predictor[Any]) -> str:
+    """Return the precision of a predictor's graphs, and of the engine where it computes in another one."""
+    exported, used = predictor.manifest.precision, predictor.backend.describe().get("precision")
+    if used in (None, "f32"):
+        return exported
+    return str(used) if exported == "fp32" else f"{exported}, {used}"
 
 
 def _detect(

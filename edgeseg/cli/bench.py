@@ -53,6 +53,10 @@ def bench(
             help="How the model's classes are those of the data set; by name where they have some.",
         ),
     ] = None,
+    max_drop: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Accuracy that the recommended engine may lose."),
+    ] = 0.01,
     threads: EqualThreads = None,
     engines: Engines = None,
     out: Annotated[
@@ -66,7 +70,7 @@ def bench(
 ) -> None:
     """Compare accuracy and latency of a bundle's engines and the PyTorch model."""
     from edgeseg_bench.bundle import benchmark
-    from edgeseg_bench.report import render_table, report_folder, write_report
+    from edgeseg_bench.report import advice_lines, render_table, report_folder, write_report
 
     terminal = terminal_of(ctx, json, verbose, quiet)
     names = names_from_text("--backends", backends)
@@ -86,10 +90,13 @@ def bench(
             is_quick=quick,
             score=score,
             match=match,
+            max_drop=max_drop,
             threads=threads,
             engines_folder=engines,
             progress=progress,
         )
     files = [str(file) for file in write_report(report, folder, overwrite=overwrite)]
-    terminal.show(render_table(report), f"wrote {' and '.join(files)}")
+    terminal.show(
+        render_table(report), *advice_lines(report, str(bundle)), f"wrote {' and '.join(files)}"
+    )
     terminal.finish({"files": files, "report": dataclasses.asdict(report)}, last_line=folder)

@@ -11,7 +11,8 @@ from rich.console import Console
 from edgeseg_bench.interference import Finding, Interference
 from edgeseg_bench.latency import Latency, Ratio, WarmUp
 from edgeseg_bench.metrics.agreement import Agreement, ImageAgreement
-from edgeseg_bench.report import markdown, render_table, write_report
+from edgeseg_bench.recommendation import recommend
+from edgeseg_bench.report import advice_lines, markdown, render_table, write_report
 from edgeseg_bench.results import BackendReport, BenchReport, GraphLatency, StageLatency
 from edgeseg_runtime.environment import portable, read_environment
 
@@ -383,3 +384,85 @@ def test_a_command_is_recorded_without_the_folders_of_a_machine(argument, record
 @pytest.mark.parametrize("file", sorted(RESULTS.iterdir()), ids=lambda file: file.name)
 def test_no_result_names_a_folder_of_a_machine(file):
     assert re.findall(r'["` ]/(?:tmp|home|root|work)/', file.read_text(encoding="utf-8")) == []
+
+
+# ---------------------------------------------------------------- which engine to take
+
+
+def measured(report, *backends, **settings):
+    return replace(
+        report,
+        backends=(backend_of("torch", model_ms=100), *backends),
+        settings={**report.settings, **settings},
+    )
+
+
+def test_the_fastest_that_loses_little_is_recommended(report):
+    found = recommend(
+        measured(
+            report,
+            backend_of("onnxruntime", model_ms=40, agreement=AGREEMENT),
+            backend_of("openvino", model_ms=30, agreement=AGREEMENT, accuracy=0.692),
+            backend_of("openvino:bf16", model_ms=15, agreement=AGREEMENT, accuracy=0.68),
+        )
+    )
+    assert found.backend == "openvino"
+    assert found.loss == pytest.approx(0.008)
+    assert found.speed == pytest.approx(103 / 33, rel=1e-3)
+
+
+def test_a_larger_drop_may_be_allowed(report):
+    backends = [
+        backend_of("onnxruntime", model_ms=40, agreement=AGREEMENT),
+        backend_of("openvino:bf16", model_ms=15, agreement=AGREEMENT, accuracy=0.68),
+    ]
+    assert recommend(measured(report, *backends)).backend == "onnxruntime"
+    assert recommend(measured(report, *backends, max_drop=0.03)).backend == "openvino:bf16"
+
+
+def test_without_labels_agreement_decides(report):
+    def unlabelled(name, model_ms, share=None):
+        agreement = share and replace(AGREEMENT, ap={"bbox": share, "segm": None})
+        backend = backend_of(name, model_ms=model_ms, agreement=agreement)
+        return replace(backend, accuracy={})
+
+    backends = (
+        unlabelled("torch", 100),
+        unlabelled("onnxruntime", 40, 0.995),
+        unlabelled("openvino", 20, 0.9),
+    )
+    found = recommend(replace(report, backends=backends))
+    assert (found.backend, found.is_agreement) == ("onnxruntime", True)
+    assert "less agreement than torch" in found.text("torch")
+
+
+def test_an_error_counts_the_other_way_round(report):
+    def placed(name, model_ms, error):
+        backend = backend_of(name, model_ms=model_ms, agreement=AGREEMENT)
+        return replace(backend, accuracy={"landmarks": {"NME": error}})
+
+    backends = (
+        placed("torch", 100, 0.05),
+        placed("onnxruntime", 40, 0.052),
+        placed("openvino", 20, 0.09),
+    )
+    assert recommend(replace(report, backends=backends)).backend == "onnxruntime"
+
+
+def test_nothing_is_recommended_that_no_device_can_run_or_that_loses_much(report):
+    poor = measured(report, backend_of("onnxruntime", model_ms=40, accuracy=0.5))
+    assert recommend(poor) is None
+    assert advice_lines(poor, "b") == ["No backend that a device can run loses so little accuracy."]
+    assert "Fastest with" not in markdown(poor)
+
+
+def test_it_is_given_as_a_command_and_as_code(report):
+    assert advice_lines(report, "out/yolact") == [
+        (
+            "Fastest with at most 0.01 less accuracy than torch: onnxruntime, 2.39 times as many pictures per "
+            "second, 0.000 lost."
+        ),
+        "  edgeseg run out/yolact SOURCE --backend onnxruntime --threads 2",
+        '  edgeseg_runtime.load("out/yolact", backend="onnxruntime", threads=2)',
+    ]
+    assert "Fastest with at most 0.01 less accuracy than torch" in markdown(report)

@@ -501,7 +501,7 @@ def test_bench_compares_engines_in_one_table(command, tiny, tmp_path):
     ("options", "message"),
     [
         ([], "does not record how its model was made, so the torch reference cannot be rebuilt"),
-        (["--backends", "tensorflow"], "expected some of torch, onnxruntime"),
+        (["--backends", "tensorflow"], "expected one of torch, onnxruntime"),
         (["--data", "imagenet"], "There is no data set 'imagenet'"),
     ],
     ids=["no-provenance", "backend", "data"],

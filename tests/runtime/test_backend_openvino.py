@@ -1,5 +1,6 @@
 """OpenVinoBackend: ONNX Runtime's numbers, from the same verified bytes."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from tiny_bundle import feed, tiny_model, write_bundle
 import edgeseg
 from edgeseg_runtime import load
 from edgeseg_runtime.backends import open_backend
+from edgeseg_runtime.backends import openvino as backends_openvino
+from edgeseg_runtime.backends.openvino import OpenVinoBackend
 from edgeseg_runtime.errors import (
     BackendUnavailable,
     CorruptArtifact,
@@ -25,10 +28,8 @@ from edgeseg_runtime.errors import (
 )
 from edgeseg_runtime.session import run_frame
 
-pytest.importorskip("openvino")
+openvino = pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
-
-from edgeseg_runtime.backends.openvino import OpenVinoBackend
 
 LOWEST_SCORE = 0.05
 WEIGHTS = Path(edgeseg.__file__).with_name("weights")
@@ -88,6 +89,52 @@ def test_a_device_that_is_not_there_is_an_error_and_no_silent_run_on_the_cpu(bun
     with pytest.raises(BackendUnavailable, match=r"no device 'NPU9', only .*CPU") as info:
         OpenVinoBackend(*bundle, device="NPU9")
     assert info.value.exit_code == 4
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+def test_another_precision_is_computed_in_or_refused_but_never_left_out_in_silence(
+    bundle, precision
+):
+    found = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    name = f"openvino:{precision}"
+    if {"bf16": "BF16", "f16": "FP16"}[precision] not in found:
+        with pytest.raises(BackendUnavailable, match=rf"does not compute in {precision} here"):
+            open_backend(name, *bundle)
+        return
+    with contextlib.closing(open_backend(name, *bundle)) as backend:
+        description = backend.describe()
+        assert backend.name == name
+        assert description["precision"] == precision
+        assert precision in description["num_nodes"]
+
+
+def test_a_device_that_has_the_precision_is_asked_to_compute_in_it(bundle, monkeypatch):
+    monkeypatch.setattr(backends_openvino, "_check_precision", lambda *_: None)
+    asked = []
+    compile_model = openvino.Core.compile_model
+    monkeypatch.setattr(
+        openvino.Core,
+        "compile_model",
+        lambda core, model, device, config: (
+            asked.append(config) or compile_model(core, model, device, config)
+        ),
+    )
+    open_backend("openvino:bf16", *bundle).close()
+    assert {config["INFERENCE_PRECISION_HINT"] for config in asked} == {"bf16"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("openvino:int8", {}, r"expected one of auto, .*openvino:bf16"),
+        ("onnxruntime:bf16", {}, r"expected one of auto, .*openvino:bf16"),
+        ("openvino:bf16", {"precision": "f32"}, "leave one of them out"),
+        ("openvino", {"precision": "fp8"}, "precision is 'fp8'; expected 'f32', 'bf16', 'f16'"),
+    ],
+)
+def test_precisions_that_no_backend_has_are_refused(bundle, name, options, message):
+    with pytest.raises(ValueError, match=message):
+        open_backend(name, *bundle, **options)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
     Backend              what an engine must offer: run, open_state, close
     State                what stays with an engine between the graphs of a stream
     BACKENDS             name -> "module:class", imported on first use
+    NAMED_PRECISIONS     names of a backend that computes in another precision than its graph's
     open_backend         opens one for a bundle, checks what goes in and out of it
     CheckedBackend       the wrapper that does the checking
 
@@ -40,11 +41,13 @@ from edgeseg_runtime.pickling import Unpicklable
 
 __all__ = [
     "BACKENDS",
+    "NAMED_PRECISIONS",
     "Backend",
     "BackendClass",
     "CheckedBackend",
     "State",
     "Tensors",
+    "check_name",
     "missing_graph",
     "open_backend",
 ]
@@ -57,6 +60,9 @@ BACKENDS: dict[str, str] = {
     "tensorrt": "edgeseg_runtime.tensorrt.backend:TrtBackend",
     "tensorrt_rtx": "edgeseg_runtime.tensorrt.backend:TrtRtxBackend",
 }
+
+NAMED_PRECISIONS = ("openvino:bf16", "openvino:f16")
+"""Backends that compute in another precision than the graph's; one asks for it by name."""
 
 # Never "pip install edgeseg-runtime[...]": on a Jetson that would replace JetPack's own build.
 INSTALL_HINTS: dict[str, str] = {
@@ -161,7 +167,8 @@ def open_backend(
         name: a key of `BACKENDS`, or "auto": TensorRT if the device has it together with an
             engine for this bundle or the means to build one, else onnxruntime, or openvino
             where that alone is installed. The choice is logged and stands in the `name` of what
-            is returned.
+            is returned. "openvino:bf16" and "openvino:f16" stand for openvino with that option
+            `precision`.
         folder: the bundle.
         manifest: its manifest.
         threads: threads of the engine on the CPU, or None for the engine's own choice.
@@ -179,15 +186,36 @@ def open_backend(
     path = Path(folder)
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; expected a positive number or None")
-    if name not in ("auto", *BACKENDS):
-        raise ValueError(f"backend is {name!r}; expected one of auto, {', '.join(BACKENDS)}")
-    _check_options((*_AUTO_ORDER, *_AUTO_CPU) if name == "auto" else (name,), options)
+    engine, _, precision = name.partition(":")
+    check_name(name, ("auto",))
+    if precision:
+        if "precision" in options:
+            raise ValueError(
+                f"backend is {name!r} and precision {options['precision']!r}; leave one of them out"
+            )
+        options["precision"] = precision
+    _check_options((*_AUTO_ORDER, *_AUTO_CPU) if engine == "auto" else (engine,), options)
     common = {"threads": threads, "verify": verify}
-    if name == "auto":
+    if engine == "auto":
         name, backend = _open_auto(path, manifest, common, options)
     else:
-        backend = _open(name, path, manifest, {**common, **options})
+        backend = _open(engine, path, manifest, {**common, **options})
     return CheckedBackend(name, backend, manifest, strict=strict)
+
+
+def check_name(name: str, others: Sequence[str] = ()) -> None:
+    """Do nothing if a name stands for a backend.
+
+    Args:
+        name: a key of `BACKENDS`, or one of `NAMED_PRECISIONS`.
+        others: further names that are allowed.
+
+    Raises:
+        ValueError: it does not.
+    """
+    known = (*others, *BACKENDS, *NAMED_PRECISIONS)
+    if name not in known:
+        raise ValueError(f"backend is {name!r}; expected one of {', '.join(known)}")
 
 
 def missing_graph(folder: Path, manifest: Manifest) -> str | None:

@@ -31,6 +31,9 @@ from edgeseg_runtime.pickling import Unpicklable
 
 __all__ = ["OpenVinoBackend"]
 
+_CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+"""Precision -> how OpenVINO calls it among what a device can do."""
+
 
 class OpenVinoBackend(Unpicklable):
     """Graphs that OpenVINO has compiled for one device, from verified bytes.
@@ -46,13 +49,14 @@ class OpenVinoBackend(Unpicklable):
         device: one of OpenVINO's names, such as "CPU" or "GPU" (Intel's graphics). A device that
             is not there is an error, never a silent run on another one.
         precision: arithmetic of what the graph leaves in floating point: "f32" gives what the
-            other engines give. Left to OpenVINO (None) it is bfloat16 on recent Xeons and float16
-            on graphics.
+            other engines give; "bf16" and "f16" are faster where the processor has them. Left to
+            OpenVINO (None) it is bfloat16 on recent Xeons and EPYCs and float16 on ARM and graphics.
         allow_operators: operators that the caller vouches for, see `onnx.check.check_graph`.
 
     Raises:
         BundleError: if the model is missing, damaged, or holds what no bundle may hold.
-        BackendUnavailable: if there is no such device.
+        BackendUnavailable: if there is no such device, or it does not compute in that precision.
+        ValueError: if there is no such precision.
         EngineBuildError: if OpenVINO cannot run the model.
         OutOfMemory: if memory is exhausted.
         ImportError: if openvino is not installed.
@@ -69,6 +73,9 @@ class OpenVinoBackend(Unpicklable):
         precision: str | None = "f32",
         allow_operators: Collection[str] = (),
     ) -> None:
+        if precision not in (None, *_CAPABILITIES):
+            known = ", ".join(map(repr, _CAPABILITIES))
+            raise ValueError(f"precision is {precision!r}; expected {known} or None")
         openvino = import_library("openvino")
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if precision is not None:
@@ -77,6 +84,10 @@ class OpenVinoBackend(Unpicklable):
             config["INFERENCE_NUM_THREADS"] = threads
         core = openvino.Core()
         _check_device(device, core.available_devices)
+        if precision is not None:
+            _check_precision(
+                precision, device, core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+            )
         self._graphs = manifest.graphs
         self._models: dict[str, Any] = {}
         for name, graph in manifest.graphs.items():
@@ -87,6 +98,9 @@ class OpenVinoBackend(Unpicklable):
             onnx = inline_functions(onnx, file=file)
             with _translated(f"cannot run {file}", EngineBuildError):
                 self._models[name] = core.compile_model(core.read_model(onnx), device, config)
+        # What was asked for is a hint to OpenVINO; this is what it does.
+        used = next(iter(self._models.values())).get_property("INFERENCE_PRECISION_HINT")
+        self._precision: str = used.get_type_name()
         self._make_tensor = openvino.Tensor
         self._version: str = openvino.__version__.partition("-")[0]
         self._lock = threading.Lock()
@@ -187,6 +201,7 @@ class OpenVinoBackend(Unpicklable):
             "engine": "openvino",
             "version": self._version,
             "provider": ", ".join(models[0].get_property("EXECUTION_DEVICES")) if models else None,
+            "precision": self._precision,
             "num_nodes": dict(counts.most_common()),
             "threads": models[0].get_property("INFERENCE_NUM_THREADS") if models else None,
         }
@@ -243,6 +258,16 @@ def _check_device(wanted: str, available: list[str]) -> None:
         raise BackendUnavailable(
             f"OpenVINO here has no device {wanted!r}, only {', '.join(available)}. Install the "
             "driver of that device, or leave `device` out to run on the CPU."
+        )
+
+
+def _check_precision(wanted: str, device: str, found: Sequence[str]) -> None:
+    # OpenVINO takes the hint for what the device lacks, and computes in float32 in silence.
+    if wanted != "f32" and _CAPABILITIES[wanted] not in found:
+        raise BackendUnavailable(
+            f"OpenVINO's device {device} does not compute in {wanted} here: it has {', '.join(found)}. "
+            "bf16 needs a processor with avx512_bf16 or amx_bf16, f16 one with amx_fp16 or ARM's fp16; "
+            "openvino without a precision computes in float32 everywhere."
         )
 
 

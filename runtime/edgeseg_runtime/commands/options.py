@@ -43,7 +43,7 @@ RUN_HELP: Mapping[str, str] = {
     "out": "Folder of the results.",
     "overwrite": "Replace files of earlier results in that folder.",
     "recursive": "Read the folders in a folder too.",
-    "backend": "auto, onnxruntime, openvino, tensorrt or tensorrt_rtx.",
+    "backend": "auto, onnxruntime, openvino (openvino:bf16, openvino:f16), tensorrt or tensorrt_rtx.",
     "score": "Leave out less sure ones.",
     "reconnect": "Attempts in a row to reopen a camera; no end if left out.",
     "scene_cut": "Of a video model: a key frame where the picture changes by so many grey levels; 25 is usual.",
