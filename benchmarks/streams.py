@@ -44,6 +44,8 @@ PICTURE_SIZE = 720, 1280
 SCORE = 0.3
 WAYS = ("loop", "stream", "read", "compute", "write")
 SOAK_SAMPLES = 200
+SOAK_IMAGE_SIZE, SOAK_PICTURE_SIZE = (64, 64), (144, 256)
+"""Small, so that many frames take minutes."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        model = edgeseg.create_model(MODEL, weights="shapes")
+        size = None if arguments.soak is None else SOAK_IMAGE_SIZE
+        model = edgeseg.create_model(MODEL, weights="shapes", image_size=size)
         folder = edgeseg.export_bundle(model, place / "bundle", num_images=1)
         if arguments.soak is None:
             found: Any = list(measurements(folder, place, arguments.frames, arguments.rounds))
@@ -74,7 +77,7 @@ def main() -> None:
         document = {
             "environment": dataclasses.asdict(read_environment()),
             "model": MODEL,
-            "picture_size": PICTURE_SIZE,
+            "picture_size": PICTURE_SIZE if arguments.soak is None else SOAK_PICTURE_SIZE,
             "cores": len(usable_cores()),
             "measurements": found,
         }
@@ -218,10 +221,10 @@ def report(
 # ---------------------------------------------------------------- sources
 
 
-def scenes(count: int) -> Iterator[Image]:
-    """Yields drawn pictures of the size of a camera's, four of the data set's in each."""
+def scenes(count: int, size: tuple[int, int] = PICTURE_SIZE) -> Iterator[Image]:
+    """Yields drawn pictures of a size, such as that of a camera's, four of the data set's in each."""
     dataset = open_dataset("shapes", limit=min(4 * count, 80))
-    height, width = PICTURE_SIZE
+    height, width = size
     for number in range(count):
         parts = [dataset[(4 * number + k) % len(dataset)].image for k in range(4)]
         half = [cv2.resize(part, (width // 2, height // 2)) for part in parts]
@@ -229,12 +232,11 @@ def scenes(count: int) -> Iterator[Image]:
         yield np.ascontiguousarray(picture.astype(np.uint8))
 
 
-def video(place: Path, count: int) -> Path:
+def video(place: Path, count: int, size: tuple[int, int] = PICTURE_SIZE) -> Path:
     """Writes a video and returns its path."""
     path = place / "scenes.mp4"
-    size = PICTURE_SIZE[::-1]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, size)
-    for picture in scenes(count):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, size[::-1])
+    for picture in scenes(count, size):
         writer.write(picture)
     writer.release()
     return path
@@ -273,7 +275,7 @@ class Repeated(Source):
 def soak(folder: Path, place: Path, count: int) -> dict[str, Any]:
     """Returns the memory of a process in the course of a stream whose results are drawn, and its slope."""
     used: list[tuple[int, int]] = []
-    source = Repeated(video(place, 60), count)
+    source = Repeated(video(place, 60, SOAK_PICTURE_SIZE), count)
     with edgeseg_runtime.load(folder, backend="onnxruntime", threads=1) as predictor:
         for frame, found in predictor.stream_frames(source):
             found.filter(score=SCORE).draw(frame.image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Generator
 from types import TracebackType
@@ -17,7 +16,7 @@ from edgeseg_runtime.picture.sources import Frame, Name, Source
 from edgeseg_runtime.predictor import Predictor, StageClock, StageTimes
 from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.session import Probe, Session
-from edgeseg_runtime.streaming import OpenStreams, results_of_source
+from edgeseg_runtime.streaming import OpenStreams, results_of_source, without_frames
 from edgeseg_runtime.tracking import Tracker, check_trackable
 
 __all__ = ["FacePipeline", "FaceSession"]
@@ -127,11 +126,9 @@ class FacePipeline:
         tracker: Tracker[Instances] | None = None,
     ) -> Generator[Instances, None, None]:
         """Yield the result of every frame of a source; see `stream_frames`, which yields the frames too."""
-        with contextlib.closing(
+        return without_frames(
             self.stream_frames(source, stop=stop, scene_cut=scene_cut, tracker=tracker)
-        ) as frames:
-            for _, found in frames:
-                yield found
+        )
 
     def stream_frames(
         self,

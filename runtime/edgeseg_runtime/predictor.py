@@ -26,7 +26,7 @@ from edgeseg_runtime.picture.scene_cuts import SceneCuts
 from edgeseg_runtime.picture.sources import Frame, Name, Source
 from edgeseg_runtime.results import Instances, Result
 from edgeseg_runtime.session import Probe, Route, Routes, Session
-from edgeseg_runtime.streaming import OpenStreams, results_of_source
+from edgeseg_runtime.streaming import OpenStreams, results_of_source, without_frames
 from edgeseg_runtime.tasks import RegionTask, Task, create_task
 from edgeseg_runtime.tracking import Tracker, check_trackable
 
@@ -253,11 +253,9 @@ class Predictor(Generic[Found]):
         tracker: Tracker[Found] | None = None,
     ) -> Generator[Found, None, None]:
         """Yield the result of every frame of a source; see `stream_frames`, which yields the frames too."""
-        with contextlib.closing(
+        return without_frames(
             self.stream_frames(source, stop=stop, scene_cut=scene_cut, batch=batch, tracker=tracker)
-        ) as frames:
-            for _, result in frames:
-                yield result
+        )
 
     def stream_frames(
         self,

@@ -23,7 +23,7 @@ from edgeseg_runtime.tracking import Tracker
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Model", "OpenStreams", "Stream", "results_of_source"]
+__all__ = ["Model", "OpenStreams", "Stream", "results_of_source", "without_frames"]
 
 MAX_WAITING = 4
 """Frames that wait for the model, and results that wait for the caller, at most."""
@@ -150,6 +150,15 @@ def results_of_source(
         )
     together = session if isinstance(session, BatchSession) else _OneByOne(session)
     return _results(_Line(opened, together, batch, tracker, stop), streams)
+
+
+def without_frames(
+    pairs: Generator[tuple[Frame, Found], None, None],
+) -> Generator[Found, None, None]:
+    """Yield the results of a stream alone, and close it."""
+    with contextlib.closing(pairs):
+        for _, found in pairs:
+            yield found
 
 
 def _results(
