@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import resource
 import statistics
@@ -118,7 +119,7 @@ def measured(
         order = list(ways) if number % 2 == 0 else list(reversed(ways))
         for way in order:
             with tempfile.TemporaryDirectory(dir=place) as out:
-                sample = timed(lambda call=ways[way], out=out: call(Path(out)))
+                sample = timed(functools.partial(ways[way], Path(out)))
             if number:
                 samples[way].append(sample)
     return samples
