@@ -15,10 +15,12 @@ from edgeseg_runtime.pipelines import FacePipeline, FaceSession
 from edgeseg_runtime.predictor import Predictor, StageTimes, load
 from edgeseg_runtime.results import Instances, Landmarks, Panoptic, Polygon, Result, Style
 from edgeseg_runtime.session import Probe, Session
+from edgeseg_runtime.tracking import ByteTracker, Tracker
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ByteTracker",
     "EdgesegError",
     "FacePipeline",
     "FaceSession",
@@ -35,6 +37,7 @@ __all__ = [
     "Source",
     "StageTimes",
     "Style",
+    "Tracker",
     "__version__",
     "load",
 ]

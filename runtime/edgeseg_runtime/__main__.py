@@ -147,6 +147,8 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score", type=_share, default=0.3, help=RUN_HELP["score"])
     parser.add_argument("--reconnect", type=_count_from(0), help=RUN_HELP["reconnect"])
     parser.add_argument("--scene-cut", type=float, help=RUN_HELP["scene_cut"])
+    parser.add_argument("--batch", type=_count_from(1), default=1, help=RUN_HELP["batch"])
+    parser.add_argument("--track", action="store_true", help=RUN_HELP["track"])
     parser.add_argument("--then", type=Path, metavar="LANDMARKS", help=RUN_HELP["then"])
     _add_switch(parser, "draw", RUN_HELP["draw"])
     _add_switch(parser, "draw-labels", RUN_HELP["draw_labels"])

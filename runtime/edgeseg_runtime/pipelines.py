@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any
 
@@ -16,7 +16,8 @@ from edgeseg_runtime.picture.sources import Frame, Name, Source
 from edgeseg_runtime.predictor import Predictor, StageClock, StageTimes
 from edgeseg_runtime.results import Instances, Landmarks
 from edgeseg_runtime.session import Probe, Session
-from edgeseg_runtime.streaming import results_of_source
+from edgeseg_runtime.streaming import OpenStreams, results_of_source, without_frames
+from edgeseg_runtime.tracking import Tracker, check_trackable
 
 __all__ = ["FacePipeline", "FaceSession"]
 
@@ -53,6 +54,7 @@ class FacePipeline:
         self.detector = detector
         self.landmarks = landmarks
         self.score = score
+        self._streams = OpenStreams()
 
     @property
     def manifest(self) -> Manifest:
@@ -121,10 +123,12 @@ class FacePipeline:
         *,
         stop: threading.Event | None = None,
         scene_cut: float | None = None,
-    ) -> Iterator[Instances]:
-        """Yield the result of every frame of a source; see `stream_frames` for the frames too."""
-        for _, found in self.stream_frames(source, stop=stop, scene_cut=scene_cut):
-            yield found
+        tracker: Tracker[Instances] | None = None,
+    ) -> Generator[Instances, None, None]:
+        """Yield the result of every frame of a source; see `stream_frames`, which yields the frames too."""
+        return without_frames(
+            self.stream_frames(source, stop=stop, scene_cut=scene_cut, tracker=tracker)
+        )
 
     def stream_frames(
         self,
@@ -133,10 +137,23 @@ class FacePipeline:
         stop: threading.Event | None = None,
         probe: Probe | None = None,
         scene_cut: float | None = None,
-    ) -> Iterator[tuple[Frame, Instances]]:
-        """Yield every frame of a source with its result; see `Predictor.stream_frames`."""
+        batch: int = 1,
+        tracker: Tracker[Instances] | None = None,
+    ) -> Generator[tuple[Frame, Instances], None, None]:
+        """Yield every frame of a source with its result; see `Predictor.stream_frames`.
+
+        Raises:
+            SourceError: if there is nothing to read; at once, not on the first frame.
+            ValueError: for a batch of more than one picture, or what else does not fit; at once, too.
+        """
+        if batch != 1:
+            raise ValueError(
+                f"batch is {batch}; expected 1: models in a row take one picture at a time"
+            )
+        if tracker is not None:
+            check_trackable(self.manifest)
         session = self.session(probe=probe, scene_cut=scene_cut)
-        return results_of_source(source, session, stop=stop)
+        return results_of_source(source, session, stop=stop, tracker=tracker, streams=self._streams)
 
     def _faces(self, found: Instances) -> Instances:
         """Return those that the landmark model looks at."""
@@ -155,7 +172,8 @@ class FacePipeline:
         )
 
     def close(self) -> None:
-        """Free both engines; calling it twice is allowed."""
+        """End its streams and free both engines; calling it twice is allowed."""
+        self._streams.close()
         self.detector.close()
         self.landmarks.close()
 

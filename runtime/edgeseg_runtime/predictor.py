@@ -7,7 +7,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Backend, CheckedBackend, Tensors, open_backend
+from edgeseg_runtime.batches import BatchSession, check_batch
 from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.pickling import Origin
 from edgeseg_runtime.picture.geometry import FAR, Box, Geometry
@@ -25,8 +26,9 @@ from edgeseg_runtime.picture.scene_cuts import SceneCuts
 from edgeseg_runtime.picture.sources import Frame, Name, Source
 from edgeseg_runtime.results import Instances, Result
 from edgeseg_runtime.session import Probe, Route, Routes, Session
-from edgeseg_runtime.streaming import results_of_source
+from edgeseg_runtime.streaming import OpenStreams, results_of_source, without_frames
 from edgeseg_runtime.tasks import RegionTask, Task, create_task
+from edgeseg_runtime.tracking import Tracker, check_trackable
 
 __all__ = ["Boxes", "Predictor", "StageTimes", "load"]
 
@@ -85,6 +87,7 @@ class Predictor(Generic[Found]):
         self._lock = threading.Lock()
         self._is_open = True
         self._idle: list[Session[Found]] = []
+        self._streams = OpenStreams()
 
     @property
     def task(self) -> Task[Found]:
@@ -246,10 +249,13 @@ class Predictor(Generic[Found]):
         *,
         stop: threading.Event | None = None,
         scene_cut: float | None = None,
-    ) -> Iterator[Found]:
-        """Yield the result of every frame of a source; see `stream_frames` for the frames too."""
-        for _, result in self.stream_frames(source, stop=stop, scene_cut=scene_cut):
-            yield result
+        batch: int = 1,
+        tracker: Tracker[Found] | None = None,
+    ) -> Generator[Found, None, None]:
+        """Yield the result of every frame of a source; see `stream_frames`, which yields the frames too."""
+        return without_frames(
+            self.stream_frames(source, stop=stop, scene_cut=scene_cut, batch=batch, tracker=tracker)
+        )
 
     def stream_frames(
         self,
@@ -258,8 +264,15 @@ class Predictor(Generic[Found]):
         stop: threading.Event | None = None,
         probe: Probe | None = None,
         scene_cut: float | None = None,
-    ) -> Iterator[tuple[Frame, Found]]:
-        """Yield every frame of a source with its result, in one session.
+        batch: int = 1,
+        tracker: Tracker[Found] | None = None,
+    ) -> Generator[tuple[Frame, Found], None, None]:
+        """Yield every frame of a source with its result, in order and in one session.
+
+        Reading, computing and what the caller does with the results go on at the same time, in threads
+        that end with the generator. Of pictures and videos every frame comes; of a camera or network
+        stream the newest one each time: older ones are dropped, and counted in `Source.num_dropped`.
+        An error comes after the results of the frames before it. `Frame.age_ms` says how old a frame is.
 
         A model of videos takes the source as one clip, the pictures of a folder in the order of their
         names. It begins anew where the size of the pictures changes and where a camera was opened
@@ -269,18 +282,62 @@ class Predictor(Generic[Found]):
             source: a `Source`, or what one is made of: a picture, folder, pattern, video, camera
                 number or URL. Damaged frames are skipped and counted there.
             stop: ends the stream after the current frame when it is set; so does that of a `Source`.
-            probe: is told every step, for clocks and tests.
+            probe: is told every step, for clocks and tests, in the thread that computes.
             scene_cut: see `session`.
+            batch: compute so many frames at a time, see `batch`; not of cameras.
+            tracker: follows what is found, such as a `ByteTracker`: the results get `track_ids`.
 
         Raises:
             SourceError: if there is nothing to read; at once, not on the first frame.
-            ValueError: if there is a `scene_cut`, and the model has no key frames.
+            ValueError: if there is a `scene_cut`, a `batch` or a `tracker` that the model or the source
+                has no use for; at once, too.
         """
-        session = self.session(probe=probe, scene_cut=scene_cut)
-        return results_of_source(source, session, stop=stop)
+        if tracker is not None:
+            check_trackable(self.manifest)
+        session: Session[Found] | BatchSession[Found]
+        if batch == 1:
+            session = self.session(probe=probe, scene_cut=scene_cut)
+        elif scene_cut is None:
+            session = self._batches(batch, probe)
+        else:
+            raise ValueError(
+                f"batch is {batch} and scene_cut {scene_cut}: models with key frames take no batch"
+            )
+        return results_of_source(
+            source, session, stop=stop, batch=batch, tracker=tracker, streams=self._streams
+        )
+
+    def batch(self, images: Iterable[Image]) -> list[Found]:
+        """Return what the model finds in each of several pictures, which may differ in size.
+
+        They go through the engine together, as many at a time as are given (an engine of TensorRT takes
+        the number that it was built for, and is filled up). The results are those of single calls
+        but for rounding.
+
+        Args:
+            images: pictures (H, W, 3) uint8, channels B, G, R.
+
+        Raises:
+            ImageError: if a picture has another layout.
+            BackendError: if the engine fails.
+            OutOfMemory: if so many do not fit into memory.
+            ValueError: if the predictor is closed, the bundle was exported without --dynamic-batch, or the
+                model is one of videos.
+        """
+        given = list(images)
+        with self._batches(max(len(given), 1), None) as together:
+            return together(given)
+
+    def _batches(self, size: int, probe: Probe | None) -> BatchSession[Found]:
+        if size < 1:
+            raise ValueError(f"batch is {size}; expected at least 1")
+        for view in self.manifest.views:
+            check_batch(view)
+        return BatchSession(self._routes.choose, probe=probe)
 
     def close(self) -> None:
-        """Free the engines; calling it twice is allowed."""
+        """End its streams and free the engines; calling it twice is allowed."""
+        self._streams.close()
         with self._lock:
             self._is_open = False
             idle, self._idle = self._idle, []

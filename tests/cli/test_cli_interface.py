@@ -35,7 +35,7 @@ COMMANDS = {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",
         "--no-save-json", "--threads", "--engines", "--reconnect", "--scene-cut", "--surfaces", "--iuv", "--overwrite",
         "--recursive", "--then", "--draw-labels", "--no-draw-labels", "--draw-scores", "--no-draw-scores",
-        "--colours", "--keypoint-score", "--line-width", "--save-lines",
+        "--colours", "--keypoint-score", "--line-width", "--save-lines", "--batch", "--track",
     },
     "inspect": {"PATH"},
     "doctor": set(),

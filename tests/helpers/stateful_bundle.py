@@ -6,10 +6,13 @@ tell whether the state is the right one.
     key_step    every fifth frame the graph `key` writes the state, in the others `step` reads it
     seed_main   `seed` writes the state in the first frame, `main` reads and writes it in every one
     staged      `detect` finds as many things as the picture is bright, `mask` runs once for each
+    batched     the same with a free batch axis; not one of `KINDS`
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 
@@ -166,34 +169,40 @@ def _seed_main(shape):
     return graphs, Schedule(first=("seed", "main"), then=("main",)), {"seed": seed, "main": main}
 
 
-def _staged(shape):
+def _staged(shape, *, batch=1):
+    def of_batch(spec):
+        return dataclasses.replace(spec, shape=(batch, *spec.shape[1:]))
+
     detect, mask = Nodes(), Nodes()
     level = detect.mean(detect("Identity", detect.pooled(), name="features"))
-    detect("Mul", detect("Reshape", level, np.array([1, 1, 1])), BOXES, name="boxes")
+    detect("Mul", detect("Reshape", level, np.array([-1, 1, 1])), BOXES, name="boxes")
     # Of a level of r / K the first r scores are above 0.
-    found = detect("Mul", detect("Reshape", level, np.array([1, 1])), np.float32(K))
+    found = detect("Mul", detect("Reshape", level, np.array([-1, 1])), np.float32(K))
     above = detect("Sub", found, np.arange(K, dtype=np.float32)[None])
     detect(
         "Clip", detect("Mul", above, np.float32(1 / K)), np.float32(0), np.float32(1), name="scores"
     )
-    detect("Identity", np.ones((1, K), np.int32), name="labels")
+    ones = detect("Add", detect("Mul", "scores", np.float32(0)), np.float32(1))
+    detect("Cast", ones, name="labels", to=TensorProto.INT32)
     width = mask.mean("boxes", axes=(2,), keepdims=0)
     rows = mask(
         "Mul", mask("Unsqueeze", width, np.array([2, 3])), np.full((1, 1, M, M), 0.02, np.float32)
     )
     mask("Add", rows, mask.mean("features"), name="masks")
-    free = TensorSpec(name="boxes", dtype="float32", shape=(1, -1, 4))
     graphs = {
         "detect": Graph(
             artifact="detect",
-            inputs=(IMAGE,),
-            outputs=(*DETECTIONS, _map("features")),
+            inputs=(of_batch(IMAGE),),
+            outputs=tuple(map(of_batch, (*DETECTIONS, _map("features")))),
             kept=("features",),
         ),
         "mask": Graph(
             artifact="mask",
-            inputs=(_map("features"), free),
-            outputs=(TensorSpec(name="masks", dtype="float32", shape=(1, -1, M, M)),),
+            inputs=(
+                of_batch(_map("features")),
+                TensorSpec(name="boxes", dtype="float32", shape=(batch, -1, 4)),
+            ),
+            outputs=(TensorSpec(name="masks", dtype="float32", shape=(batch, -1, M, M)),),
             takes={"features": "detect.features", "boxes": "detect.boxes"},
             rows=Rows(counts="scores", maximum=K, buckets=(1, 4, K)),
         ),
@@ -202,11 +211,16 @@ def _staged(shape):
     return graphs, Schedule(first=order, then=order), {"detect": detect, "mask": mask}
 
 
-_MAKERS = {"key_step": _key_step, "seed_main": _seed_main, "staged": _staged}
+_MAKERS = {
+    "key_step": _key_step,
+    "seed_main": _seed_main,
+    "staged": _staged,
+    "batched": functools.partial(_staged, batch=-1),
+}
 
 
 def write_stateful_bundle(folder: Path, kind: str, *, memory: tuple[int, ...] = MEMORY) -> Manifest:
-    """Write a bundle of one of `KINDS` and return its manifest."""
+    """Write a bundle of one of `KINDS`, or "batched", and return its manifest."""
     graphs, schedule, nodes = _MAKERS[kind](memory)
     folder.mkdir(parents=True, exist_ok=True)
     artifacts = {}
@@ -223,7 +237,7 @@ def write_stateful_bundle(folder: Path, kind: str, *, memory: tuple[int, ...] = 
         graphs=graphs,
         schedule=schedule,
         preprocess=Preprocess(height=HEIGHT, width=WIDTH, resize="stretch"),
-        postprocess={"mask_paste": "expanded_box"} if kind == "staged" else {},
+        postprocess={"mask_paste": "expanded_box"} if kind in {"staged", "batched"} else {},
         labels=("__background__", "thing"),
         category_ids=(0, 1),
         artifacts=artifacts,
@@ -260,5 +274,5 @@ def expected(kind: str, frames: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _value_info(spec):
-    shape = ["rows" if size == -1 else size for size in spec.shape]
+    shape = [f"free_{axis}" if size == -1 else size for axis, size in enumerate(spec.shape)]
     return helper.make_tensor_value_info(spec.name, _TYPES[spec.dtype], shape)

@@ -244,6 +244,12 @@ class CheckedBackend(Unpicklable):
         self.strict = strict
         self._is_closed = False
 
+    @property
+    def batch_size(self) -> int | None:
+        """How many pictures a free batch axis takes in every run; None for any number."""
+        size: int | None = getattr(self.backend, "batch_size", None)
+        return size
+
     def run(
         self,
         inputs: Tensors,

@@ -47,6 +47,8 @@ RUN_HELP: Mapping[str, str] = {
     "score": "Leave out less sure ones.",
     "reconnect": "Attempts in a row to reopen a camera; no end if left out.",
     "scene_cut": "Of a video model: a key frame where the picture changes by so many grey levels; 25 is usual.",
+    "batch": "Frames that are computed at a time, by a bundle that was exported with --dynamic-batch.",
+    "track": "Give objects identities over the frames, by ByteTrack (pip install trackers).",
     "draw": "Write annotated pictures or a video.",
     "surfaces": "How surfaces are drawn: parts, u, v, contours or iuv.",
     "iuv": "Of surfaces: write NAME_iuv.png beside each picture's results, red part, green u, blue v.",

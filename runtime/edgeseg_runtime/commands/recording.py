@@ -13,6 +13,7 @@ from pathlib import Path
 from edgeseg_runtime.bundle.files import listed
 from edgeseg_runtime.commands.writing import (
     LINES,
+    LIVE_FRAMES_PER_SECOND,
     PREDICTIONS,
     Drawing,
     JsonLines,
@@ -21,10 +22,11 @@ from edgeseg_runtime.commands.writing import (
     file_names,
 )
 from edgeseg_runtime.outputs import OutputFolder
-from edgeseg_runtime.picture.sources import Source
+from edgeseg_runtime.picture.sources import Frame, Source
 from edgeseg_runtime.predictor import StageClock
 from edgeseg_runtime.progress import Progress
 from edgeseg_runtime.streaming import Model
+from edgeseg_runtime.tracking import ByteTracker
 
 __all__ = [
     "Outcome",
@@ -43,6 +45,7 @@ class Outcome:
     Attributes:
         num_frames: frames that were predicted.
         num_skipped: frames that could not be decoded.
+        num_dropped: frames of cameras and network streams that were dropped because newer ones had come.
         num_missing: frames that headers of videos promised and that did not come.
         left_out: files of folders and patterns that are not pictures.
         num_detections: over all frames, from the chosen score on.
@@ -51,12 +54,17 @@ class Outcome:
         num_shrunk: frames that fit into no shape of the bundle and lost scale.
         was_interrupted: whether a signal ended the run early.
         seconds: that the frames took, from the first one's reading to the last one's writing.
-        stage_ms: milliseconds of a frame on average: read, preprocess, model, postprocess, write.
+        stage_ms: milliseconds of a frame on average: read, preprocess, model, postprocess, write. Reading,
+            what lies between, and writing go on at the same time, so that the sum may be more than a
+            frame took.
+        age_ms: how old frames of cameras and network streams were when they were written, "mean" and
+            "max"; empty without any.
         files: what was written, in order.
     """
 
     num_frames: int = 0
     num_skipped: int = 0
+    num_dropped: int = 0
     num_missing: int = 0
     left_out: list[str] = field(default_factory=list)
     num_detections: int = 0
@@ -66,6 +74,7 @@ class Outcome:
     was_interrupted: bool = False
     seconds: float = 0.0
     stage_ms: dict[str, float] = field(default_factory=dict)
+    age_ms: dict[str, float] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
 
 
@@ -105,6 +114,8 @@ def record(
     stop: threading.Event,
     progress: Progress,
     scene_cut: float | None = None,
+    batch: int = 1,
+    is_tracked: bool = False,
 ) -> Outcome:
     """Predict every frame of the sources and write the results into a folder.
 
@@ -125,20 +136,32 @@ def record(
         stop: ends the run after the current frame when it is set.
         progress: called as progress(stage, done, total); the total of a camera is 0.
         scene_cut: see `Predictor.session`.
+        batch: frames that are computed at a time, see `Predictor.batch`.
+        is_tracked: give what is found identities, those of each source its own.
 
     Raises:
-        ValueError: there is a `scene_cut` or a `drawing` that does not fit the model.
+        ValueError: there is a `scene_cut`, `batch`, tracking or a `drawing` that does not fit the model.
+        ModuleNotFoundError: the library for tracking is not installed.
         SourceError: a source gives no frames (any more).
         RecordingError: OpenCV cannot encode, or what it wrote cannot be read again.
         FileExistsError: a file that is not to be replaced has appeared in the folder.
         OSError: the folder cannot be written.
     """
-    predictor.session(scene_cut=scene_cut).close()  # refused before anything is written
     drawing.check(predictor.manifest)
+    clock = _Clock()
+    streams = [  # what does not fit is refused before anything is written
+        predictor.stream_frames(
+            source,
+            probe=clock.stages,
+            scene_cut=scene_cut,
+            batch=batch,
+            tracker=_tracker(source) if is_tracked else None,
+        )
+        for source in sources
+    ]
     outcome = Outcome(left_out=[path for source in sources for path in source.left_out])
     expected = [source.num_frames or 0 for source in sources]
     num_expected = sum(expected) if all(expected) else 0
-    clock = _Clock()
     with contextlib.ExitStack() as stack:
         stack.callback(_count, outcome, sources, clock)
         stack.enter_context(outputs)
@@ -146,13 +169,13 @@ def record(
         lines = stack.enter_context(JsonLines(outputs)) if writes_lines else None
         first_id = next_id = 0
         progress("predict", 0, num_expected)
-        for source, canvas in zip(sources, canvases(sources, outputs, drawing), strict=True):
-            with canvas:
-                frames = predictor.stream_frames(source, probe=clock.stages, scene_cut=scene_cut)
-                for frame, found in frames:
+        painters = canvases(sources, outputs, drawing)
+        for source, stream, canvas in zip(sources, streams, painters, strict=True):
+            with canvas, contextlib.closing(stream) as pairs:
+                for frame, found in pairs:
                     kept = found.filter(score=score)
                     image_id = first_id + frame.index
-                    with clock.writing():
+                    with clock.writing(frame, is_live=source.kind == "live"):
                         canvas.add(frame, kept)
                         if results is not None:
                             outcome.num_nonfinite += results.add(image_id, frame, kept)
@@ -179,13 +202,19 @@ def lines_from_outcome(outcome: Outcome, *, backend: str, score: float) -> list[
         f"{outcome.num_frames} frames on {backend}, {outcome.num_detections} detections from score "
         f"{score} on, {outcome.num_skipped} frames skipped"
     )
+    if outcome.num_dropped:
+        done += f", {outcome.num_dropped} dropped because newer ones had come"
     if outcome.left_out:
         done += f", {len(outcome.left_out)} files left out: {listed(outcome.left_out)}"
     if not outcome.num_frames:
         return [done]
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in outcome.stage_ms.items())
     speed = f"{outcome.num_frames / outcome.seconds:.1f} frames per second"
-    return [done, f"{outcome.seconds:.1f} s, {speed}; ms of a frame: {stages}"]
+    lines = [done, f"{outcome.seconds:.1f} s, {speed}; ms of a frame: {stages}"]
+    if outcome.age_ms:
+        mean, most = outcome.age_ms["mean"], outcome.age_ms["max"]
+        lines.append(f"frames were {mean:.1f} ms old when they were written, {most:.1f} at most")
+    return lines
 
 
 def problem_of_outcome(outcome: Outcome) -> str | None:
@@ -200,11 +229,17 @@ def problem_of_outcome(outcome: Outcome) -> str | None:
     return None
 
 
+def _tracker(source: Source) -> ByteTracker:
+    return ByteTracker(frames_per_second=source.frames_per_second or LIVE_FRAMES_PER_SECOND)
+
+
 def _count(outcome: Outcome, sources: Sequence[Source], clock: _Clock) -> None:
     outcome.num_skipped = sum(source.num_skipped for source in sources)
+    outcome.num_dropped = sum(source.num_dropped for source in sources)
     outcome.num_missing = sum(source.num_missing for source in sources)
     outcome.seconds = clock.seconds
     outcome.stage_ms = clock.stage_ms()
+    outcome.age_ms = clock.age_ms()
 
 
 class _Clock:
@@ -213,16 +248,23 @@ class _Clock:
     def __init__(self) -> None:
         self.stages = StageClock()
         self._begin_s = self._end_s = time.perf_counter()
-        self._write_s = 0.0
-        self._num_frames = 0
+        self._read_ms = self._write_ms = 0.0
+        self._num_frames = self._num_live = 0
+        self._age_ms = self._max_age_ms = 0.0
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self, frame: Frame, *, is_live: bool) -> Iterator[None]:
         begin_s = time.perf_counter()
         yield
         self._end_s = time.perf_counter()
-        self._write_s += self._end_s - begin_s
+        self._write_ms += 1e3 * (self._end_s - begin_s)
+        self._read_ms += frame.read_ms
         self._num_frames += 1
+        if is_live:
+            age_ms = frame.age_ms
+            self._num_live += 1
+            self._age_ms += age_ms
+            self._max_age_ms = max(self._max_age_ms, age_ms)
 
     @property
     def seconds(self) -> float:
@@ -232,15 +274,21 @@ class _Clock:
         """Return the mean of each stage; nothing where there was no frame."""
         if not self._num_frames:
             return {}
-        times, write_ms = self.stages.times(), 1e3 * self._write_s
+        times = self.stages.times()
         sums_ms = {
-            "read": 1e3 * self.seconds - times.total_ms - write_ms,
+            "read": self._read_ms,
             "preprocess": times.preprocess_ms,
             "model": times.model_ms,
             "postprocess": times.postprocess_ms,
-            "write": write_ms,
+            "write": self._write_ms,
         }
         return {stage: sum_ms / self._num_frames for stage, sum_ms in sums_ms.items()}
+
+    def age_ms(self) -> dict[str, float]:
+        """Return mean and maximum of the ages of live frames; nothing where there was none."""
+        if not self._num_live:
+            return {}
+        return {"mean": self._age_ms / self._num_live, "max": self._max_age_ms}
 
 
 @contextlib.contextmanager

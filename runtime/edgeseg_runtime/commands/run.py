@@ -25,6 +25,7 @@ from edgeseg_runtime.picture.sources import open_sources
 from edgeseg_runtime.pipelines import FacePipeline
 from edgeseg_runtime.predictor import Predictor, load
 from edgeseg_runtime.results.style import DrawOptions
+from edgeseg_runtime.tensorrt.key import EngineOptions
 
 __all__ = ["run"]
 
@@ -41,6 +42,8 @@ def run(
     score: float = 0.3,
     reconnect: int | None = None,
     scene_cut: float | None = None,
+    batch: int = 1,
+    track: bool = False,
     then: Path | None = None,
     draw: bool = True,
     draw_labels: bool = True,
@@ -79,6 +82,8 @@ def run(
     options: dict[str, Any] = {"backend": backend, "threads": threads}
     if engines is not None:
         options["engines_folder"] = engines
+    if batch > 1 and (backend == "auto" or backend.startswith("tensorrt")):
+        options["options"] = EngineOptions(batch=batch)
     with terminal.progress() as progress, stop_on_signals() as stop:
         frames = open_sources(sources, stop=stop, max_reconnects=reconnect, recursive=recursive)
         outputs = output_folder(
@@ -98,6 +103,8 @@ def run(
                 outputs,
                 score=score,
                 scene_cut=scene_cut,
+                batch=batch,
+                is_tracked=track,
                 drawing=drawing,
                 writes_json=save_json,
                 writes_lines=save_lines,

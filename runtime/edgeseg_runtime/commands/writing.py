@@ -403,18 +403,33 @@ class _Video(Canvas):
         if self._writer is None:
             return
         self._writer.release()
-        num_found = _num_frames(self._partial)
-        if num_found == self._num_frames:
+        if _is_whole(self._partial, self._num_frames):
             self.files.append(self._outputs.finish(self._partial))
         elif error is None:
+            num_found = _num_frames(self._partial)
             raise RecordingError(
                 f"{self._path} cannot be written: {_obstacle(self._partial)}; of {self._num_frames} "
                 f"frames {num_found} could be read again. Nothing is kept of it"
             )
 
 
+def _is_whole(path: Path, num_frames: int) -> bool:
+    """Tell whether a video has its index, at its end, with so many frames, and the last one decodes.
+
+    OpenCV does not tell of a full disk. After a write that failed FFmpeg writes nothing more, so that
+    what a disk could not take is missing at the end. To decode all of a long video would take a
+    considerable part of the time that making it took.
+    """
+    capture = cv2.VideoCapture(str(path))
+    try:
+        has_all = round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == num_frames
+        return has_all and capture.set(cv2.CAP_PROP_POS_FRAMES, num_frames - 1) and capture.grab()
+    finally:
+        capture.release()
+
+
 def _num_frames(path: Path) -> int:
-    """Return how many frames of a video can be decoded: OpenCV does not tell of a full disk."""
+    """Return how many frames of a video can be decoded."""
     capture = cv2.VideoCapture(str(path))
     try:
         return sum(1 for _ in iter(capture.grab, False))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -46,14 +47,23 @@ class Frame:
     Attributes:
         image: (H, W, 3) uint8 BGR.
         index: number of the frame in its source. Where numbers are missing, frames are: damaged ones
-            that were skipped, and what a camera saw until it was open again, one number for each
-            attempt to open it.
+            that were skipped, those of a camera that were dropped because newer ones had come, and
+            what a camera saw until it was open again, one number for each attempt to open it.
         name: path of the picture, or of the video or camera with the frame's number.
+        read_ms: milliseconds that reading and decoding took; of a camera with the wait for it.
+        arrived_s: when it was there, on the clock of `time.monotonic`.
     """
 
     image: Image
     index: int
     name: str
+    read_ms: float = 0.0
+    arrived_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def age_ms(self) -> float:
+        """Milliseconds since the frame was there."""
+        return 1e3 * (time.monotonic() - self.arrived_s)
 
 
 class Source:
@@ -79,6 +89,8 @@ class Source:
         paths: of the pictures, in the order of the frames; of a video its own; none of a camera.
         left_out: files of folders and patterns that are not pictures, and folders in a folder.
         num_skipped: frames skipped so far because they could not be decoded.
+        num_dropped: frames of a camera or network stream that `Predictor.stream` dropped so far,
+            because a newer one had come before the model was free.
         num_missing: frames that the header of a video promises and that it did not have.
         num_reconnects: attempts so far to open a camera or stream again.
 
@@ -97,6 +109,7 @@ class Source:
         names = _names(source)
         self.name = ", ".join(map(_text, names))
         self.num_skipped = 0
+        self.num_dropped = 0
         self.num_missing = 0
         self.num_reconnects = 0
         self._stop = stop or threading.Event()
@@ -128,14 +141,20 @@ class Source:
     def __iter__(self) -> Iterator[Frame]:
         return self.frames()
 
-    def frames(self, *, stop: threading.Event | None = None) -> Iterator[Frame]:
+    def frames(self, *, stop: threading.Event | None = None) -> Generator[Frame, None, None]:
         """Yield the frames until the source's own `stop`, or this one too, is set."""
         events = _Events(self._stop, stop)
         if self.kind == "pictures":
-            return self._pictures(events)
-        return self._numbered(self._live(events) if self.kind == "live" else self._read(events))
+            return _timed(self._pictures(events))
+        images = self._live(events) if self.kind == "live" else self._read(events)
+        return _timed(self._numbered(images))
 
-    def _pictures(self, stop: _Events) -> Iterator[Frame]:
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the source's own `stop` is set."""
+        return self._stop.is_set()
+
+    def _pictures(self, stop: _Events) -> Generator[Frame, None, None]:
         for index, path in enumerate(self.paths):
             if stop.is_set():
                 return
@@ -152,7 +171,7 @@ class Source:
             self._skip(str(error))
             return None
 
-    def _numbered(self, images: Iterator[Image | None]) -> Iterator[Frame]:
+    def _numbered(self, images: Iterator[Image | None]) -> Generator[Frame, None, None]:
         for index, image in enumerate(images):
             if image is not None:
                 yield Frame(image=image, index=index, name=f"{self.name}#{index}")
@@ -267,6 +286,16 @@ class Source:
     def _skip(self, reason: str) -> None:
         self.num_skipped += 1
         _log.warning("skipped: %s", reason)
+
+
+def _timed(frames: Generator[Frame, None, None]) -> Generator[Frame, None, None]:
+    """Yield frames that know how long they took."""
+    with contextlib.closing(frames):
+        begin_s = time.monotonic()
+        for frame in frames:
+            end_s = time.monotonic()
+            yield replace(frame, read_ms=1e3 * (end_s - begin_s), arrived_s=end_s)
+            begin_s = time.monotonic()
 
 
 def pause_s_after(num_failed: int) -> float:

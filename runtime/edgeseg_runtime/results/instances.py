@@ -33,6 +33,7 @@ from edgeseg_runtime.results.rle import rle_from_crop
 from edgeseg_runtime.results.rows import (
     OPTIONAL_FIELDS,
     ROW_FIELDS,
+    RowField,
     check_rows,
     extra_array,
     row_array,
@@ -81,7 +82,7 @@ class Instances(Documented):
         mesh: (N, V, 3) vertices x, y in source pixels and z in the same unit, growing away from
             the camera; or None.
         mask_scores: (N,) how far the mask is trusted, for models that judge it apart; or None.
-        track_ids: (N,) identities over the frames of a video, or None.
+        track_ids: (N,) identities over the frames of a video, negative for instances without one; or None.
         surfaces: of persons: the part of the body that each pixel shows, and where on it; or None.
         extra: further arrays by name, (N, ...) of numbers, bools or text: what a model gives for
             each instance beyond the above, as it gives it. `records` are JSON only if all numbers
@@ -401,7 +402,9 @@ class Instances(Documented):
         """Return (N,) what the colour of each row depends on."""
         if style.colours == "class" or (style.colours is None and self.track_ids is None):
             return self.labels
-        return np.arange(len(self)) if self.track_ids is None else self.track_ids
+        if self.track_ids is None:
+            return np.arange(len(self))
+        return np.where(self.track_ids < 0, self.labels, self.track_ids)
 
     def iuv(self) -> npt.NDArray[np.uint8]:
         """Return (H, W, 3) part, u and v of every pixel as bytes, 0 where there is nobody.
@@ -470,7 +473,7 @@ class Instances(Documented):
         for key in ("image_id", "bbox"):
             del record[key]
         rows = self._given()
-        record |= {f.key: rows[f.name][index].tolist() for f in OPTIONAL_FIELDS if f.name in rows}
+        record |= {f.key: rows[f.name][index].tolist() for f in self._optional_fields(index)}
         crop = self._crop(index) if masks == "polygons" else None
         if crop is not None:
             record["polygons"] = lists_from_polygons(polygons_from_crop(crop))
@@ -497,11 +500,18 @@ class Instances(Documented):
             counts = rle_from_crop(crop, self.image_size)
             record["segmentation"] = {"size": list(self.image_size), "counts": counts}
         rows = self._given()
-        for field in OPTIONAL_FIELDS:
-            if field.name in rows:
-                values = rows[field.name][index]
-                record[field.key] = (values.ravel() if field.is_flat else values).tolist()
+        for field in self._optional_fields(index):
+            values = rows[field.name][index]
+            record[field.key] = (values.ravel() if field.is_flat else values).tolist()
         return record | {name: values[index].tolist() for name, values in self._extra.items()}
+
+    def _optional_fields(self, index: int) -> list[RowField]:
+        """Return the optional arrays that a row has an entry of."""
+        rows = self._given()
+        has_track = self._track(index) is not None
+        return [
+            f for f in OPTIONAL_FIELDS if f.name in rows and (f.name != "track_ids" or has_track)
+        ]
 
     def _crop(self, index: int) -> MaskCrop | None:
         """Return the mask of a row, of models with surfaces that of its surface; None without either."""
@@ -530,9 +540,16 @@ class Instances(Documented):
                 radius = field.dot * width
                 draw_points(canvas, points, bones, colour, radius=radius, width=width)
 
+    def _track(self, index: int) -> int | None:
+        """Return the identity of a row, or None."""
+        if self.track_ids is None or self.track_ids[index] < 0:
+            return None
+        return int(self.track_ids[index])
+
     def _caption(self, index: int, style: Style) -> str:
-        track = None if self.track_ids is None else int(self.track_ids[index])
-        caption = style.caption(self.label_name(index), track, float(self.scores[index]))
+        caption = style.caption(
+            self.label_name(index), self._track(index), float(self.scores[index])
+        )
         if self.gender is None:
             return caption
         male = float(self.gender[index])

@@ -132,6 +132,8 @@ class TrtBackend(Unpicklable):
                 self._precisions.update(trt_compat.precisions_in_engine(trt, engine))
             stack.pop_all()
         self._gpu = gpu
+        self.batch_size = options.batch
+        """How many pictures a free batch axis takes in every run."""
         self._version: str = trt.__version__
 
     @classmethod
