@@ -80,12 +80,12 @@ def test_export_refuses_before_it_writes(command, tmp_path, options, code, messa
     ],
 )
 def test_an_interrupted_export_leaves_nothing(tmp_path, stage, number):
-    options = []
+    name, options = "landmarks_regression_tiny", []
     if stage != "trace":
         pytest.importorskip("tensorrt_rtx")
         # Some seconds, so that the signal comes before the end.
+        name = "retinaface_tiny"
         options = ["--backends", "tensorrt_rtx", "--target", "sm86,sm89,sm120"]
-    name = "landmarks_regression_tiny"
     arguments = ["export", name, "--num-images", "1", "-o", "out", *options]
     code, text = _interrupt(arguments, stage, number, folder=tmp_path)
     assert code == 130, text

@@ -64,9 +64,9 @@ FAMILIES = {
     "cornernet": Family(r"heatmap\.predictor\.bias$", **FLAT, least=1),
     # A centre in the middle of a box is a matter of chance.
     "triplets": Family(r"heatmap\.predictor\.bias$", **FLAT, least=0),
-    "centernet": Family(r"heatmap\.predictor\.bias$", **FLAT),
+    "centernet": Family(r"heads\.heatmap\.predictor\.bias$", **FLAT),
     "centernet pose": Family(
-        r"heatmap\.predictor\.bias$", **FLAT, parts={"keypoints": (17, 3)}
+        r"heads\.heatmap\.predictor\.bias$", **FLAT, parts={"keypoints": (17, 3)}
     ),
 }  # fmt: skip
 

@@ -41,7 +41,8 @@ def _scored_masks(most):
 
 def _corners(kind):
     def make(most):
-        return _without_heads(small_model(kind, mirror_test=most != 1, max_detections=most))
+        model = small_model(kind, mirror_test=most != 1, max_detections=most)
+        return _flat(model, model.heads)
 
     return make
 
@@ -51,17 +52,17 @@ def _centers(kind):
         weights = "shapes" if kind == "detection" else None
         options = {"image_size": 128, "max_detections": most, "keep_res": most == 1}
         model = edgeseg.create_model("centernet_tiny", weights=weights, kind=kind, **options)
-        return _without_heads(model)
+        return _flat(model, ["heatmap"])
 
     return make
 
 
-def _without_heads(model):
-    """A model whose maps are flat; every place is as good as any other."""
+def _flat(model, heads):
+    """A model whose heads give flat maps: every place is as good as any other."""
     with torch.no_grad():
-        for head in model.heads.values():
-            head.predictor.weight.zero_()
-            head.predictor.bias.zero_()
+        for name in heads:
+            model.heads[name].predictor.weight.zero_()
+            model.heads[name].predictor.bias.zero_()
     return model
 
 
