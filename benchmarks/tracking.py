@@ -1,6 +1,6 @@
 """Measures how well identities stay with their objects on the drawn clips, with a small model and without one.
 
-python benchmarks/tracking.py --out benchmarks/results/tracking.json
+    python benchmarks/tracking.py --out benchmarks/results/tracking.json
 
 Needs the library trackers, which also computes the scores.
 """
@@ -13,7 +13,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -91,7 +90,7 @@ def followed(frames: list[Instances]) -> Iterator[Instances]:
 
 def labelled(sample: Sample) -> Instances:
     """Returns the labels of a frame as detections without a doubt, in an order that says nothing."""
-    entries: list[dict[str, Any]] = sample.annotations
+    entries = sample.annotations
     order = np.random.default_rng(sample.image_id).permutation(len(entries))
     xywh = np.array([entries[row]["bbox"] for row in order], np.float64).reshape(-1, 4)
     boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
