@@ -17,18 +17,12 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
-
 from edgeseg_bench.datasets.shapes import ShapesDataset, write_coco
 
 MODEL = "maskrcnn_tiny"
 TARGETS = "sm86,sm89,sm120"
 NUM_PICTURES = 12
 NUM_BENCH_PICTURES = 60
-TILE = 240  # pixels a side, with the gap to the next one
-GAP = 6
-TILES = (2, 4)  # rows, columns
 
 
 def main() -> int:
@@ -36,15 +30,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of all results")
     parser.add_argument("--weights", default="shapes", help="of the model; see edgeseg export")
-    parser.add_argument("--picture", type=Path, help="also write a sheet of the results, as PNG")
     arguments = parser.parse_args()
     start = time.monotonic()
     try:
         run_demo(arguments.out, arguments.weights)
     except subprocess.CalledProcessError as error:
         return error.returncode
-    if arguments.picture is not None:
-        write_sheet(sorted((arguments.out / "annotated").glob("*.jpg")), arguments.picture)
     print_results(arguments.out, time.monotonic() - start)
     return 0
 
@@ -105,28 +96,6 @@ def edgeseg(*arguments: str) -> None:
     """
     print(f"$ edgeseg {shlex.join(arguments)}", flush=True)
     subprocess.run([sys.executable, "-m", "edgeseg", *arguments], check=True)
-
-
-def write_sheet(pictures: list[Path], path: Path) -> None:
-    """Write the first pictures as the tiles of one PNG with 256 colours."""
-    from PIL import Image
-
-    rows, columns = TILES
-    sheet = np.full((rows * TILE, columns * TILE, 3), 255, np.uint8)
-    for number, picture in enumerate(pictures[: rows * columns]):
-        image = cv2.imread(str(picture))
-        assert image is not None, picture
-        scale = (TILE - GAP) / max(image.shape[:2])
-        tile = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        top, left = (number // columns) * TILE, (number % columns) * TILE
-        top += (TILE - tile.shape[0]) // 2
-        left += (TILE - tile.shape[1]) // 2
-        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    path.parent.mkdir(parents=True, exist_ok=True)
-    colours = Image.fromarray(cv2.cvtColor(sheet, cv2.COLOR_BGR2RGB)).quantize(
-        256, dither=Image.Dither.NONE
-    )
-    colours.save(path, optimize=True)
 
 
 def print_results(out: Path, seconds: float) -> None:

@@ -83,6 +83,18 @@ def made_once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def operators_listed_once():
+    """PyTorch's exporter lists the operators that it knows anew for every graph, a sixth of the time of a small one."""
+    from torch.onnx._internal.exporter import _registration
+
+    apis = getattr(_registration, "onnxscript_apis", None)
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(apis, "get_torchlib_ops"):
+            patch.setattr(apis, "get_torchlib_ops", functools.cache(apis.get_torchlib_ops))
+        yield
+
+
+@pytest.fixture(scope="session")
 def bundle_of(made_once):
     """Name of a tiny model, and precision -> its bundle with the shipped weights; read-only."""
 

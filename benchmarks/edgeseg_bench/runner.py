@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import time
 from collections import defaultdict
@@ -88,12 +89,7 @@ def run_bench(
         ValueError: no predictors, no pictures, a limit below 1, or a model of other categories than the data set's.
         edgeseg_runtime.errors.EdgesegError: a picture cannot be read or an engine fails.
     """
-    if not predictors:
-        raise ValueError("There is nothing to measure: give at least one predictor.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}: give the number of pictures, or None for all.")
-    if not len(dataset):
-        raise ValueError(f"Data set {dataset.name} has no pictures: check its annotation file.")
+    _check(predictors, dataset, limit)
     num_pictures = min(len(dataset), limit or len(dataset))
     progress = on_progress or _no_progress
     category_of = {
@@ -109,54 +105,32 @@ def run_bench(
     warm_ups, calls, interference = _time(
         predictors, images, chosen_plan, clock, counters, progress
     )
-    latencies = {name: call.latency() for name, call in calls.items()}
     backends: list[BackendReport] = []
     for name, predictor in predictors.items():
         progress("scoring", len(backends), len(predictors))
-        is_reference = name == reference
-        ways = comparisons(predictors[reference].manifest, predictor.manifest)
-        backends.append(
-            BackendReport(
-                name=name,
-                model=predictor.manifest.name,
-                precision=precision_of(predictor),
-                manifest_sha256=hashlib.sha256(predictor.manifest.to_json().encode()).hexdigest(),
-                accuracy=measure_accuracy(
-                    predictor.manifest, truth, in_categories(results[name], category_of[name])
-                ),
-                agreement=None
-                if is_reference or not ways
-                else compare_results(
+        report = _own_report(
+            name,
+            predictor,
+            truth,
+            results[name],
+            category_of[name],
+            calls[name],
+            warm_ups[name],
+            (peak_memory_bytes or {}).get(name),
+        )
+        if name != reference:
+            report = _beside(report, calls[name], calls[reference])
+            ways = comparisons(predictors[reference].manifest, predictor.manifest)
+            if ways:
+                agreement = compare_results(
                     ways,
                     results[reference],
                     results[name],
                     images=truth["images"],
                     score_threshold=score_threshold,
-                ),
-                num_detections=len(results[name]),
-                num_shrunk=_num_shrunk(predictor, truth),
-                latency=latencies[name],
-                graphs=calls[name].graphs(),
-                disturbed_rounds=disturbed_share(
-                    latencies[name].end_to_end.samples_ns, calls[name].works()
-                ),
-                disturbed_ratios=None
-                if is_reference
-                else disturbed_share(
-                    _pair_ratios(latencies[name].end_to_end, latencies[reference].end_to_end),
-                    calls[name].works(),
-                ),
-                warm_up=warm_ups[name],
-                ratio_end_to_end=None
-                if is_reference
-                else _ratio(latencies[name].end_to_end, latencies[reference].end_to_end),
-                ratio_model=None
-                if is_reference
-                else _ratio(latencies[name].model, latencies[reference].model),
-                peak_memory_bytes=(peak_memory_bytes or {}).get(name),
-                engine=predictor.backend.describe(),
-            )
-        )
+                )
+                report = dataclasses.replace(report, agreement=agreement)
+        backends.append(report)
     progress("scoring", len(predictors), len(predictors))
     return BenchReport(
         dataset=dataset.name,
@@ -173,6 +147,60 @@ def run_bench(
             disturbed_rounds={backend.name: backend.disturbed_rounds for backend in backends},
             disturbed_ratios={backend.name: backend.disturbed_ratios for backend in backends},
         ),
+    )
+
+
+def _check(predictors: Mapping[str, Predictor[Any]], dataset: Dataset, limit: int | None) -> None:
+    if not predictors:
+        raise ValueError("There is nothing to measure: give at least one predictor.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is {limit}: give the number of pictures, or None for all.")
+    if not len(dataset):
+        raise ValueError(f"Data set {dataset.name} has no pictures: check its annotation file.")
+
+
+def _own_report(
+    name: str,
+    predictor: Predictor[Any],
+    truth: Mapping[str, Any],
+    found: Results,
+    category_of: Mapping[int, int],
+    call: StagedCall,
+    warmed: WarmUp,
+    peak_memory_bytes: int | None,
+) -> BackendReport:
+    """Return what one predictor achieved by itself."""
+    manifest, latency = predictor.manifest, call.latency()
+    return BackendReport(
+        name=name,
+        model=manifest.name,
+        precision=precision_of(predictor),
+        manifest_sha256=hashlib.sha256(manifest.to_json().encode()).hexdigest(),
+        accuracy=measure_accuracy(manifest, truth, in_categories(found, category_of)),
+        agreement=None,
+        num_detections=len(found),
+        num_shrunk=_num_shrunk(predictor, truth),
+        latency=latency,
+        graphs=call.graphs(),
+        disturbed_rounds=disturbed_share(latency.end_to_end.samples_ns, call.works()),
+        warm_up=warmed,
+        ratio_end_to_end=None,
+        ratio_model=None,
+        peak_memory_bytes=peak_memory_bytes,
+        engine=predictor.backend.describe(),
+    )
+
+
+def _beside(report: BackendReport, call: StagedCall, reference: StagedCall) -> BackendReport:
+    """Return the report of a predictor with its times beside the reference's."""
+    ours, theirs = report.latency, reference.latency()
+    return dataclasses.replace(
+        report,
+        disturbed_ratios=disturbed_share(
+            _pair_ratios(ours.end_to_end, theirs.end_to_end), call.works()
+        ),
+        ratio_end_to_end=_ratio(ours.end_to_end, theirs.end_to_end),
+        ratio_model=_ratio(ours.model, theirs.model),
     )
 
 

@@ -45,7 +45,7 @@ class ReferenceModel(nn.Module):
         loaded_weights: which part of which checkpoint it was made with; None if its weights are random.
         score_threshold: what the score of every detection exceeds; empty rows have the score 0.
         contender_threshold: what the score of every contender exceeds, of a panoptic head that has them.
-        threshold_option: the option of the configuration that says so; None without one.
+        threshold_option: the option of the configuration that says so; None without one, and where it may not be 0.
     """
 
     name: str

@@ -71,21 +71,21 @@ def test_export_refuses_before_it_writes(command, tmp_path, options, code, messa
 
 
 @pytest.mark.parametrize(
-    ("stage", "name", "options"),
+    ("stage", "number"),
     [
-        ("trace", "landmarks_regression_tiny", []),
-        pytest.param(  # some seconds, so that the signal comes before the end
-            "compile for tensorrt_rtx",
-            "retinaface_tiny",
-            ["--backends", "tensorrt_rtx", "--target", "sm86,sm89,sm120"],
-            marks=pytest.mark.slow,
-        ),
+        ("compile for tensorrt_rtx", signal.SIGINT),
+        pytest.param("trace", signal.SIGINT, marks=pytest.mark.exhaustive),
+        pytest.param("trace", signal.SIGTERM, marks=pytest.mark.exhaustive),
+        pytest.param("compile for tensorrt_rtx", signal.SIGTERM, marks=pytest.mark.exhaustive),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_export_leaves_nothing(tmp_path, stage, name, options, number):
-    if options:
+def test_an_interrupted_export_leaves_nothing(tmp_path, stage, number):
+    options = []
+    if stage != "trace":
         pytest.importorskip("tensorrt_rtx")
+        # Some seconds, so that the signal comes before the end.
+        options = ["--backends", "tensorrt_rtx", "--target", "sm86,sm89,sm120"]
+    name = "landmarks_regression_tiny"
     arguments = ["export", name, "--num-images", "1", "-o", "out", *options]
     code, text = _interrupt(arguments, stage, number, folder=tmp_path)
     assert code == 130, text

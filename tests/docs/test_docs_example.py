@@ -17,7 +17,10 @@ from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.datasets.shapes import ShapesDataset, write_coco
 from edgeseg_runtime import Manifest, load
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+    pytest.mark.usefixtures("operators_listed_once"),
+]
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "adding_a_model.md").read_text(encoding="utf-8")

@@ -4,12 +4,18 @@ import functools
 
 import onnx
 import pytest
+import small_models
 
 import edgeseg
 from edgeseg.models import model_manifest
 from edgeseg_export.graph import in_one_graph, trace_graphs, without_stages
 from edgeseg_export.onnx_model import model_from_proto
 from edgeseg_runtime.bundle.files import write_atomic
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_listed_once(operators_listed_once):
+    """Every file of this folder exports."""
 
 
 @pytest.fixture(scope="session")
@@ -24,20 +30,38 @@ def tiny_bundle(bundle_of):
 
 
 @pytest.fixture(scope="session")
-def traced(made_once):
+def small_bundle(made_once):
+    """Name of a small model -> the model and its bundle; read-only."""
+
+    @functools.cache
+    def export(name):
+        model, options = small_models.create(name)
+        return model, made_once(
+            f"small_{name}", lambda folder: edgeseg.export_bundle(model, folder, **options)
+        )
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def traced(made_once, bundle_of):
     """Name of a model, and picture size -> all of it in one graph without bodies and taps, and its manifest; read-only."""
 
     @functools.cache
     def trace(name, image_size=None):
         weights = "shapes" if name.endswith("_tiny") else None
         model = edgeseg.create_model(name, weights=weights, image_size=image_size)
-        manifest = in_one_graph(model_manifest(model))
+        whole = model_manifest(model)
+        manifest = in_one_graph(whole)
 
         def write(path):
             (graph,) = without_stages(trace_graphs(model, manifest), manifest).values()
             write_atomic(path, graph.encoded())
 
-        graph = onnx.load(made_once(f"{name}_{image_size}.onnx", write))
-        return model_from_proto(graph), manifest
+        if weights and image_size is None and len(whole.graphs) == 1:
+            graph = onnx.load(bundle_of(name) / "model.onnx")
+            if not graph.functions:  # then no operator of ours is in it, and it is as it was traced
+                return model_from_proto(graph), manifest
+        return model_from_proto(onnx.load(made_once(f"{name}_{image_size}.onnx", write))), manifest
 
     return trace

@@ -9,6 +9,7 @@ from edgeseg_bench.metrics.coco import coco_ap
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("limit", [50, pytest.param(200, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(
     ("name", "bars"),
     [
@@ -17,8 +18,8 @@ from edgeseg_bench.metrics.coco import coco_ap
         ("centernet_tiny", {"bbox": 0.55}),
     ],
 )
-def test_a_tiny_model_meets_its_bars_in_torch_and_onnx_runtime(name, bars, bundle_of):
-    dataset = open_dataset("shapes", split="val", limit=200)
+def test_a_tiny_model_meets_its_bars_in_torch_and_onnx_runtime(name, bars, limit, bundle_of):
+    dataset = open_dataset("shapes", split="val", limit=limit)
     truth = dataset.coco()
     model = edgeseg.create_model(name, weights="shapes")
     with edgeseg_runtime.load(bundle_of(name), backend="onnxruntime", threads=1) as predictor:

@@ -8,7 +8,7 @@ import edgeseg
 import edgeseg_runtime
 
 REPEATS = pytest.mark.exhaustive
-"""The original's results in torch are compared in tests/models, the way through a bundle with another case."""
+"""The original's results in torch are compared in tests/models, the way through a bundle with quicker models."""
 
 
 @pytest.mark.slow
@@ -35,6 +35,7 @@ def test_a_bundle_gives_the_original_s_results(tmp_path, system, case, name):
 
 
 @pytest.mark.slow
+@REPEATS
 def test_a_bundle_gives_the_original_s_segments(tmp_path):
     golden = load_case("maskrcnn_detectron2", "dev_panoptic")
     name = "panoptic_fpn_resnet50_3x"

@@ -2,47 +2,36 @@
 
 import onnx
 import pytest
-from cornernet_cases import SMALL
 from onnx import helper, shape_inference
 
-import edgeseg
-from edgeseg.models import list_models, model_manifest
-from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs
+from edgeseg.models import list_models
+from edgeseg_export.graph import complete_graph
 from edgeseg_runtime.bundle.graph_files import read_graph
 from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.onnx.inline import inline_functions
 
 REFUSED = {"NonZero", "NonMaxSuppression", "DeformConv", "RoiAlign", "Compress", "Unique"}
-TINY = [
-    (name, graph)
-    for name in list_models()
-    if name.endswith("_tiny")
-    for graph in (("detect", "mask") if name == "maskrcnn_tiny" else ("main",))
-]
-OPTIONS = {
-    ("centernet_tiny", "pose"): {"kind": "pose", "image_size": 128},
-    ("centernet_resnet18_dcn", "small"): {"image_size": 64},
-    ("yolact_tiny", "plus"): {"use_maskiou": True, "image_size": 256},
-    ("centernet_triplet_hourglass52", "small"): SMALL,
-}
-"""Model and a word for what is special -> its options."""
+TINY = [name for name in list_models() if name.endswith("_tiny")]
+SMALL = ["yolact ++", "centernet pose", "triplets", "densepose", "upsnet", "yolact_edge", "vpsnet"]
+"""What is exported of the families and heads without a tiny model."""
+DEFORMABLE = "centernet_resnet18_dcn"
 NUM_ROWS = 7
 
 
-@pytest.fixture(params=[*TINY, *OPTIONS], ids=" ".join)
-def expanded(request, bundle_of):
-    """A graph of a model without calls and loops, with the shapes that follow from its inputs.
+@pytest.fixture(params=[*TINY, *SMALL])
+def bundled(request, bundle_of, small_bundle):
+    """The graphs of a bundle, encoded."""
+    name = request.param
+    folder = bundle_of(name) if name in TINY else small_bundle(name)[1]
+    manifest = Manifest.load(folder)
+    return [read_graph(folder, manifest, graph) for graph in manifest.graphs]
+
+
+def expanded(raw):
+    """Return a graph without calls and loops, with the shapes that follow from its inputs.
 
     And the loops' values: (before, after) a turn.
     """
-    name, graph = request.param
-    if request.param in TINY:
-        folder = bundle_of(name)
-        raw = read_graph(folder, Manifest.load(folder), graph)
-    else:
-        model = edgeseg.create_model(name, **OPTIONS[request.param])
-        graphs = trace_graphs(model, in_one_graph(model_manifest(model)))
-        raw = complete_graph(graphs["main"]).to_bytes()
     model = onnx.load_from_string(inline_functions(raw))
     carried = []
     nodes = list(unrolled(model.graph.node, carried))
@@ -96,8 +85,17 @@ def shapes_of(graph):
     }
 
 
-def test_engines_get_standard_operators_and_static_shapes(expanded):
-    graph, carried = expanded
+def test_engines_get_standard_operators_and_static_shapes(bundled):
+    for raw in bundled:
+        check(raw)
+
+
+def test_a_deformable_trunk_has_standard_operators_and_static_shapes(traced):
+    check(complete_graph(traced(DEFORMABLE, 64)[0]).to_bytes())
+
+
+def check(raw):
+    graph, carried = expanded(raw)
     assert {node.domain for node in graph.node} <= {"", "ai.onnx"}
     assert {node.op_type for node in graph.node} & REFUSED == set()
     shapes = shapes_of(graph)

@@ -92,26 +92,8 @@ def test_exact_ties_fall_in_the_bundle_as_in_the_model(tmp_path):
     np.testing.assert_allclose(found.landmarks, expected.landmarks, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("options", "most"),
-    [({"keep_top_k": 1}, 1), ({"nms_threshold": 1.0}, 20)],
-    ids=["one", "maximum"],
-)
-def test_no_face_and_the_maximum_in_turn_twice(tmp_path, pictures, options, most):
-    model = edgeseg.create_model(
-        "retinaface_tiny", weights="shapes", confidence_threshold=0.5, **options
-    )
-    folder = edgeseg.export_bundle(model, tmp_path / "bundle", num_images=1)
-    blank = np.full_like(pictures[0], 90)
-    results = faces_of(folder, blank, pictures[0], blank, pictures[0])
-    assert [len(result) for result in results] == [0, most, 0, most]
-    for result in results:
-        assert result.landmarks.shape == (len(result), 5, 2)
-        assert result.gender.shape == (len(result),)
-        assert result.mesh.shape == (len(result), 169, 3)
-
-
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_free_batch_axis_gives_each_picture_its_own_faces(model, pictures, tmp_path):
     import onnxruntime
 
@@ -127,20 +109,17 @@ def test_a_free_batch_axis_gives_each_picture_its_own_faces(model, pictures, tmp
             np.testing.assert_allclose(batch[row], alone[0], atol=1e-3)
 
 
-def test_the_tiny_model_compiles_for_every_target(bundle, tmp_path):
-    pytest.importorskip("tensorrt_rtx")
-    engines = build_bundle(bundle, flavour="tensorrt_rtx", targets=TARGETS, out=tmp_path)
-    assert sorted(target for engine in engines for target in engine.key.targets) == sorted(TARGETS)
-
-
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "image_size"),
-    [("retinaface_mobilenet025", 640),
-     pytest.param("retinaface_resnet50", 840, marks=pytest.mark.exhaustive),
-     pytest.param("retinaface_resnet50", (300, 236), marks=pytest.mark.exhaustive)],
+    [
+        ("retinaface_mobilenet025", 640),
+        ("retinaface_resnet50", 840),
+        ("retinaface_resnet50", (300, 236)),
+    ],
     ids=["mobilenet025", "resnet50", "resnet50-odd-maps"],
-)  # fmt: skip
+)
 def test_the_reference_models_compile(tmp_path, name, image_size):
     pytest.importorskip("tensorrt_rtx")
     model = edgeseg.create_model(name, image_size=image_size)

@@ -5,9 +5,12 @@ from collections import defaultdict
 import pytest
 
 import edgeseg
+from edgeseg.models import list_models
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.tensorrt.engines import build_bundle
 
 TARGETS = ["sm75", "sm86", "sm89", "sm120"]
+TINY = [name for name in list_models() if name.endswith("_tiny")]
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -20,19 +23,22 @@ def targets_of(engines):
     return [sorted(targets) for targets in found.values()]
 
 
-def test_each_graph_of_the_tiny_model_compiles_for_every_target(tiny_bundle, tmp_path):
-    engines = build_bundle(tiny_bundle, flavour="tensorrt_rtx", targets=TARGETS, out=tmp_path)
-    assert targets_of(engines) == [sorted(TARGETS)] * 2
+@pytest.mark.parametrize("name", TINY)
+def test_each_graph_of_a_tiny_model_compiles_for_every_target(bundle_of, name, tmp_path):
+    bundle = bundle_of(name)
+    engines = build_bundle(bundle, flavour="tensorrt_rtx", targets=TARGETS, out=tmp_path)
+    assert targets_of(engines) == [sorted(TARGETS)] * len(Manifest.load(bundle).graphs)
     assert all(engine.path.stat().st_size == engine.size_bytes > 10_000 for engine in engines)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # CenterNet's deformable trunk is compiled at its size in every run
 @pytest.mark.parametrize(
     ("name", "image_size", "targets"),
     [
         ("maskrcnn_resnet50_fpn", (800, 1344), ["sm86"]),
         *(
-            pytest.param(name, (320, 480), TARGETS, marks=pytest.mark.exhaustive)
+            (name, (320, 480), TARGETS)
             for name in (
                 "maskrcnn_resnet50_fpn_3x",
                 "maskrcnn_resnet50_fpn_v2",
@@ -50,13 +56,12 @@ def test_the_reference_models_compile(tmp_path, name, image_size, targets):
     assert targets_of(engines) == [sorted(targets)] * 2
 
 
-def test_an_export_for_tensorrt_rtx_brings_its_engine(tiny_model, tmp_path):
+def test_an_export_for_tensorrt_rtx_brings_its_engine(tmp_path):
     bundle = edgeseg.export_bundle(
-        tiny_model,
+        edgeseg.create_model("landmarks_regression_tiny", pfld_blocks=(1, 1)),
         tmp_path / "bundle",
         backends=("onnxruntime", "tensorrt_rtx"),
         num_images=1,
     )
-    engines = list((bundle / "engines").glob("*.engine"))
-    assert len(engines) == 2
-    assert all(engine.stat().st_size > 10_000 for engine in engines)
+    (engine,) = (bundle / "engines").glob("*.engine")
+    assert engine.stat().st_size > 10_000

@@ -2,36 +2,24 @@
 
 import numpy as np
 import pytest
-import torch
 from golden import load_case
+from small_models import NOISE
 from upsnet_cases import CASE, SMALL, SYSTEM, check_panoptic, golden_options
 
 import edgeseg
 import edgeseg_runtime
 from edgeseg_runtime.tensorrt.engines import build_bundle
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)
 
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+@pytest.fixture
+def exported(small_bundle):
     """A small model that is sure of its classes, and its bundle."""
-    torch.manual_seed(1)
-    model = edgeseg.create_model("upsnet_resnet50_cityscapes", **SMALL, backbone="small")
-    with torch.no_grad():
-        model.box_predictor.cls_score.weight.mul_(40)
-        model.box_predictor.cls_score.bias[0] = -2
-        model.mask_head.predictor.weight.mul_(20)
-        model.semantic_head.predictor.bias[11:] = 3  # things everywhere
-        for conv in model.semantic_head.convs:
-            conv.offset.weight.normal_(0, 0.1)
-    folder = tmp_path_factory.mktemp("upsnet") / "bundle"
-    return model, edgeseg.export_bundle(model, folder, images=[PICTURE], variants=False)
+    return small_bundle("upsnet")
 
 
 def test_a_bundle_gives_the_segments_and_instances_of_the_model_twice_in_a_row(exported):
     model, bundle = exported
-    expected = edgeseg.torch_predictor(model)(PICTURE)
+    expected = edgeseg.torch_predictor(model)(NOISE)
     assert expected.is_thing.sum() > 0
     assert len(expected.instances) == SMALL["box_detections_per_img"]
     with edgeseg_runtime.load(bundle, backend="onnxruntime") as predictor:
@@ -40,7 +28,7 @@ def test_a_bundle_gives_the_segments_and_instances_of_the_model_twice_in_a_row(e
         assert parity["num_detections"] > SMALL["box_detections_per_img"]
         assert {"free run.contender_masks", "free run.masks"} <= parity["stages"].keys()
         for _ in range(2):
-            found = predictor(PICTURE)
+            found = predictor(NOISE)
             np.testing.assert_array_equal(found.labels, expected.labels)
             assert (found.ids != expected.ids).sum() <= 5
             # Their scores tie at 1, so rows may swap; parity has matched them one by one.
@@ -66,6 +54,7 @@ def test_tensorrt_rtx_compiles_all_graphs(exported, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_bundle_gives_the_original_s_segments(tmp_path):
     golden = load_case(SYSTEM, CASE)
     model = edgeseg.create_model(

@@ -1,15 +1,18 @@
 """Stages and variants: several graphs of one model in one bundle."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import onnx
 import pytest
 from golden import load_case, match_detections
+from graphs_in_memory import graph_predictor
 
 import edgeseg
 import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
+from edgeseg_export.graph import complete_graph
 from edgeseg_export.onnx_model import model_from_proto
 from edgeseg_export.weights import share_weights
 from edgeseg_runtime.bundle.graph_files import read_graph
@@ -73,27 +76,36 @@ def test_a_picture_takes_the_shape_that_shrinks_it_least(model, bundle, picture,
     assert (found.masks != expected.masks).mean() < 1e-5
 
 
-def test_without_variants_a_portrait_is_shrunk_and_that_is_counted(model, picture, tmp_path):
-    folder = edgeseg.export_bundle(model, tmp_path / "one", num_images=1, variants=False)
-    assert Manifest.load(folder).variants == {}
+def test_without_variants_a_portrait_is_shrunk_and_that_is_counted(bundle, picture, tmp_path):
+    folder = shutil.copytree(bundle, tmp_path / "one")
+    dataclasses.replace(Manifest.load(folder), variants={}).save(folder)
     portrait = np.ascontiguousarray(np.rot90(picture))
     with edgeseg_runtime.load(folder, backend="onnxruntime") as predictor:
         assert predictor.kept_scale(portrait.shape[:2]) < 0.8
         assert predictor.kept_scale(picture.shape[:2]) == 1
 
 
-def test_one_graph_finds_what_the_stages_find(model, bundle, picture, tmp_path):
+def test_one_graph_finds_what_the_stages_find(traced, tiny_bundle, picture):
+    plain, manifest = traced("maskrcnn_tiny")
+    assert set(manifest.graphs) == {"main"}
+    whole = graph_predictor(complete_graph(plain), manifest)(picture)
+    with edgeseg_runtime.load(tiny_bundle, backend="onnxruntime") as predictor:
+        staged = predictor(picture)
+    assert len(whole) == len(staged) > 2
+    np.testing.assert_array_equal(whole.boxes, staged.boxes)
+    np.testing.assert_array_equal(whole.scores, staged.scores)
+    assert (whole.masks != staged.masks).mean() < 1e-6
+
+
+@pytest.mark.exhaustive
+def test_an_export_without_stages_and_variants_is_one_graph(model, picture, tmp_path):
     folder = edgeseg.export_bundle(
         model, tmp_path / "one", num_images=1, stages=False, variants=False
     )
-    assert set(Manifest.load(folder).graphs) == {"main"}
-    found = []
-    for each in (bundle, folder):
-        with edgeseg_runtime.load(each, backend="onnxruntime") as predictor:
-            found.append(predictor(picture))
-    np.testing.assert_array_equal(found[0].boxes, found[1].boxes)
-    np.testing.assert_array_equal(found[0].scores, found[1].scores)
-    assert (found[0].masks != found[1].masks).mean() < 1e-6
+    manifest = Manifest.load(folder)
+    assert (set(manifest.graphs), manifest.variants) == ({"main"}, {})
+    with edgeseg_runtime.load(folder, backend="onnxruntime") as predictor:
+        assert len(predictor(picture)) > 2
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, None])
@@ -168,6 +180,7 @@ def test_only_what_is_the_same_everywhere_is_shared():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_portrait_gives_the_original_s_results_through_its_variant(tmp_path):
     golden = load_case("maskrcnn_torchvision", "dev_portrait")
     height, width = golden.input_size

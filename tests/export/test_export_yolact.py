@@ -27,13 +27,8 @@ def tiny_bundle(bundle_of):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=() if case == "dev_plus" else pytest.mark.exhaustive)
-        for case in NAMES
-    ],
-)
+@pytest.mark.exhaustive  # the same in torch is in tests/models, the way through a bundle in test_export_accuracy.py
+@pytest.mark.parametrize("case", NAMES)
 def test_a_bundle_gives_the_original_s_results(tmp_path, case):
     """And TensorRT-RTX compiles it."""
     golden = load_instances(case)
@@ -63,13 +58,9 @@ def test_the_other_official_models_compile_at_their_size(tmp_path, name):
     assert engine.size_bytes > 100_000_000
 
 
-def test_the_tiny_model_compiles_for_every_target(tiny_bundle, tmp_path):
-    pytest.importorskip("tensorrt_rtx")
-    engines = build_bundle(tiny_bundle, flavour="tensorrt_rtx", targets=TARGETS, out=tmp_path)
-    assert sorted(target for engine in engines for target in engine.key.targets) == sorted(TARGETS)
-
-
-@pytest.mark.parametrize("nms", ["fast_cross_class", "traditional"])
+@pytest.mark.parametrize(
+    "nms", ["traditional", pytest.param("fast_cross_class", marks=pytest.mark.exhaustive)]
+)
 def test_the_other_suppressions_are_the_same_in_the_bundle(tmp_path, nms):
     model = edgeseg.create_model("yolact_tiny", weights="shapes", nms=nms)
     bundle = edgeseg.export_bundle(model, tmp_path / nms, images=[PICTURE])
@@ -86,6 +77,7 @@ def test_the_masks_are_a_convolution(tiny_bundle):
     assert not {node.op_type for node in graph.node} & {"MatMul", "Gemm", "Einsum"}
 
 
+@pytest.mark.exhaustive
 def test_a_free_batch_axis_gives_each_picture_its_own_result(tiny_model, tmp_path):
     import onnxruntime
 
@@ -108,43 +100,3 @@ def test_a_free_batch_axis_gives_each_picture_its_own_result(tiny_model, tmp_pat
     for spec, batch in zip(manifest.outputs, together, strict=True):
         for row, single in zip(batch, alone, strict=True):
             np.testing.assert_allclose(row, single[spec.name][0], atol=1e-3)
-
-
-@pytest.mark.parametrize(("winner", "count"), [(0, 0), (1, 30)], ids=["none", "maximum"])
-def test_no_detection_and_the_maximum_twice_in_a_row(tmp_path, winner, count):
-    model = edgeseg.create_model("yolact_tiny", weights="shapes", nms_thresh=1.0)
-    model.head.classes.bias.data.reshape(-1, 7)[:, winner] += 50
-    bundle = edgeseg.export_bundle(model, tmp_path / "bundle", images=[PICTURE])
-    with edgeseg_runtime.load(bundle, backend="onnxruntime", threads=1) as predictor:
-        for _ in range(2):
-            result = predictor(PICTURE)
-            assert len(result) == count
-            assert result.masks.shape == (count, *PICTURE.shape[:2])
-
-
-def test_a_single_detection_twice_in_a_row(tmp_path):
-    model = edgeseg.create_model("yolact_tiny", weights="shapes", max_num_detections=1)
-    bundle = edgeseg.export_bundle(model, tmp_path / "bundle", images=[PICTURE])
-    with edgeseg_runtime.load(bundle, backend="onnxruntime", threads=1) as predictor:
-        assert [len(predictor(PICTURE)) for _ in range(2)] == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("winner", "most"), [(0, 30), (1, 1), (1, 30)], ids=["none", "one", "maximum"]
-)
-def test_yolact_plus_plus_scores_no_mask_one_and_the_maximum_twice_in_a_row(tmp_path, winner, most):
-    model = edgeseg.create_model(
-        "yolact_tiny", use_maskiou=True, image_size=256, nms_thresh=1.0, max_num_detections=most
-    )
-    model.head.classes.bias.data.reshape(-1, 7)[:, winner] += 50
-    # All scores are equal: which priors come first is the engine's affair.
-    bundle = edgeseg.export_bundle(
-        model, tmp_path / "bundle", images=[PICTURE], allow_mismatch=True
-    )
-    count = most if winner else 0
-    with edgeseg_runtime.load(bundle, backend="onnxruntime", threads=1) as predictor:
-        for _ in range(2):
-            result = predictor(PICTURE)
-            assert len(result) == count
-            assert result.masks.shape == (count, *PICTURE.shape[:2])
-            assert result.mask_scores.shape == (count,)

@@ -10,6 +10,7 @@ from edgeseg_runtime.tensorrt.engines import build_bundle
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # the same in torch is in tests/models, the way through a bundle in test_export_video.py
 @pytest.mark.parametrize(
     ("case", "name"),
     [("dev", "yolact_edge_vid_resnet50"), ("dev_image", "yolact_edge_mobilenetv2")],

@@ -9,6 +9,25 @@ from golden import fill, load_case
 
 CASE = "dev"
 
+SMALL = {
+    "backbone": "small",
+    "backbone_channels": (8, 8, 8, 16),
+    "fpn_channels": 16,
+    "flow_net": "small",
+    "flow_widths": (8, 8, 16),
+    "correction_widths": (8, 8, 8),
+    "semantic_channels": (32, 32, 32),
+    "rpn_pre_nms_top_n": 60,
+    "rpn_post_nms_top_n": 40,
+    "box_fc_channels": 16,
+    "embedding_channels": 16,
+    "mask_num_convs": 1,
+    "mask_channels": 16,
+    "max_detections": 10,
+    "image_size": (64, 128),
+}
+"""Options of a model of a few channels."""
+
 
 def load_clip():
     """Return the pictures (BGR) of the frames and a case for each; the weights of each are the clip's."""

@@ -15,6 +15,21 @@ NAMES = {
 SUPPRESSIONS = {"fast": "det", "fast_cross_class": "cc", "traditional": "trad"}
 """Option ``nms`` -> prefix of its arrays."""
 
+SMALL_VIDEO = {
+    "backbone": "small",
+    "backbone_channels": (4, 8, 8, 16),
+    "fpn_channels": 16,
+    "head_channels": 16,
+    "proto_channels": 16,
+    "flow_channels": 8,
+    "flow_widths": (8, 8, 8),
+    "num_classes": 4,
+    "image_size": 96,
+    "nms_top_k": 5,
+    "max_num_detections": 5,
+}
+"""Options of a model of videos of a few channels."""
+
 
 def load_instances(case, system="yolact"):
     """Return a case whose final boxes, scores, labels and masks have the names of other families."""

@@ -53,7 +53,15 @@ def own_state(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("system", "case"), NAMES)
+@pytest.mark.parametrize(
+    ("system", "case"),
+    [
+        ("cornernet", "dev_squeeze"),
+        ("centernet_triplet", "dev"),
+        pytest.param("cornernet", "dev", marks=pytest.mark.exhaustive),
+        pytest.param("centernet_triplet", "dev_large", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_every_stage_and_result_is_the_original_s(system, case):
     golden, model = golden_model(system, case)
     predictor = edgeseg.torch_predictor(model)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from vpsnet_cases import load_clip
+from vpsnet_cases import SMALL, load_clip
 
 import edgeseg
 from edgeseg.models import model_manifest
@@ -43,23 +43,6 @@ STATISTICS = [
     *(f"p{level}" for level in range(2, 7)),
     *(f"fused_p{level}" for level in range(2, 7)),
 ]
-SMALL = {
-    "backbone": "small",
-    "backbone_channels": (8, 8, 8, 16),
-    "fpn_channels": 16,
-    "flow_net": "small",
-    "flow_widths": (8, 8, 16),
-    "correction_widths": (8, 8, 8),
-    "semantic_channels": (32, 32, 32),
-    "rpn_pre_nms_top_n": 60,
-    "rpn_post_nms_top_n": 40,
-    "box_fc_channels": 16,
-    "embedding_channels": 16,
-    "mask_num_convs": 1,
-    "mask_channels": 16,
-    "max_detections": 10,
-    "image_size": (64, 128),
-}
 
 
 @pytest.fixture(scope="module")

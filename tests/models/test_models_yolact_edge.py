@@ -5,7 +5,7 @@ import pytest
 import torch
 from golden import match_detections
 from torch.nn import functional as F
-from yolact_cases import load_clip, load_instances
+from yolact_cases import SMALL_VIDEO, load_clip, load_instances
 
 import edgeseg
 from edgeseg.models import model_manifest
@@ -42,19 +42,6 @@ STEP = {
     },
 }
 """Array of a case -> stage of a frame behind a key frame."""
-SMALL = {
-    "backbone": "small",
-    "backbone_channels": (4, 8, 8, 16),
-    "fpn_channels": 16,
-    "head_channels": 16,
-    "proto_channels": 16,
-    "flow_channels": 8,
-    "flow_widths": (8, 8, 8),
-    "num_classes": 4,
-    "image_size": 96,
-    "nms_top_k": 5,
-    "max_num_detections": 5,
-}
 
 
 class _GivenInput(torch.nn.Module):
@@ -173,7 +160,9 @@ def load_state(case):
 def test_yolact_s_checkpoint_is_a_model_of_pictures():
     """Its pyramid has other names, and the same arithmetic."""
     options = {
-        name: value for name, value in SMALL.items() if not name.startswith(("flow", "backbone"))
+        name: value
+        for name, value in SMALL_VIDEO.items()
+        if not name.startswith(("flow", "backbone"))
     }
     yolact = edgeseg.create_model("yolact_resnet50", **options)
     table = yolact_key_table("yolact_resnet50")
@@ -211,7 +200,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 
 
 def test_key_frames_come_as_often_as_the_option_says():
-    manifest = model_manifest(edgeseg.create_model(CASES["dev"], key_interval=3, **SMALL))
+    manifest = model_manifest(edgeseg.create_model(CASES["dev"], key_interval=3, **SMALL_VIDEO))
     schedule = manifest.schedule
     assert (schedule.first, schedule.then, schedule.first_every) == (("key",), ("step",), 3)
     assert manifest.graphs["step"].reads == {f"key_{name}": name for name in CARRIED}
@@ -220,7 +209,7 @@ def test_key_frames_come_as_often_as_the_option_says():
 @pytest.mark.parametrize("winner", [0, 1])
 def test_no_detection_and_the_maximum_come_in_the_same_shapes(winner):
     """The bias of the classifier decides, in key frames and behind them."""
-    model = edgeseg.create_model(CASES["dev"], **SMALL)
+    model = edgeseg.create_model(CASES["dev"], **SMALL_VIDEO)
     with torch.no_grad():
         bias = model.head.classes.bias.reshape(-1, 4)
         bias.fill_(-20)
@@ -231,7 +220,7 @@ def test_no_detection_and_the_maximum_come_in_the_same_shapes(winner):
 
 
 def test_a_flow_that_leaves_the_map_or_is_no_number_finds_nothing_or_says_so():
-    model = edgeseg.create_model(CASES["dev"], **SMALL)
+    model = edgeseg.create_model(CASES["dev"], **SMALL_VIDEO)
     for value, is_finite in ((1e30, True), (float("nan"), False)):
         with torch.no_grad():
             model.partial.flow_net.coarse.flow.weight.fill_(value)

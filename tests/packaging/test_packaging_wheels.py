@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from tiny_bundle import write_bundle
 
 import edgeseg
@@ -106,11 +105,8 @@ def test_the_runtime_wheel_is_small_and_demands_numpy_and_opencv_only(wheels):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    torch.manual_seed(0)
-    model = edgeseg.create_model("maskrcnn_tiny", image_size=128, box_detections_per_img=8)
-    folder = tmp_path_factory.mktemp("device") / "bundle"
-    return edgeseg.export_bundle(model, folder, num_images=1)
+def bundle(bundle_of):
+    return bundle_of("maskrcnn_tiny")
 
 
 @pytest.fixture(scope="module")

@@ -50,24 +50,19 @@ def open_cityscapes(
     """
     folder, split = _checked(folder, split, limit, "Cityscapes", LAYOUT)
     labels = folder / "gtFine" / f"cityscapes_panoptic_{split}"
-    content = _content(labels.with_suffix(".json"), labels, LAYOUT)
-    annotations = segments_of(content["annotations"], labels.with_suffix(".json"))
+    labelled, categories = _labelled(labels.with_suffix(".json"), labels, LAYOUT, limit)
     pictures = folder / "leftImg8bit" / split
     files = []
-    for image in content["images"][:limit]:
+    for image, entry in labelled:
         name = str(image["id"])
         # The JSON file calls the picture NAME_gtFine_leftImg8bit.png, which is the name of no file.
         picture = pictures / name.split("_")[0] / f"{name}_leftImg8bit.png"
-        entry = _entry(annotations, image, labels)
         files.append(
-            SegmentFile(
-                picture=picture,
-                labels=labels / entry["file_name"],
-                segments=tuple(entry["segments_info"]),
-                file_name=str(picture.relative_to(pictures)),
+            _segment_file(
+                picture, labels, entry, file_name=str(picture.relative_to(pictures)), video_id=None
             )
         )
-    return SegmentFiles(f"cityscapes:{split}", files, content["categories"])
+    return SegmentFiles(f"cityscapes:{split}", files, categories)
 
 
 def write_cityscapes(dataset: Dataset, folder: str | Path, *, split: str = "val") -> Path:
@@ -107,26 +102,15 @@ def open_cityscapes_vps(
         ValueError: there is no such split, or the limit is not positive.
     """
     folder, split = _checked(folder, split, limit, "Cityscapes-VPS", VPS_LAYOUT)
-    source, labels = (
-        folder / f"panoptic_gt_{split}_city_vps.json",
-        folder / split / "panoptic_video",
-    )
-    content = _content(source, labels, VPS_LAYOUT)
-    annotations = segments_of(content["annotations"], source)
+    source = folder / f"panoptic_gt_{split}_city_vps.json"
+    labels = folder / split / "panoptic_video"
+    labelled, categories = _labelled(source, labels, VPS_LAYOUT, limit, is_sorted=True)
     files = []
-    for image in sorted(content["images"], key=lambda image: str(image["id"]))[:limit]:
+    for image, entry in labelled:
         picture = _frame(folder / split, image)
-        entry = _entry(annotations, image, source)
-        files.append(
-            SegmentFile(
-                picture=picture,
-                labels=labels / Path(entry["file_name"]).name,
-                segments=tuple(entry["segments_info"]),
-                file_name=picture.name,
-                video_id=_clip_number(picture.name, source),
-            )
-        )
-    return SegmentFiles(f"cityscapes-vps:{split}", files, content["categories"])
+        clip = _clip_number(picture.name, source)
+        files.append(_segment_file(picture, labels, entry, file_name=picture.name, video_id=clip))
+    return SegmentFiles(f"cityscapes-vps:{split}", files, categories)
 
 
 def write_cityscapes_vps(dataset: Dataset, folder: str | Path, *, split: str = "val") -> Path:
@@ -165,19 +149,36 @@ def _checked(
     return folder, split
 
 
-def _content(source: Path, labels: Path, layout: str) -> dict[str, Any]:
+def _labelled(
+    source: Path, labels: Path, layout: str, limit: int | None, *, is_sorted: bool = False
+) -> tuple[list[tuple[Mapping[str, Any], Mapping[str, Any]]], list[dict[str, Any]]]:
+    """Return the first pictures of an annotation file, or of its ids in order, with their segments, and the categories."""
     if not source.is_file() or not labels.is_dir():
         missing = labels if source.is_file() else source
         raise DatasetError(f"There is no {missing}. {layout}")
-    return read_annotation_file(source, REQUIRED_KEYS)
+    content = read_annotation_file(source, REQUIRED_KEYS)
+    annotations = segments_of(content["annotations"], source)
+    images = content["images"]
+    if is_sorted:
+        images = sorted(images, key=lambda image: str(image["id"]))
+    labelled = []
+    for image in images[:limit]:
+        if image["id"] not in annotations:
+            raise DatasetError(f"{source} has no segments for picture {image['id']!r}. {DOWNLOAD}")
+        labelled.append((image, annotations[image["id"]]))
+    return labelled, content["categories"]
 
 
-def _entry(
-    annotations: Mapping[Any, Mapping[str, Any]], image: Mapping[str, Any], source: Path
-) -> Mapping[str, Any]:
-    if image["id"] not in annotations:
-        raise DatasetError(f"{source} has no segments for picture {image['id']!r}. {DOWNLOAD}")
-    return annotations[image["id"]]
+def _segment_file(
+    picture: Path, labels: Path, entry: Mapping[str, Any], *, file_name: str, video_id: int | None
+) -> SegmentFile:
+    return SegmentFile(
+        picture=picture,
+        labels=labels / Path(entry["file_name"]).name,
+        segments=tuple(entry["segments_info"]),
+        file_name=file_name,
+        video_id=video_id,
+    )
 
 
 def _frame(folder: Path, image: Mapping[str, Any]) -> Path:

@@ -14,7 +14,8 @@ from edgeseg.models.labels import (
     COCO_SKELETON,
     ClassRules,
 )
-from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg.models.tensors import detections, picture
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -76,21 +77,17 @@ def manifest(model: ReferenceModel) -> Manifest:
     assert isinstance(model, CenterNet)
     config = model.config
     height, width = config.image_size
-    num_results, num_joints = config.max_detections, config.num_joints
+    num_joints = config.num_joints
     is_pose = config.kind == "pose"
-    keypoints = TensorSpec(name="keypoints", dtype="float32", shape=(1, num_results, num_joints, 3))
     has_coco_joints = is_pose and num_joints == len(COCO_KEYPOINTS) and not config.keypoint_names
     return Manifest(
         name=model.name,
         task="instances",
         precision="fp32",
         graphs=one_graph(
-            inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
-            outputs=(
-                TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
-                TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
-                TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
-                *((keypoints,) if is_pose else ()),
+            inputs=picture(config.image_size),
+            outputs=detections(
+                config.max_detections, {"keypoints": (num_joints, 3)} if is_pose else {}
             ),
         ),
         preprocess=Preprocess(

@@ -10,7 +10,8 @@ from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured, turned
 from edgeseg.models.cornernet.config import PRESETS
 from edgeseg.models.labels import ClassRules
-from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg.models.tensors import detections, floats, picture
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -55,20 +56,16 @@ def manifest(model: ReferenceModel) -> Manifest:
     assert isinstance(model, CornerNet)
     config = model.config
     height, width = config.image_size
-    num_rows = config.num_candidates
     has_centers = config.kind == "triplets"
-    centers = TensorSpec(name="centers", dtype="float32", shape=(1, config.num_centers, 4))
     return Manifest(
         name=model.name,
         task="instances",
         precision="fp32",
         graphs=one_graph(
-            inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
+            inputs=picture(config.image_size),
             outputs=(
-                *((centers,) if has_centers else ()),
-                TensorSpec(name="boxes", dtype="float32", shape=(1, num_rows, 4)),
-                TensorSpec(name="scores", dtype="float32", shape=(1, num_rows)),
-                TensorSpec(name="labels", dtype="int32", shape=(1, num_rows)),
+                *((floats("centers", config.num_centers, 4),) if has_centers else ()),
+                *detections(config.num_candidates),
             ),
         ),
         preprocess=Preprocess(height=height, width=width, resize="center_odd"),

@@ -19,8 +19,9 @@ from edgeseg.models.maskrcnn.spec import (
     sides_of,
     staged,
 )
+from edgeseg.models.tensors import floats
 from edgeseg_runtime.bundle.graphs import Graph, Schedule
-from edgeseg_runtime.bundle.manifest import Manifest, TensorSpec
+from edgeseg_runtime.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -88,9 +89,7 @@ def _graphs(model: DensePose) -> dict[str, Graph]:
     config = model.config
     side = 2 * config.surface_pool
     maps = tuple(
-        TensorSpec(
-            name=f"{PREFIX}{name}", dtype="float32", shape=(1, FREE_ROWS, channels, side, side)
-        )
+        floats(f"{PREFIX}{name}", FREE_ROWS, channels, side, side)
         for name, channels in config.surface_maps.items()
     )
     detect = detect_graph(config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,8 @@ from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.hourglass.config import PRESETS, HourglassConfig
 from edgeseg.models.labels import MPII_KEYPOINTS, MPII_SKELETON, ClassRules
-from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg.models.tensors import floats, picture
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -51,18 +51,14 @@ def manifest(model: ReferenceModel) -> Manifest:
     assert isinstance(model, StackedHourglass)
     config = model.config
     height, width = config.image_size
-    image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
-    fraction = dataclasses.replace(image, name="image_fraction")
     is_mpii = config.num_keypoints == len(MPII_KEYPOINTS) and not config.keypoint_names
     return Manifest(
         name=model.name,
         task="keypoints",
         precision="fp32",
         graphs=one_graph(
-            inputs=(image, *((fraction,) if config.takes_fraction else ())),
-            outputs=(
-                TensorSpec(name="keypoints", dtype="float32", shape=(1, config.num_keypoints, 3)),
-            ),
+            inputs=picture(config.image_size, takes_fraction=config.takes_fraction),
+            outputs=(floats("keypoints", config.num_keypoints, 3),),
         ),
         preprocess=Preprocess(
             height=height,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.landmarks.config import PRESETS, LandmarksConfig
-from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg.models.tensors import floats, picture
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -88,10 +89,10 @@ def manifest(model: ReferenceModel) -> Manifest:
         task="landmarks",
         precision="fp32",
         graphs=one_graph(
-            inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
+            inputs=picture(config.image_size),
             outputs=(
-                TensorSpec(name="points", dtype="float32", shape=(1, num_points, 2)),
-                TensorSpec(name="scores", dtype="float32", shape=(1, num_points)),
+                floats("points", num_points, 2),
+                floats("scores", num_points),
             ),
         ),
         preprocess=Preprocess(

@@ -15,7 +15,7 @@ from edgeseg.models.labels import (
     SHAPES,
 )
 from edgeseg.models.layers.limits import MAX_TOP_K
-from edgeseg_runtime.bundle.manifest import INTERPOLATIONS, SIZE_ROUNDINGS
+from edgeseg_runtime.bundle.preprocess import INTERPOLATIONS, SIZE_ROUNDINGS
 from edgeseg_runtime.results.paste import PASTE_RULES
 
 STRIDES = (4, 8, 16, 32)

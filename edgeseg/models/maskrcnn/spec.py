@@ -20,6 +20,7 @@ from edgeseg.models.maskrcnn.config import (
     DetectorConfig,
     MaskRCNNConfig,
 )
+from edgeseg.models.tensors import detections, floats, picture
 from edgeseg_runtime.bundle.graphs import Graph, Rows, Schedule, one_graph
 from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec
 
@@ -137,26 +138,13 @@ def detect_graph(config: DetectorConfig, *further: TensorSpec) -> Graph:
     from edgeseg.ops.pyramid_atlas import atlas_layout
 
     height, width = config.image_size
-    num_results = config.box_detections_per_img
-    image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
-    fraction = dataclasses.replace(image, name="image_fraction")
     layout = atlas_layout([(height // stride, width // stride) for stride in STRIDES])
     return Graph(
-        inputs=(
-            image,
-            TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
-            *((fraction,) if config.takes_fraction else ()),
-        ),
+        inputs=picture(config.image_size, knows_size=True, takes_fraction=config.takes_fraction),
         outputs=(
-            TensorSpec(name="boxes", dtype="float32", shape=(1, num_results, 4)),
-            TensorSpec(name="scores", dtype="float32", shape=(1, num_results)),
-            TensorSpec(name="labels", dtype="int32", shape=(1, num_results)),
+            *detections(config.box_detections_per_img),
             *further,
-            TensorSpec(
-                name="atlas",
-                dtype="float32",
-                shape=(1, config.fpn_channels, layout.height, layout.width),
-            ),
+            floats("atlas", config.fpn_channels, layout.height, layout.width),
         ),
         kept=("atlas",),
     )
@@ -211,19 +199,16 @@ def _graphs(model: MaskRCNN) -> dict[str, Graph]:
     """Return what finds the detections, and the stage that runs once for each of them."""
     config = model.config
     found = (
-        TensorSpec(
-            name="keypoint_heatmaps",
-            dtype="float32",
-            shape=(1, FREE_ROWS, config.num_keypoints, 56, 56),
-        )
+        floats("keypoint_heatmaps", FREE_ROWS, config.num_keypoints, 56, 56)
         if config.num_keypoints
-        else TensorSpec(name="masks", dtype="float32", shape=(1, FREE_ROWS, 28, 28))
+        else floats("masks", FREE_ROWS, 28, 28)
     )
     height, width = config.image_size
-    semantic = TensorSpec(
-        name="semantic_logits",
-        dtype="float32",
-        shape=(1, 1 + len(config.stuff_labels), height // STRIDES[0], width // STRIDES[0]),
+    semantic = floats(
+        "semantic_logits",
+        1 + len(config.stuff_labels),
+        height // STRIDES[0],
+        width // STRIDES[0],
     )
     detect = detect_graph(config, *((semantic,) if config.stuff_labels else ()))
     branch = branch_graph(

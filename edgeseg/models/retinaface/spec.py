@@ -10,7 +10,8 @@ from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
 from edgeseg.models.retinaface.config import PRESETS
-from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg.models.tensors import detections, picture
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -52,9 +53,6 @@ def manifest(model: ReferenceModel) -> Manifest:
     config = model.config
     height, width = config.image_size
     shapes = {
-        "boxes": (4,),
-        "scores": (),
-        "labels": (),
         "landmarks": (config.num_landmarks, 2),
         "gender": (),
         "mesh": (config.num_vertices, 3),
@@ -64,14 +62,10 @@ def manifest(model: ReferenceModel) -> Manifest:
         task="instances",
         precision="fp32",
         graphs=one_graph(
-            inputs=(TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),),
-            outputs=tuple(
-                TensorSpec(
-                    name=name,
-                    dtype="int32" if name == "labels" else "float32",
-                    shape=(1, config.keep_top_k, *shapes[name]),
-                )
-                for name in model.outputs
+            inputs=picture(config.image_size),
+            outputs=detections(
+                config.keep_top_k,
+                {name: shape for name, shape in shapes.items() if name in model.outputs},
             ),
         ),
         preprocess=Preprocess(

@@ -21,8 +21,9 @@ from edgeseg.models.maskrcnn.spec import (
     preprocess,
     sides_of,
 )
+from edgeseg.models.tensors import floats
 from edgeseg.models.upsnet.config import PRESETS, UPSNetConfig
-from edgeseg_runtime.bundle.graphs import Graph, Schedule, TensorSpec
+from edgeseg_runtime.bundle.graphs import Graph, Schedule
 from edgeseg_runtime.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -101,10 +102,8 @@ def _graphs(config: UPSNetConfig) -> dict[str, Graph]:
     detect = _detector(
         detect_graph(
             config,
-            TensorSpec(
-                name="semantic_logits",
-                dtype="float32",
-                shape=(1, config.num_semantic, height // STRIDES[0], width // STRIDES[0]),
+            floats(
+                "semantic_logits", config.num_semantic, height // STRIDES[0], width // STRIDES[0]
             ),
         ),
         config,
@@ -118,7 +117,7 @@ def _graphs(config: UPSNetConfig) -> dict[str, Graph]:
             stage: branch_graph(
                 detect,
                 TAKES[stage],
-                (TensorSpec(name=f"{prefix}masks", dtype="float32", shape=(1, FREE_ROWS, 28, 28)),),
+                (floats(f"{prefix}masks", FREE_ROWS, 28, 28),),
                 maximum=maximum,
                 buckets=BUCKETS,
                 counts=f"{prefix}scores",

@@ -61,7 +61,6 @@ class VPSNet(ReferenceModel):
     So the first frame is fused with itself, as in the original.
     """
 
-    threshold_option = "score_thresh"
     config: VPSNetConfig
     outputs = (
         "contender_boxes",

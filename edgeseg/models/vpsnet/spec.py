@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
+from edgeseg.models.tensors import floats, picture
 from edgeseg.models.vpsnet.config import PRESETS, STRIDES, VPSNetConfig
 from edgeseg_runtime.bundle.graphs import Graph, Schedule, TensorSpec
 from edgeseg_runtime.bundle.manifest import Manifest, Preprocess
@@ -62,19 +63,16 @@ def manifest(model: ReferenceModel) -> Manifest:
     assert isinstance(model, VPSNet)
     config = model.config
     height, width = config.image_size
-    fed = (
-        TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3)),
-        TensorSpec(name="image_size", dtype="int32", shape=(1, 2)),
-    )
+    fed = picture(config.image_size, knows_size=True)
     carried = (
-        _tensor("gathered", config.fpn_channels, height // STRIDES[0], width // STRIDES[0]),
-        _tensor("picture", 3, height, width),
+        floats("gathered", config.fpn_channels, height // STRIDES[0], width // STRIDES[0]),
+        floats("picture", 3, height, width),
     )
     writes = {name: name for name in CARRIED}
     graphs = {
         SEED: Graph(inputs=fed, outputs=carried, writes=writes, kept=CARRIED),
         MAIN: Graph(
-            inputs=(*fed, *(_tensor(f"before_{spec.name}", *spec.shape[1:]) for spec in carried)),
+            inputs=(*fed, *(floats(f"before_{spec.name}", *spec.shape[1:]) for spec in carried)),
             outputs=(*_results(config), *carried),
             reads={f"before_{name}": name for name in CARRIED},
             writes=writes,
@@ -116,17 +114,13 @@ def _results(config: VPSNetConfig) -> tuple[TensorSpec, ...]:
     rows = config.max_detections
     num_classes = config.num_stuff + config.num_classes - 1
     return (
-        _tensor("contender_boxes", rows, 4),
-        _tensor("contender_scores", rows),
+        floats("contender_boxes", rows, 4),
+        floats("contender_scores", rows),
         TensorSpec(name="contender_labels", dtype="int32", shape=(1, rows)),
-        _tensor("contender_masks", rows, 28, 28),
-        _tensor("contender_embeddings", rows, config.embedding_channels),
-        _tensor("semantic_logits", num_classes, height // STRIDES[0], width // STRIDES[0]),
+        floats("contender_masks", rows, 28, 28),
+        floats("contender_embeddings", rows, config.embedding_channels),
+        floats("semantic_logits", num_classes, height // STRIDES[0], width // STRIDES[0]),
     )
-
-
-def _tensor(name: str, *shape: int) -> TensorSpec:
-    return TensorSpec(name=name, dtype="float32", shape=(1, *shape))
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures

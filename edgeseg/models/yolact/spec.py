@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
+from edgeseg.models.tensors import detections, picture
 from edgeseg.models.yolact.config import PRESETS, YolactConfig
-from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -69,28 +69,16 @@ def manifest(model: ReferenceModel) -> Manifest:
     assert isinstance(model, Yolact)
     config = model.config
     height, width = config.image_size
-    shapes = {
-        "boxes": (4,),
-        "scores": (),
-        "labels": (),
-        "masks": config.mask_size,
-        "mask_scores": (),
-    }
-    image = TensorSpec(name="image", dtype="uint8", shape=(1, height, width, 3))
-    fraction = dataclasses.replace(image, name="image_fraction")
+    shapes = {"masks": config.mask_size, "mask_scores": ()}
     return Manifest(
         name=model.name,
         task="instances",
         precision="fp32",
         graphs=one_graph(
-            inputs=(image, fraction) if config.takes_fraction else (image,),
-            outputs=tuple(
-                TensorSpec(
-                    name=name,
-                    dtype="int32" if name == "labels" else "float32",
-                    shape=(1, config.num_results, *shapes[name]),
-                )
-                for name in model.outputs
+            inputs=picture(config.image_size, takes_fraction=config.takes_fraction),
+            outputs=detections(
+                config.num_results,
+                {name: shape for name, shape in shapes.items() if name in model.outputs},
             ),
         ),
         preprocess=Preprocess(height=height, width=width, resize="stretch"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
+from edgeseg.models.tensors import floats
 from edgeseg.models.yolact import spec as yolact
 from edgeseg.models.yolact_edge.config import PRESETS, YolactEdgeConfig
 from edgeseg_runtime.bundle.graphs import Graph, Schedule, TensorSpec
@@ -92,9 +93,9 @@ def _carried(config: YolactEdgeConfig) -> tuple[TensorSpec, ...]:
     sizes = config.map_sizes
     channels = config.fpn_channels
     return (
-        TensorSpec(name="merged4", dtype="float32", shape=(1, channels, *sizes[1])),
-        TensorSpec(name="merged5", dtype="float32", shape=(1, channels, *sizes[2])),
-        TensorSpec(name="reduced", dtype="float32", shape=(1, config.flow_channels, *sizes[0])),
+        floats("merged4", channels, *sizes[1]),
+        floats("merged5", channels, *sizes[2]),
+        floats("reduced", config.flow_channels, *sizes[0]),
     )
 
 

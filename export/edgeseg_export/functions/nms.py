@@ -6,6 +6,7 @@ Shape suffixes: B pictures, N boxes in falling score order, M boxes of a block, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from onnx import FunctionProto, TensorProto, helper
@@ -137,44 +138,17 @@ def _keep_in_tiles(
     num_candidates = body.op("ReduceMax", num_candidates_B, keepdims=0)
 
     def step(inner: Body, row: str, column: str, alive_BCM: str) -> tuple[tuple[str, ...], str]:
-        is_row_1C1, is_column_1C1 = (
-            inner.op("Equal", blocks_1C1, index) for index in (row, column)
+        places = tuple(inner.op("Equal", blocks_1C1, index) for index in (row, column))
+        overlaps_BMM = _overlaps(
+            inner, *_tile(inner, boxes_BCM5, places, inner.floats(0)), iou_threshold
         )
-
-        def block(blocks: str, is_it: str, zero: str, *, keepdims: int = 0) -> str:
-            # Not a Gather: TensorRT-RTX 1.7.1 compiles none whose index is a state of a loop.
-            chosen = inner.op("Where", is_it, blocks, zero)
-            return inner.op("ReduceSum", chosen, inner.ints(1), keepdims=keepdims)
-
-        def tile(blocks: str, zero: str) -> tuple[str, str]:
-            rows, columns = (
-                block(blocks, inner.op("Unsqueeze", is_it_1C1, inner.ints(3)), zero)
-                for is_it_1C1 in (is_row_1C1, is_column_1C1)
-            )
-            return rows, inner.op("Transpose", columns, perm=[0, 2, 1])
-
-        overlaps_BMM = _overlaps(inner, *tile(boxes_BCM5, inner.floats(0)), iou_threshold)
         if groups_BCM1:
-            same_BMM = inner.op("Equal", *tile(groups_BCM1, inner.ints(0)))
+            same_BMM = inner.op("Equal", *_tile(inner, groups_BCM1, places, inner.ints(0)))
             overlaps_BMM = inner.op("And", overlaps_BMM, same_BMM)
         is_diagonal = inner.op("Equal", row, column)
         is_above = _as_float(inner, inner.op("Less", row, column))
-        before_1MM = inner.floats(np.triu(np.ones((1, BLOCK, BLOCK)), 1))
-        suppresses_BMM = inner.op(
-            "Mul", _as_float(inner, overlaps_BMM), inner.op("Max", before_1MM, is_above)
-        )
-        kept_B1M, alive_B1M = (
-            block(alive_BCM, is_it_1C1, inner.floats(0), keepdims=1)
-            for is_it_1C1 in (is_row_1C1, is_column_1C1)
-        )
-
-        def suppress(innermost: Body, keep_B1M: str) -> tuple[tuple[str, ...], str]:
-            rows_B1M = innermost.op("Where", is_diagonal, keep_B1M, kept_B1M)
-            following = _survivors(innermost, rows_B1M, suppresses_BMM, alive_B1M)
-            return (following,), _has_changed(innermost, keep_B1M, following)
-
-        (keep_B1M,) = inner.loop_while(inner.true(), (alive_B1M,), suppress)
-        alive_BCM = inner.op("Where", is_column_1C1, keep_B1M, alive_BCM)
+        keep_B1M = _settled_column(inner, alive_BCM, overlaps_BMM, places, is_diagonal, is_above)
+        alive_BCM = inner.op("Where", places[1], keep_B1M, alive_BCM)
 
         next_column = inner.op("Add", column, _as_float(inner, is_diagonal))
         next_row = inner.op("Mul", inner.op("Add", row, inner.floats(1)), is_above)
@@ -194,6 +168,52 @@ def _keep_in_tiles(
     is_needed = body.op("Greater", num_candidates, body.floats(0))
     *_, keep_BCM = body.loop_while(is_needed, (first, first, alive_BCM), step)
     return body.slice(body.reshape(keep_BCM, 0, -1), 0, num_boxes, axis=1)
+
+
+def _block(body: Body, blocks: str, is_it: str, zero: str, *, keepdims: int = 0) -> str:
+    """Return one of the blocks along axis 1.
+
+    Not a Gather: TensorRT-RTX 1.7.1 compiles none whose index is a state of a loop.
+    """
+    chosen = body.op("Where", is_it, blocks, zero)
+    return body.op("ReduceSum", chosen, body.ints(1), keepdims=keepdims)
+
+
+def _tile(body: Body, blocks_BCMX: str, places: Sequence[str], zero: str) -> tuple[str, str]:
+    """Return a tile's rows (B, M, X) and columns (B, X, M); `places` tell which blocks these are, (1, C, 1) bool."""
+    rows_BMX, columns_BMX = (
+        _block(body, blocks_BCMX, body.op("Unsqueeze", is_it_1C1, body.ints(3)), zero)
+        for is_it_1C1 in places
+    )
+    return rows_BMX, body.op("Transpose", columns_BMX, perm=[0, 2, 1])
+
+
+def _settled_column(
+    body: Body,
+    alive_BCM: str,
+    overlaps_BMM: str,
+    places: Sequence[str],
+    is_diagonal: str,
+    is_above: str,
+) -> str:
+    """Return 1 for the boxes of a tile's column that its rows leave, (B, 1, M) float.
+
+    The rows above the diagonal are final. On it they are the column itself, whose kept boxes are a fixed point.
+    """
+    before_1MM = body.floats(np.triu(np.ones((1, BLOCK, BLOCK)), 1))
+    suppresses_BMM = body.op(
+        "Mul", _as_float(body, overlaps_BMM), body.op("Max", before_1MM, is_above)
+    )
+    kept_B1M, alive_B1M = (
+        _block(body, alive_BCM, is_it_1C1, body.floats(0), keepdims=1) for is_it_1C1 in places
+    )
+
+    def suppress(inner: Body, keep_B1M: str) -> tuple[tuple[str, ...], str]:
+        rows_B1M = inner.op("Where", is_diagonal, keep_B1M, kept_B1M)
+        following = _survivors(inner, rows_B1M, suppresses_BMM, alive_B1M)
+        return (following,), _has_changed(inner, keep_B1M, following)
+
+    return body.loop_while(body.true(), (alive_B1M,), suppress)[0]
 
 
 def _lengthened(body: Body, value: str, missing: int, rank: int) -> str:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from edgeseg_runtime.bundle.documents import document_from, read_object
 from edgeseg_runtime.bundle.files import check_relative, read_limited, read_verified, write_atomic
 from edgeseg_runtime.bundle.graphs import (
-    MAIN,
     MAX_TENSORS,
     Graph,
     Rows,
@@ -26,6 +26,14 @@ from edgeseg_runtime.bundle.graphs import (
     fed_of,
     given_of,
     one_graph,
+)
+from edgeseg_runtime.bundle.preprocess import Preprocess
+from edgeseg_runtime.bundle.schema import (
+    SCHEMA,
+    check_requirements,
+    check_schema,
+    in_todays_form,
+    version_of,
 )
 from edgeseg_runtime.bundle.strict_json import (
     MAX_BYTES,
@@ -38,17 +46,15 @@ from edgeseg_runtime.bundle.values import (
     as_list,
     as_mapping,
     as_tuple,
-    check_choice,
     check_int,
     check_name,
-    check_number,
     check_number_of,
     check_scalar,
     check_str,
     plain_json,
     refuse,
 )
-from edgeseg_runtime.errors import CorruptArtifact, ManifestError, MissingArtifact, SchemaTooNew
+from edgeseg_runtime.errors import CorruptArtifact, ManifestError, MissingArtifact
 
 __all__ = [
     "FILE_NAME",
@@ -66,128 +72,16 @@ __all__ = [
 ]
 
 FILE_NAME = "manifest.json"
-SCHEMA = "2.0"
-OLDEST_SCHEMA = "1.0"
-MAX_PIXELS = 64_000_000
 MAX_KEYPOINTS = 10_000
 MAX_ENTRIES = 1024
 """Files, graphs or variants that are read at all."""
 MAX_ARTIFACT_BYTES = 2**31 - 1
 """What protobuf can read. A file with holes costs a stranger nothing, and us the memory."""
-KNOWN_REQUIREMENTS: frozenset[str] = frozenset()  # what a bundle may demand of this runtime
-
-RESIZES = (
-    "shortest_edge",
-    "letterbox",
-    "stretch",
-    "original",
-    "affine",
-    "center",
-    "center_odd",
-    "square_crop",
-)
-SAMPLED_RESIZES = (
-    "affine",
-    "center",
-    "center_odd",
-    "square_crop",
-)  # positions, not sizes, are computed
-INTERPOLATIONS = ("linear", "pillow_bilinear", "opencv_linear")
-FACTOR = "factor"
-"""Rounding of a size that the steps between the pixels do not follow."""
-SIZE_ROUNDINGS = ("floor", "half_up", FACTOR)
-CROP_ROUNDINGS = ("truncate", "none", "hrnet", "pfld", "pfld_camera")
-CROP_MARGIN = 1.25
-
 MAX_VARIANTS = 8
 
 _LISTS = ("requires", "labels", "category_ids", "keypoint_names", "skeleton")
 _MAPPINGS = ("graphs", "variants", "postprocess", "artifacts", "parity", "provenance")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SCHEMA = re.compile(r"(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preprocess:
-    """How a picture becomes the network's input.
-
-    Attributes:
-        height: height of the network's input in pixels, with padding.
-        width: width of the network's input in pixels, with padding.
-        resize: where the picture lands in the input.
-
-            - "shortest_edge" scales the shorter side to `min_size` unless the longer one then
-              exceeds `max_size`, and shrinks further what would not fit;
-            - "letterbox" fills the input as far as the aspect ratio allows;
-            - "stretch" ignores the aspect ratio;
-            - "original" leaves the picture as it is, and shrinks one that would not fit;
-            - "affine" scales by width / longer side of the picture about the picture's centre
-              (CenterNet's `fix_res`); an input that is not square may cut the picture;
-            - "center" lays the picture's centre over the input's without scaling (CenterNet's
-              `keep_res`), and shrinks one that would not fit;
-            - "center_odd" does the same; of a picture that is as large as an input of an odd size,
-              the last row or column is left out (CornerNet);
-            - "square_crop" scales a square about the centre of a given box to the input, for
-              models that look at one box at a time; see `Manifest.looks_at_boxes`.
-
-            The first four put the picture at the top left.
-        min_size: shorter side in pixels; only for "shortest_edge".
-        max_size: bound of the longer side in pixels, or None for no bound; only for
-            "shortest_edge".
-        interpolation: "linear" (half-pixel centres, no antialiasing), "pillow_bilinear"
-            (antialiased, bit for bit as Pillow resizes uint8) or "opencv_linear" ("linear" with the
-            rounding of OpenCV's INTER_LINEAR, which may depend on the processor).
-        rounding: of the resized size: "floor", "half_up" (int(x + 0.5)) or "factor" (half to even, and
-            the scale before rounding is that of the pixels; only for "shortest_edge" with "linear");
-            for "square_crop" of
-            the square's corners: "truncate" to whole pixels, toward zero, "none", or "hrnet",
-            "pfld" and "pfld_camera" for all of these originals' cropping, see `crops.py`.
-        pad_value: B, G, R in 0..255 of what the picture does not cover.
-        crop_margin: side of the square over the longer side of the box; only for "square_crop".
-            Without a box the square has the picture's longer side.
-    """
-
-    height: int
-    width: int
-    resize: str
-    min_size: int | None = None
-    max_size: int | None = None
-    interpolation: str = "linear"
-    rounding: str = "floor"
-    pad_value: tuple[int, int, int] = (0, 0, 0)
-    crop_margin: float = CROP_MARGIN
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "pad_value", as_tuple("pad_value", self.pad_value))
-        check_int("height", self.height, 1, 2**15)
-        check_int("width", self.width, 1, 2**15)
-        if self.height * self.width > MAX_PIXELS:
-            refuse("height x width", f"{self.height}x{self.width}", f"at most {MAX_PIXELS} pixels")
-        check_choice("resize", self.resize, RESIZES)
-        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
-        if self.resize in SAMPLED_RESIZES and self.interpolation != "linear":
-            refuse("interpolation", self.interpolation, f"linear with resize {self.resize}")
-        is_crop = self.resize == "square_crop"
-        check_choice("rounding", self.rounding, CROP_ROUNDINGS if is_crop else SIZE_ROUNDINGS)
-        is_factor = self.rounding == FACTOR
-        if is_factor and (self.resize, self.interpolation) != ("shortest_edge", "linear"):
-            found = f"{self.resize}, {self.interpolation}"
-            refuse("resize, interpolation", found, f"shortest_edge, linear with rounding {FACTOR}")
-        if self.rounding == "hrnet" and self.height != self.width:
-            refuse("width", self.width, f"the height, {self.height}, with rounding hrnet")
-        check_number("crop_margin", self.crop_margin, 0.01, 100.0)
-        if not is_crop and self.crop_margin != CROP_MARGIN:
-            refuse("crop_margin", self.crop_margin, "only square_crop to have one")
-        if self.resize == "shortest_edge":
-            check_int("min_size", self.min_size, 1, 2**15)
-            if self.max_size is not None:
-                check_int("max_size", self.max_size, 1, 2**15)
-        elif self.min_size is not None or self.max_size is not None:
-            refuse("min_size and max_size", (self.min_size, self.max_size), "only shortest_edge")
-        if len(self.pad_value) != 3:
-            refuse("pad_value", self.pad_value, "three integers B, G, R in 0..255")
-        for index, value in enumerate(self.pad_value):
-            check_int(f"pad_value[{index}]", value, 0, 255)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,7 +176,7 @@ class Manifest:
             object.__setattr__(self, key, as_tuple(key, getattr(self, key)))
         for key in _MAPPINGS:
             object.__setattr__(self, key, as_mapping(key, getattr(self, key)))
-        _check_schema(self.schema)
+        check_schema(self.schema)
         for key in ("name", "task", "precision"):
             check_name(key, getattr(self, key))
         for index, requirement in enumerate(self.requires):
@@ -403,7 +297,7 @@ class Manifest:
 
         The last key, `digest`, is the sha256 of the content, so that a flipped bit is noticed.
         """
-        document = {item.name: _document_from(getattr(self, item.name)) for item in fields(self)}
+        document = {item.name: document_from(getattr(self, item.name)) for item in fields(self)}
         document["digest"] = digest_of(document)
         return format_json(document) + "\n"
 
@@ -428,12 +322,12 @@ class Manifest:
         """
         try:
             document = parse_json(text)
-            schema = _check_schema(document.get("schema"))
-            is_newer = _version(schema) > _version(SCHEMA)
+            schema = check_schema(document.get("schema"))
+            is_newer = version_of(schema) > version_of(SCHEMA)
             digest = document.pop("digest", None)
-            current = _with_graphs(document) if _version(schema)[0] == 1 else document
+            current = in_todays_form(document) if version_of(schema)[0] == 1 else document
             manifest = _manifest_from(current, ignore_unknown=is_newer)
-            _check_requirements(manifest.requires)
+            check_requirements(manifest.requires)
             if verify and digest is not None and not is_newer:
                 check_digest(digest, document)
         except ManifestError as error:
@@ -504,12 +398,9 @@ def read_artifact(
     )
 
 
-# ---------------------------------------------------------------- JSON to manifest
-
-
 def _manifest_from(document: Mapping[str, Any], *, ignore_unknown: bool) -> Manifest:
     def read(kind: type, where: str, value: Any, **convert: Callable[[str, Any], Any]) -> Any:
-        return _read_object(kind, where, value, convert, ignore_unknown=ignore_unknown)
+        return read_object(kind, where, value, convert, ignore_unknown=ignore_unknown)
 
     def specs(where: str, value: Any) -> tuple[TensorSpec, ...]:
         items = as_list(where, value)
@@ -545,93 +436,3 @@ def _manifest_from(document: Mapping[str, Any], *, ignore_unknown: bool) -> Mani
     )
     assert isinstance(manifest, Manifest)
     return manifest
-
-
-def _with_graphs(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document of schema 1, whose one graph stood at the top level, in the form of today."""
-    found = dict(document)
-    if found.pop("state", []):
-        refuse("state", document["state"], "an empty list, as every release wrote it")
-    graph = {key: found.pop(key) for key in ("inputs", "outputs") if key in found}
-    return {**found, "schema": SCHEMA, "graphs": {MAIN: graph}}
-
-
-def _read_object(
-    kind: type,
-    where: str,
-    value: Any,
-    convert: Mapping[str, Callable[[str, Any], Any]],
-    *,
-    ignore_unknown: bool,
-) -> Any:
-    """Build a dataclass from a JSON object; only keys with a default may be left out."""
-    document = as_mapping(where or "the document", value)
-    known = [item.name for item in fields(kind)]
-    required = [
-        item.name
-        for item in fields(kind)
-        if item.default is MISSING and item.default_factory is MISSING
-    ]
-    missing = [key for key in required if key not in document]
-    unknown = [key for key in document if key not in known]
-    place = f"in {where}" if where else "at the top level"
-    if missing:
-        raise ManifestError(f"the key {missing[0]!r} is missing {place}. Export the bundle again.")
-    if unknown and not ignore_unknown:
-        raise ManifestError(
-            f"unknown key {unknown[0]!r} {place}; expected {', '.join(known)}. "
-            "Remove it, or upgrade: pip install -U edgeseg-runtime"
-        )
-    values = {key: document[key] for key in known if key in document}
-    for key in values.keys() & convert.keys():
-        values[key] = convert[key](f"{where}.{key}" if where else key, values[key])
-    try:
-        return kind(**values)
-    except ManifestError as error:
-        if not where:
-            raise
-        raise ManifestError(f"{where}.{error}") from error
-
-
-def _check_requirements(requires: Sequence[str]) -> None:
-    unknown = [name for name in requires if name not in KNOWN_REQUIREMENTS]
-    if unknown:
-        raise SchemaTooNew(
-            f"the bundle requires {unknown[0]!r}, which this runtime does not know. "
-            "Upgrade it: pip install -U edgeseg-runtime"
-        )
-
-
-def _check_schema(schema: Any) -> str:
-    if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
-        refuse("schema", schema, f"a version such as {SCHEMA!r}")
-    if _version(schema)[0] > _version(SCHEMA)[0]:
-        raise SchemaTooNew(
-            f"schema {schema} is newer than {SCHEMA}, the newest that this runtime reads. "
-            "Upgrade it: pip install -U edgeseg-runtime"
-        )
-    if _version(schema)[0] < _version(OLDEST_SCHEMA)[0]:
-        raise ManifestError(
-            f"schema {schema} is older than this runtime reads ({OLDEST_SCHEMA}). "
-            "Export the bundle again."
-        )
-    return schema
-
-
-def _version(schema: str) -> tuple[int, int]:
-    major, _, minor = schema.partition(".")
-    return int(major), int(minor)
-
-
-# ---------------------------------------------------------------- manifest to JSON
-
-
-def _document_from(value: Any) -> Any:
-    """Return dataclasses as objects and tuples as lists, in the order of the fields."""
-    if dataclasses.is_dataclass(value):
-        return {item.name: _document_from(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _document_from(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_document_from(item) for item in value]
-    return value

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.bundle.manifest import FACTOR, SAMPLED_RESIZES, Preprocess
+from edgeseg_runtime.bundle.preprocess import FACTOR, SAMPLED_RESIZES, Preprocess
 from edgeseg_runtime.picture.crops import (
     PixelSquare,
     hrnet_crop,

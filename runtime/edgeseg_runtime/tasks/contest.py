@@ -21,14 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.bundle.manifest import (
-    MAX_PIXELS,
-    SAMPLED_RESIZES,
-    Manifest,
-    Schedule,
-    TensorSpec,
-    one_graph,
-)
+from edgeseg_runtime.bundle.manifest import Manifest, Schedule, TensorSpec, one_graph
+from edgeseg_runtime.bundle.preprocess import MAX_PIXELS, SAMPLED_RESIZES
 from edgeseg_runtime.picture.geometry import FAR, Geometry
 from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.results import Instances, Panoptic

@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.bundle.manifest import SAMPLED_RESIZES, Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.bundle.preprocess import SAMPLED_RESIZES
 from edgeseg_runtime.picture.geometry import (
     Box,
     Geometry,
