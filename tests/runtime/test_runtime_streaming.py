@@ -39,7 +39,9 @@ class Frames(Source):
             if stop.is_set():
                 return
             self.num_read += 1
-            yield Frame(image=np.full(self.shape, number % 256, np.uint8), index=number, name="")
+            image = np.zeros(self.shape, np.uint8)
+            image[0, 0, 0] = number % 256
+            yield Frame(image=image, index=number, name="")
 
 
 class Stream:
