@@ -30,6 +30,8 @@ import numpy as np
 import edgeseg
 import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
+from edgeseg_bench.interference import Interference, findings_of, interference_between
+from edgeseg_bench.system import read_counters
 from edgeseg_runtime import Frame, Predictor, Source
 from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.commands.recording import output_folder, record
@@ -97,8 +99,10 @@ def measurements(
         for threads in (1, 2):
             with edgeseg_runtime.load(folder, backend="onnxruntime", threads=threads) as predictor:
                 predictor.warm_up(num_runs=5)
+                before = read_counters()
                 samples = measured(predictor, path, place, num_rounds)
-            yield report(kind, threads, num_frames, samples)
+                seen = interference_between(before, read_counters())
+            yield {**report(kind, threads, num_frames, samples), **disturbance(seen)}
 
 
 def measured(
@@ -217,6 +221,14 @@ def report(
         "per_frame": medians,
         "samples": {way: [dataclasses.asdict(s) for s in own] for way, own in samples.items()},
     }
+
+
+def disturbance(seen: Interference) -> dict[str, Any]:
+    """Prints and returns what else took the cores meanwhile: with it the ratios say nothing."""
+    texts = [f.text for f in findings_of(seen, disturbed_rounds={}, disturbed_ratios={})]
+    if texts:
+        print(f"    not to be trusted: {'; '.join(texts)}", flush=True)
+    return {"interference": dataclasses.asdict(seen), "findings": texts}
 
 
 # ---------------------------------------------------------------- sources

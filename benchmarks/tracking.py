@@ -1,6 +1,6 @@
 """Measures how well identities stay with their objects on the drawn clips, with a small model and without one.
 
-python benchmarks/tracking.py --out benchmarks/results/tracking.json
+    python benchmarks/tracking.py --out benchmarks/results/tracking.json
 
 Needs the library trackers, which also computes the scores.
 """

@@ -163,7 +163,7 @@ def test_what_is_left_before_the_end_or_an_error_is_a_batch_too():
 def test_run_computes_batches(folder, tmp_path):
     for number, image in enumerate(of_levels(1, 3, 0, 2, 2)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image)
-    pattern, common = str(tmp_path / "*.png"), ("--score", "0", "-q", "--backend", "onnxruntime")
+    pattern, common = str(tmp_path / "*.png"), ("--score", "0", "-q")
     written = []
     for batch in (1, 2):
         out = tmp_path / str(batch)

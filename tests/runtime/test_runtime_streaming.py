@@ -1,15 +1,17 @@
 """Streams: reading, computing and what follows go on at the same time, in order, bounded, and end."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_model import fake_predictor, instance_manifest, instance_outputs
 
-from edgeseg_runtime import Source
+from edgeseg_runtime import Source, load
 from edgeseg_runtime.belts import Belt
 from edgeseg_runtime.commands.recording import lines_from_outcome, output_folder, record
 from edgeseg_runtime.commands.writing import Drawing
@@ -37,7 +39,9 @@ class Frames(Source):
             if stop.is_set():
                 return
             self.num_read += 1
-            yield Frame(image=np.full(self.shape, number % 256, np.uint8), index=number, name="")
+            image = np.zeros(self.shape, np.uint8)
+            image[0, 0, 0] = number % 256
+            yield Frame(image=image, index=number, name="")
 
 
 class Stream:
@@ -125,6 +129,20 @@ def endless():
     source = Frames(0)
     source.count = 10**9
     return source
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_ten_thousand_frames_need_no_more_memory(tiny):
+    used = []
+    with load(tiny, backend="onnxruntime", threads=1) as predict:
+        for frame, found in predict.stream_frames(Frames(10_000, shape=(120, 160, 3))):
+            found.draw(frame.image)
+            if frame.index % 50 == 0:
+                pages = int(Path("/proc/self/statm").read_text("utf-8").split()[1])
+                used.append(pages * os.sysconf("SC_PAGE_SIZE"))
+    slope = np.polyfit(np.arange(len(used) // 2) * 50, used[len(used) // 2 :], 1)[0]
+    assert slope < 2**20 / 1000, f"{slope:.0f} bytes a frame"
 
 
 # ---------------------------------------------------------------- errors
