@@ -194,9 +194,10 @@ def _clipped(
         on_step: called for every picture of a round and for every value.
     """
     found: dict[str, dict[str, float]] = {name: {} for name in graphs}
+    slopes = {name: {n.input[0]: n.attribute[0].f for n in g.graph.node if n.op_type == "LeakyRelu"} for name, g in graphs.items()}
     for wanted in rounds:
         counts = {
-            name: {value: np.zeros(NUM_BINS, np.int64) for value in group}
+            name: {value: np.zeros(NUM_BINS, np.float64) for value in group}
             for name, group in wanted.items()
         }
         sessions = {name: cpu_session(_with_outputs(graphs[name], wanted[name])) for name in wanted}
@@ -204,7 +205,12 @@ def _clipped(
             for name in feeds.keys() & wanted.keys():
                 arrays = sessions[name].run(list(wanted[name]), feeds[name])
                 for value, array in zip(wanted[name], arrays, strict=True):
-                    counts[name][value] += count_magnitudes(array, largest[name][value])
+                    top = largest[name][value]
+                    slope = slopes[name].get(value, 1.0)
+                    if slope != 1.0:
+                        counts[name][value] += count_magnitudes(array[array > 0], top) + slope**2 * count_magnitudes(array[array < 0], top)
+                    else:
+                        counts[name][value] += count_magnitudes(array, top)
             on_step()
         for name, counted in counts.items():
             for value, bins in counted.items():

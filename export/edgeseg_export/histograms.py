@@ -16,6 +16,8 @@ Doubles = npt.NDArray[np.float64]
 NUM_BINS = 2048
 NUM_LEVELS = 128  # of one sign
 PERCENTILE = 99.99
+NUM_TRIED = 128
+"""Numbers of bins that `bins_by_error` tries."""
 
 
 def count_magnitudes(values: npt.NDArray[np.float32], largest: float) -> Counts:
@@ -80,8 +82,26 @@ def divergences(counts: Counts) -> Doubles:
     return np.where(np.isnan(found_M), np.inf, found_M)
 
 
+def bins_by_error(counts: Doubles) -> int:
+    """Return how many of the lowest bins to keep, so that rounding and clipping together err least.
+
+    The error is the mean square over all magnitudes, each taken as the middle of its bin.
+    """
+    if not counts.any():
+        return len(counts)
+    middles_N = np.arange(len(counts)) + 0.5
+    tried = np.unique(np.geomspace(NUM_LEVELS, len(counts), NUM_TRIED).round())
+    return int(min(tried, key=lambda kept: _error(counts, middles_N, kept / (NUM_LEVELS - 1))))
+
+
+def _error(counts_N: Doubles, middles_N: Doubles, step: float) -> float:
+    levels_N = np.minimum(np.rint(middles_N / step), NUM_LEVELS - 1)
+    return float(counts_N @ (middles_N - levels_N * step) ** 2)
+
+
 CLIPPING: dict[str, Callable[[Counts], int]] = {
     "entropy": bins_by_entropy,
+    "error": bins_by_error,
     "percentile": bins_by_percentile,
 }
 """Method of calibration -> how many of the lowest bins it keeps."""
