@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from edgeseg_export.feeds import feeds_of
-from edgeseg_export.histograms import CLIPPING, NUM_BINS, Counts, count_magnitudes
-from edgeseg_export.onnx_model import OnnxModel
+from edgeseg_export.histograms import CLIPPING, NUM_BINS, bins_kept, count_magnitudes
+from edgeseg_export.onnx_model import OnnxModel, attribute
 from edgeseg_export.sessions import Graphs, cpu_session
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 
 _log = logging.getLogger(__name__)
 
 METHODS = ("minmax", *CLIPPING)
+DEFAULT_METHOD = "mse"
 Magnitudes = Mapping[str, Mapping[str, float]]
 """Of each graph, value -> magnitude at which it is clipped."""
 FEW_PICTURES = 16
+LEAKY_SLOPE = 0.01
+"""Of a LeakyRelu that names none (ONNX)."""
 MAX_ELEMENTS = 100_000_000
 """Of the activations that are fetched in one run, to bound the memory: 400 MB."""
 
@@ -35,7 +39,7 @@ def calibrate(
     pictures: Sequence[Image],
     values: Mapping[str, Sequence[str]],
     *,
-    method: str = "minmax",
+    method: str = DEFAULT_METHOD,
     unclipped: Mapping[str, Collection[str]] | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Magnitudes:
@@ -47,7 +51,8 @@ def calibrate(
         pictures: (H, W, 3) uint8 BGR, like those that the model will see; a video model takes them
             as one clip.
         values: names of float32 values of each graph.
-        method: "minmax" takes the largest magnitude; "entropy" the one that loses least information
+        method: "minmax" takes the largest magnitude; "mse" the one with the least mean square error of
+            rounding and clipping together; "entropy" the one that loses least information
             (Migacz, 8-bit inference with TensorRT, GTC 2017); "percentile" leaves out one element in
             ten thousand.
         unclipped: those of ``values`` whose largest magnitude is wanted whatever the method is.
@@ -76,7 +81,7 @@ def calibrate(
     largest = _largest(graphs, manifest, pictures, values, on_any_step)
     if not rounds:
         return largest
-    found = _clipped(graphs, manifest, pictures, largest, rounds, CLIPPING[method], on_any_step)
+    found = _clipped(graphs, manifest, pictures, largest, rounds, method, on_any_step)
     return {graph: largest[graph] | found.get(graph, {}) for graph in largest}
 
 
@@ -179,7 +184,7 @@ def _clipped(
     pictures: Sequence[Image],
     largest: Magnitudes,
     rounds: Sequence[Mapping[str, Sequence[str]]],
-    bins_kept: Callable[[Counts], int],
+    method: str,
     on_step: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
     """Return where the histograms of values are cut.
@@ -190,14 +195,13 @@ def _clipped(
         pictures: to collect the histograms on.
         largest: of each graph, value -> its largest magnitude on them.
         rounds: which values of each graph are fetched together.
-        bins_kept: how many of the lowest bins of a histogram are kept, see `CLIPPING`.
+        method: where to cut, one of `CLIPPING`.
         on_step: called for every picture of a round and for every value.
     """
     found: dict[str, dict[str, float]] = {name: {} for name in graphs}
-    slopes = {name: {n.input[0]: n.attribute[0].f for n in g.graph.node if n.op_type == "LeakyRelu"} for name, g in graphs.items()}
     for wanted in rounds:
         counts = {
-            name: {value: np.zeros(NUM_BINS, np.float64) for value in group}
+            name: {value: np.zeros((2, NUM_BINS), np.int64) for value in group}
             for name, group in wanted.items()
         }
         sessions = {name: cpu_session(_with_outputs(graphs[name], wanted[name])) for name in wanted}
@@ -205,18 +209,30 @@ def _clipped(
             for name in feeds.keys() & wanted.keys():
                 arrays = sessions[name].run(list(wanted[name]), feeds[name])
                 for value, array in zip(wanted[name], arrays, strict=True):
-                    top = largest[name][value]
-                    slope = slopes[name].get(value, 1.0)
-                    if slope != 1.0:
-                        counts[name][value] += count_magnitudes(array[array > 0], top) + slope**2 * count_magnitudes(array[array < 0], top)
-                    else:
-                        counts[name][value] += count_magnitudes(array, top)
+                    for half, chosen in enumerate((array >= 0, array < 0)):
+                        counted = count_magnitudes(array[chosen], largest[name][value])
+                        counts[name][value][half] += counted
             on_step()
-        for name, counted in counts.items():
-            for value, bins in counted.items():
-                found[name][value] = largest[name][value] * bins_kept(bins) / NUM_BINS
+        for name, of_values in counts.items():
+            slopes = _slopes_behind(graphs[name])
+            for value, (positive, negative) in of_values.items():
+                bins = bins_kept(method, positive, negative, slopes.get(value, 1.0))
+                found[name][value] = largest[name][value] * bins / NUM_BINS
                 on_step()
     return found
+
+
+def _slopes_behind(model: OnnxModel) -> dict[str, float]:
+    """Return what negative values are multiplied by where only a LeakyReLU reads them."""
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    return {
+        name: attribute(nodes[0], "alpha", LEAKY_SLOPE)
+        for name, nodes in readers.items()
+        if [node.op_type for node in nodes] == ["LeakyRelu"]
+    }
 
 
 def _with_outputs(model: OnnxModel, values: Sequence[str]) -> OnnxModel:

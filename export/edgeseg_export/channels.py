@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
-from edgeseg_export.onnx_model import Array, OnnxModel
+from edgeseg_export.onnx_model import Array, OnnxModel, attribute
 from edgeseg_export.passes.quantize import WEIGHT_AXES
 
 Classes = npt.NDArray[np.intp]
@@ -149,12 +149,6 @@ def by_input(convolution: Convolution, values: Array) -> Array:
     groups = convolution.groups
     of_groups = values.reshape(groups, -1)
     return np.repeat(of_groups, len(convolution.outputs) // groups, axis=0)
-
-
-def attribute(node: NodeProto, name: str, default: float) -> float:
-    """Return an attribute that is a number."""
-    found = [item for item in node.attribute if item.name == name]
-    return float(helper.get_attribute_value(found[0])) if found else default
 
 
 class _Owners:

@@ -89,10 +89,8 @@ def rounded_values(
         PRE.update({n.output[0]: n.input[0] for n in graph.graph.node if n.op_type == "LeakyRelu"})
         behind = {n.input[0]: n.output[0] for n in graph.graph.node if n.op_type == "LeakyRelu"}
         for value in values_to_calibrate(graph, _int8_nodes(assignments.get(name, {}))):
-            import os
-            if os.environ.get("EQ")=="post": value = behind.get(value, value)
-            if os.environ.get("EQ")=="pre" and value in behind.values(): pass
-            if (name, value) in channels.values:
+            for value in (value, behind.get(value)):
+              if (name, value) in channels.values:
                 found[name, value] = channels.values[name, value]
     return found
 
@@ -246,7 +244,7 @@ class _Reader:
     def noise(self, factors: Doubles, sizes: Mapping[Value, ChannelSizes], classes: Array) -> float:
         """Return the noise of both roundings over the signal."""
         taken = factors[self.classes]
-        step = (sizes[self.value].largest / factors[classes]).max() / LEVELS
+        step = (sizes[(self.value[0],PRE.get(self.value[1],self.value[1]))].largest / factors[classes]).max() / LEVELS
         noise = step**2 * float((self.energy * taken**2).sum())
         if self.is_int8:
             steps = (self.largest * taken).max(1) / LEVELS
@@ -278,8 +276,10 @@ def _choose(
             each.noise(factors, sizes, channels.values[each.value]) for each in readers
         )
         if noise < best:
-            best, chosen = noise, tried
+            best, chosen = noise, tried; e=exponent
     factors[group] = chosen
+    import os
+    if os.environ.get('V'): print(len(group),e,len(readers),activations.min(),activations.max())
 
 
 def _groups(channels: Channels, sizes: Collection[Value]) -> list[Array]:
@@ -306,8 +306,12 @@ def _sizes_of_classes(channels: Channels, sizes: Mapping[Value, ChannelSizes]) -
     found = []
     import os
     for key, size in sizes.items():
-        if os.environ.get("EQ")=="pre" and (key[0], PRE.get(key[1])) in sizes: continue
-        tops = np.maximum(size.largest, QUIET * size.largest.max(initial=0.0))
+        if (key[0], PRE.get(key[1])) in sizes: continue
+        k=float(os.environ.get("RK","0"))
+        top=size.largest
+        if k>0: top = np.minimum(top, k*np.sqrt(size.mean_square))
+        if k<0: top = np.sqrt(top * np.sqrt(size.mean_square))
+        tops = np.maximum(top, QUIET * top.max(initial=0.0))
         of_classes = np.zeros(channels.num_classes)
         np.maximum.at(of_classes, channels.values[key], tops)
         found.append(of_classes)

@@ -23,7 +23,7 @@ NUM_TRIED = 128
 def count_magnitudes(values: npt.NDArray[np.float32], largest: float) -> Counts:
     """Return how many magnitudes lie in each of `NUM_BINS` equal bins from 0 to ``largest``.
 
-    All lie in the first one if ``largest`` is no positive number.
+    All lie in the first one unless ``largest`` is positive.
     """
     if not 0 < largest < np.inf:
         return np.bincount([0], [values.size], NUM_BINS).astype(np.int64)
@@ -82,29 +82,44 @@ def divergences(counts: Counts) -> Doubles:
     return np.where(np.isnan(found_M), np.inf, found_M)
 
 
-def bins_by_error(counts: Doubles) -> int:
+def bins_by_error(counts: Counts | Doubles) -> int:
     """Return how many of the lowest bins to keep, so that rounding and clipping together err least.
 
-    The error is the mean square over all magnitudes, each taken as the middle of its bin.
+    What is added up are the squares of the errors; a magnitude counts as the middle of its bin.
     """
     if not counts.any():
         return len(counts)
     middles_N = np.arange(len(counts)) + 0.5
-    tried = np.unique(np.geomspace(NUM_LEVELS, len(counts), NUM_TRIED).round())
-    return int(min(tried, key=lambda kept: _error(counts, middles_N, kept / (NUM_LEVELS - 1))))
 
+    def error(kept: int) -> float:
+        step = kept / (NUM_LEVELS - 1)
+        levels_N = np.minimum(np.rint(middles_N / step), NUM_LEVELS - 1)
+        return float(counts @ (middles_N - levels_N * step) ** 2)
 
-def _error(counts_N: Doubles, middles_N: Doubles, step: float) -> float:
-    levels_N = np.minimum(np.rint(middles_N / step), NUM_LEVELS - 1)
-    return float(counts_N @ (middles_N - levels_N * step) ** 2)
+    tried = np.geomspace(NUM_LEVELS, len(counts), NUM_TRIED).round().astype(int)
+    return min(tried.tolist(), key=error)
 
 
 CLIPPING: dict[str, Callable[[Counts], int]] = {
+    "mse": bins_by_error,
     "entropy": bins_by_entropy,
-    "error": bins_by_error,
     "percentile": bins_by_percentile,
 }
 """Method of calibration -> how many of the lowest bins it keeps."""
+
+
+def bins_kept(method: str, positive: Counts, negative: Counts, slope: float) -> int:
+    """Return how many of the lowest bins a method keeps of a value of both signs.
+
+    Args:
+        method: one of `CLIPPING`.
+        positive: histogram of the magnitudes of what is not negative.
+        negative: of what is, in the same bins.
+        slope: what a LeakyReLU behind multiplies negative values by, and their errors with them; 1 without.
+    """
+    if method == "mse":
+        return bins_by_error(positive + slope**2 * negative)
+    return CLIPPING[method](positive + negative)
 
 
 def _sums_to(values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> Doubles:

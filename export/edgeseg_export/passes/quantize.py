@@ -24,9 +24,9 @@ from edgeseg_runtime.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT
 LEVELS = 127
 WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1}
 """Operators with weights -> the axis of the output channels."""
-ON_SCALE_OF_INPUT = frozenset({"Relu", "MaxPool", "Resize"})
+ON_SCALE_OF_INPUT = frozenset({"LeakyRelu", "MaxPool", "Relu", "Resize"})
 """Operators whose output needs no scale of its own."""
-JOINING = frozenset({"Add", "Concat", "LeakyRelu"})
+JOINING = frozenset({"Add", "Concat"})
 CLEARED = frozenset(WEIGHT_AXES) | {"Add"}
 """Operators that compute in int8 with a ReLU behind them."""
 INT8_OPERATORS = frozenset(WEIGHT_AXES) | ON_SCALE_OF_INPUT | JOINING
