@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeseg.models.labels import BACKGROUND, is_placeholder
 from edgeseg_bench.datasets.base import Category
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 
 MATCHES = ("name", "id")
 _NUM_SHOWN = 6

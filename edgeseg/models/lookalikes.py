@@ -47,7 +47,7 @@ def check_file_name(path: str | Path, spec: ModelSpec, settings: Mapping[str, An
         if variant != spec.name:
             raise CheckpointError(
                 f"{reason}, whose parameters have the same names as those of {spec.name}, and whose "
-                f"configuration is another: take {variant}, or rename the file if it is none"
+                f"configuration is another: take {variant}, or rename the file if it is not one"
             )
         lacking = {key: value for key, value in needed.items() if key not in settings}
         if lacking:

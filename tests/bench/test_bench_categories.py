@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from edgeseg_bench.categories import categories_of_classes, in_categories, warn_of_unknown
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 
 def _manifest(labels, category_ids=None):

@@ -127,6 +127,7 @@ def text_of(value):
     ("file", "content", "expected"),
     [
         ("names.txt", "cat\n traffic light \n\n", {"labels": ("cat", "traffic light")}),
+        ("windows.txt", "\ufeffcat\r\ndog\r\n", {"labels": ("cat", "dog")}),
         ("names.json", '["cat", "dog"]', {"labels": ("cat", "dog")}),
         (
             "coco.json",
@@ -136,7 +137,7 @@ def text_of(value):
     ],
 )
 def test_labels_are_read_from_a_file(tmp_path, file, content, expected):
-    (tmp_path / file).write_text(content)
+    (tmp_path / file).write_text(content, encoding="utf-8")
     assert labels_from_text(str(tmp_path / file)) == expected
 
 
@@ -159,6 +160,7 @@ def test_labels_are_a_list_or_those_of_a_data_set(tmp_path):
         ("numbers.json", "[1, 2]", "holds no list of names and no COCO annotations"),
         ("nameless.json", '{"categories": [{"id": 1}]}', "a category without id or name"),
         ("none.json", '{"categories": []}', "has no categories"),
+        ("data.yaml", "names: [cat, dog]\n", "holds no list of names and no COCO annotations"),
         ("latin.txt", b"\xff\xfe", "cannot be read"),
     ],
 )

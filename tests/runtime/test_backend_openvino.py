@@ -146,7 +146,7 @@ CHOICE = """
 import sys
 for name in sys.argv[2:]: sys.modules[name] = None
 from edgeseg_runtime.backends import open_backend
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 try: print(open_backend("auto", sys.argv[1], Manifest.load(sys.argv[1])).name)
 except Exception as error: print(error)
 """

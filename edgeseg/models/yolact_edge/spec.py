@@ -12,8 +12,8 @@ from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
 from edgeseg.models.yolact import spec as yolact
 from edgeseg.models.yolact_edge.config import PRESETS, YolactEdgeConfig
-from edgeseg_runtime.graphs import Graph, Schedule, TensorSpec
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.graphs import Graph, Schedule, TensorSpec
+from edgeseg_runtime.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable

@@ -15,6 +15,9 @@ import numpy.typing as npt
 
 from edgeseg_runtime.backends import State, Tensors, missing_graph
 from edgeseg_runtime.backends.state import ExchangedTensors, first_rows
+from edgeseg_runtime.bundle.graph_files import read_graph
+from edgeseg_runtime.bundle.graphs import MAIN, Graph, staying_outputs
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -22,11 +25,8 @@ from edgeseg_runtime.errors import (
     InputContractError,
     OutOfMemory,
 )
-from edgeseg_runtime.graph_files import read_graph
-from edgeseg_runtime.graphs import MAIN, Graph, staying_outputs
 from edgeseg_runtime.libraries import import_library
-from edgeseg_runtime.manifest import Manifest
-from edgeseg_runtime.onnx_inline import inline_functions
+from edgeseg_runtime.onnx.inline import inline_functions
 from edgeseg_runtime.pickling import Unpicklable
 
 __all__ = ["OpenVinoBackend"]
@@ -48,7 +48,7 @@ class OpenVinoBackend(Unpicklable):
         precision: arithmetic of what the graph leaves in floating point: "f32" gives what the
             other engines give. Left to OpenVINO (None) it is bfloat16 on recent Xeons and float16
             on graphics.
-        allow_operators: operators that the caller vouches for, see `onnx_check.check_graph`.
+        allow_operators: operators that the caller vouches for, see `onnx.check.check_graph`.
 
     Raises:
         BundleError: if the model is missing, damaged, or holds what no bundle may hold.
