@@ -71,8 +71,8 @@ def export(
     ] = None,
     num_calibration: Annotated[int, typer.Option(min=1, help="How many of them to take.")] = 100,
     calibration_method: Annotated[
-        str, typer.Option(help="minmax, entropy or percentile.")
-    ] = "minmax",
+        str, typer.Option(help="mse, minmax, entropy or percentile.")
+    ] = "mse",
     max_drop: Annotated[
         float,
         typer.Option(min=0, max=1, help="Loss of agreement that auto may cause."),

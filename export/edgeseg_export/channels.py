@@ -250,4 +250,3 @@ def _passed(node: NodeProto, known: Mapping[str, Classes], joined: _Joined) -> C
         joined.join(given[0], given[1])
         return given[0]
     return None
-

@@ -1,4 +1,4 @@
-"""Measures a model's channels in units in which one int8 scale for all of them fits.
+"""Measures a model's channels in units in which one int8 scale fits all of a value.
 
 One scale for a whole activation leaves channels with small values a few levels only. Here every channel gets a factor,
 which the weights before and behind it take up, so that the float32 results stay the same (Nagel et al., Data-free
@@ -18,15 +18,15 @@ import numpy.typing as npt
 from onnx import TensorProto, helper
 
 from edgeseg_export.channels import Channels, Convolution, by_input, channels_of, scaled_weight
+from edgeseg_export.factors import nearest_factors, with_factors
 from edgeseg_export.feeds import feeds_of
 from edgeseg_export.onnx_model import Array, OnnxModel
-from edgeseg_export.passes.quantize import LEVELS, values_to_calibrate
-from edgeseg_export.precision import Assignments
+from edgeseg_export.passes.quantize import LEVELS, scale_sources, values_to_calibrate
+from edgeseg_export.precision import Assignments, nodes_in
 from edgeseg_export.sessions import Graphs, cpu_session
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 
-PRE={}
 Doubles = npt.NDArray[np.float64]
 Value = tuple[str, str]
 """Names of a graph and of a value in it."""
@@ -50,6 +50,28 @@ class ChannelSizes:
     mean_square: Doubles
 
 
+@dataclass(frozen=True, kw_only=True)
+class Equalization:
+    """What equalising changes in graphs, by names that all variants of a model have.
+
+    Attributes:
+        initializers: of each graph, new weights and biases.
+        factors: of each graph, value -> what each of its channels is divided by.
+    """
+
+    initializers: Mapping[str, Mapping[str, Array]]
+    factors: Mapping[str, Mapping[str, Array]]
+
+    def applied(self, graphs: Graphs) -> dict[str, OnnxModel]:
+        """Return copies of float32 graphs with these weights, whose metadata tell the factors."""
+        return {
+            name: with_factors(
+                _with_initializers(graph, self.initializers[name]), self.factors[name]
+            )
+            for name, graph in graphs.items()
+        }
+
+
 def equalize(
     plain: Graphs,
     reference: Graphs,
@@ -58,8 +80,8 @@ def equalize(
     pictures: Sequence[Image],
     *,
     on_picture: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, dict[str, Array]]:
-    """Return new contents for initializers of each graph, by their names.
+) -> Equalization:
+    """Find factors for a model's channels.
 
     Args:
         plain: the float32 graphs, edgeseg's operators without bodies.
@@ -70,29 +92,28 @@ def equalize(
         on_picture: called as on_picture(done, total).
     """
     channels = channels_of(plain)
-    rounded = rounded_values(plain, channels, assignments)
-    watched = {key: channels.values[key] for key in rounded}
-    sizes = channel_sizes(reference, manifest, pictures, watched, on_picture=on_picture)
-    factors = channel_factors(plain, channels, assignments, sizes)
-    return scaled_initializers(plain, channels, factors)
-
-
-def rounded_values(
-    plain: Graphs, channels: Channels, assignments: Assignments
-) -> dict[Value, Array]:
-    """Return the values that int8 nodes read or give, with the classes of their channels.
-
-    What a LeakyReLU reads is not among them: it is rounded on the scale of what comes behind.
-    """
-    found: dict[Value, Array] = {}
-    for name, graph in plain.items():
-        PRE.update({n.output[0]: n.input[0] for n in graph.graph.node if n.op_type == "LeakyRelu"})
-        behind = {n.input[0]: n.output[0] for n in graph.graph.node if n.op_type == "LeakyRelu"}
-        for value in values_to_calibrate(graph, _int8_nodes(assignments.get(name, {}))):
-            for value in (value, behind.get(value)):
-              if (name, value) in channels.values:
-                found[name, value] = channels.values[name, value]
-    return found
+    in_int8 = {name: nodes_in(assignments.get(name, {}), "int8") for name in plain}
+    rounded = [
+        (name, value)
+        for name, graph in plain.items()
+        for value in values_to_calibrate(graph, in_int8[name])
+        if (name, value) in channels.values
+    ]
+    sources = {
+        (name, value): (name, source)
+        for name, graph in plain.items()
+        for value, source in scale_sources(graph, in_int8[name]).items()
+    }
+    sizes = channel_sizes(reference, manifest, pictures, rounded, on_picture=on_picture)
+    factors = channel_factors(plain, channels, assignments, sizes, sources)
+    of_values = {key: factors[classes] for key, classes in channels.values.items()}
+    return Equalization(
+        initializers=_scaled_initializers(plain, channels, factors),
+        factors={
+            name: {value: f for (graph, value), f in of_values.items() if graph == name}
+            for name in plain
+        },
+    )
 
 
 def channel_sizes(
@@ -123,18 +144,19 @@ def channel_sizes(
     counts: dict[str, int] = dict.fromkeys(sessions, 0)
     for done, feeds in enumerate(feeds_of(reference, manifest, pictures), 1):
         for name in feeds.keys() & sessions.keys():
-            names = [f"{value}/{kind}" for value in wanted[name] for kind in ("largest", "square")]
-            found = sessions[name].run(names, feeds[name])
+            outputs = [
+                f"{value}/{kind}" for value in wanted[name] for kind in ("largest", "square")
+            ]
+            found = [_by_channel(array) for array in sessions[name].run(outputs, feeds[name])]
             counts[name] += 1
-            for value, top, square in zip(wanted[name], found[::2], found[1::2], strict=True):
-                tops, means = (_by_channel(array) for array in (top, square))
+            for value, tops, means in zip(wanted[name], found[::2], found[1::2], strict=True):
                 key = name, value
                 largest[key] = np.maximum(largest.get(key, 0.0), tops.max(0))
                 squares[key] = squares.get(key, 0.0) + means.mean(0)
         on_picture(done, len(pictures))
     return {
-        key: ChannelSizes(largest=top, mean_square=squares[key] / counts[key[0]])
-        for key, top in largest.items()
+        key: ChannelSizes(largest=tops, mean_square=squares[key] / counts[key[0]])
+        for key, tops in largest.items()
     }
 
 
@@ -143,58 +165,50 @@ def channel_factors(
     channels: Channels,
     assignments: Assignments,
     sizes: Mapping[Value, ChannelSizes],
+    sources: Mapping[Value, Value],
 ) -> Doubles:
-    """Return the factor of each class: what x was is x / factor from now on.
+    """Return the factor of each class: what was x is x / factor from now on.
 
     Args:
         plain: the float32 graphs.
         channels: of them.
         assignments: which of the nodes will be int8.
         sizes: of the values that will be int8.
+        sources: values that have the scale of another one -> which.
     """
     factors = np.ones(channels.num_classes)
-    activations = _sizes_of_classes(channels, sizes)
+    ranged = {key: size for key, size in sizes.items() if sources.get(key, key) == key}
+    activations = _sizes_of_classes(channels, ranged)
     readers = [
-        _Reader.of(plain[each.graph], each, sizes, is_int8=_is_int8(each, assignments))
+        _Reader.of(
+            plain[each.graph],
+            each,
+            sizes,
+            scaled_as=sources.get(value, value),
+            is_int8=assignments.get(each.graph, {}).get(each.node.name) == "int8",
+        )
         for each in channels.convolutions
-        if (each.graph, each.node.input[0]) in sizes and each.inputs.any()
+        if (value := (each.graph, each.node.input[0])) in sizes and each.inputs.any()
     ]
     for group in _groups(channels, sizes):
-        behind = [each for each in readers if each.reads(group)]
-        _choose(factors, group, activations[group], behind, channels, sizes)
-    return factors
+        behind = [each for each in readers if np.isin(each.classes, group).any()]
+        if behind:
+            _choose(factors, group, activations[group], behind, channels, sizes)
+    return nearest_factors(factors)
 
 
-def scaled_initializers(
-    plain: Graphs, channels: Channels, factors: Doubles
-) -> dict[str, dict[str, Array]]:
-    """Return the weights and biases that change, of each graph, by their names."""
-    changed: dict[str, dict[str, Array]] = {name: {} for name in plain}
-    for each in channels.convolutions:
-        if (factors[each.inputs] == 1).all() and (factors[each.outputs] == 1).all():
-            continue
-        model = plain[each.graph]
-        tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-        weight, *biases = (model.array(tensors[name]) for name in each.node.input[1:])
-        found = changed[each.graph]
-        found[each.node.input[1]] = scaled_weight(each, weight, factors)
-        for bias in biases:
-            found[each.node.input[2]] = (bias / factors[each.outputs]).astype(bias.dtype)
-    return changed
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Reader:
-    """A convolution behind values that change their factors, O x I weights seen as (out, in / groups).
+    """A convolution of O x I kernels behind values that change their factors.
 
     Attributes:
-        classes: (O, I) of what each weight reads.
+        classes: (O, I) of what each kernel reads.
         largest: (O, I) magnitude of a kernel.
         energy: (O, I) sum of squares of a kernel.
         signal: (O, I) mean square of what each reads.
         num_taps: of a kernel.
-        value: what it reads.
-        is_int8: whether its weights are rounded.
+        scaled_as: the value whose scale that has what is read.
+        is_int8: whether the weights are rounded.
     """
 
     classes: Array
@@ -202,7 +216,7 @@ class _Reader:
     energy: Doubles
     signal: Doubles
     num_taps: int
-    value: Value
+    scaled_as: Value
     is_int8: bool
 
     @classmethod
@@ -212,45 +226,50 @@ class _Reader:
         convolution: Convolution,
         sizes: Mapping[Value, ChannelSizes],
         *,
+        scaled_as: Value,
         is_int8: bool,
     ) -> _Reader:
+        """Return what matters of a convolution."""
         tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         weight = model.array(tensors[convolution.node.input[1]]).astype(np.float64)
         if convolution.node.op_type == "ConvTranspose":
             weight = weight.swapaxes(0, 1)
         kernels = weight.reshape(*weight.shape[:2], -1)
-        value = convolution.graph, convolution.node.input[0]
+        read = sizes[convolution.graph, convolution.node.input[0]]
         return cls(
             classes=by_input(convolution, convolution.inputs),
             largest=np.abs(kernels).max(2),
             energy=(kernels**2).sum(2),
-            signal=by_input(convolution, sizes[value].mean_square),
+            signal=by_input(convolution, read.mean_square),
             num_taps=kernels.shape[2],
-            value=value,
+            scaled_as=scaled_as,
             is_int8=is_int8,
         )
 
-    def reads(self, group: Array) -> bool:
-        return bool(np.isin(self.classes, group).any())
-
     def columns(self, num_classes: int) -> Doubles:
-        """Return how large the weights of each class are for their rows; 0 of those that it does not read."""
+        """Return how large the kernels of each class are for their rows; 0 of those that it does not read."""
         rows = self.largest.max(1, keepdims=True)
         shares = np.divide(self.largest, rows, out=np.zeros_like(self.largest), where=rows > 0)
         found = np.zeros(num_classes)
-        np.maximum.at(found, self.classes.ravel(), shares.ravel())
+        np.maximum.at(found, self.classes.ravel(), np.maximum(shares, QUIET).ravel())
         return found
 
     def noise(self, factors: Doubles, sizes: Mapping[Value, ChannelSizes], classes: Array) -> float:
-        """Return the noise of both roundings over the signal."""
+        """Return the noise of both roundings over the signal, were all inputs independent.
+
+        Args:
+            factors: of all classes.
+            sizes: of the values that will be int8.
+            classes: of the channels of `scaled_as`.
+        """
         taken = factors[self.classes]
-        step = (sizes[(self.value[0],PRE.get(self.value[1],self.value[1]))].largest / factors[classes]).max() / LEVELS
+        step = (sizes[self.scaled_as].largest / factors[classes]).max() / LEVELS
         noise = step**2 * float((self.energy * taken**2).sum())
         if self.is_int8:
             steps = (self.largest * taken).max(1) / LEVELS
-            noise += self.num_taps * float((steps**2 * (self.signal / taken**2).sum(1)).sum())
+            noise += self.num_taps * float(steps**2 @ (self.signal / taken**2).sum(1))
         signal = float((self.energy * self.signal).sum())
-        return noise / signal if signal > 0 else 0.0
+        return float(noise / signal) if signal > 0 else 0.0
 
 
 def _choose(
@@ -262,27 +281,22 @@ def _choose(
     sizes: Mapping[Value, ChannelSizes],
 ) -> None:
     """Give the classes of a group those factors of which least noise is expected."""
-    if not readers:
-        return
     columns = [each.columns(channels.num_classes)[group] for each in readers if each.is_int8]
     weights = _geometric_mean(columns, len(group))
-    best = np.inf
-    chosen = factors[group]
-    for exponent in EXPONENTS:
-        tried = activations**exponent / weights ** (1 - exponent)
-        tried *= (activations / tried).max() / activations.max()
+
+    def noise(tried: Doubles) -> float:
         factors[group] = tried
-        noise = sum(
-            each.noise(factors, sizes, channels.values[each.value]) for each in readers
-        )
-        if noise < best:
-            best, chosen = noise, tried; e=exponent
-    factors[group] = chosen
-    import os
-    if os.environ.get('V'): print(len(group),e,len(readers),activations.min(),activations.max())
+        return sum(each.noise(factors, sizes, channels.values[each.scaled_as]) for each in readers)
+
+    def of_exponent(exponent: float) -> Doubles:
+        tried = activations**exponent / weights ** (1 - exponent)
+        # The largest activation stays what it is, for what is not scaled and for float16.
+        return tried * (activations / tried).max() / activations.max()
+
+    factors[group] = min(map(of_exponent, EXPONENTS), key=noise)
 
 
-def _groups(channels: Channels, sizes: Collection[Value]) -> list[Array]:
+def _groups(channels: Channels, values: Collection[Value]) -> list[Array]:
     """Return the classes that have to be chosen together: those of values that share a scale."""
     owner = np.arange(channels.num_classes)
 
@@ -291,27 +305,22 @@ def _groups(channels: Channels, sizes: Collection[Value]) -> list[Array]:
             number = int(owner[number])
         return number
 
-    for key in sizes:
-        members = [root(number) for number in np.unique(channels.values[key]) if number]
-        if members:
-            owner[members] = min(members)
-    roots = np.array([root(number) for number in range(channels.num_classes)])
-    seen = {number for key in sizes for number in np.unique(channels.values[key]) if number}
-    groups = [np.flatnonzero(roots == number) for number in np.unique(roots[sorted(seen)])]
-    return [group for group in groups if group[0]]
+    seen: set[int] = set()
+    for key in values:
+        members = [int(number) for number in np.unique(channels.values[key]) if number]
+        roots = [root(number) for number in members]
+        owner[roots] = min(roots, default=0)
+        seen.update(members)
+    numbers = np.array(sorted(seen), dtype=np.intp)
+    roots_of = np.array([root(number) for number in numbers])
+    return [numbers[roots_of == number] for number in np.unique(roots_of)]
 
 
 def _sizes_of_classes(channels: Channels, sizes: Mapping[Value, ChannelSizes]) -> Doubles:
     """Return how large each class is: the geometric mean over the values that it is part of."""
     found = []
-    import os
     for key, size in sizes.items():
-        if (key[0], PRE.get(key[1])) in sizes: continue
-        k=float(os.environ.get("RK","0"))
-        top=size.largest
-        if k>0: top = np.minimum(top, k*np.sqrt(size.mean_square))
-        if k<0: top = np.sqrt(top * np.sqrt(size.mean_square))
-        tops = np.maximum(top, QUIET * top.max(initial=0.0))
+        tops = np.maximum(size.largest, QUIET * size.largest.max(initial=0.0))
         of_classes = np.zeros(channels.num_classes)
         np.maximum.at(of_classes, channels.values[key], tops)
         found.append(of_classes)
@@ -327,12 +336,34 @@ def _geometric_mean(rows: Sequence[Doubles], size: int) -> Doubles:
     return np.exp(logs / np.maximum(counts, 1))
 
 
-def _is_int8(convolution: Convolution, assignments: Assignments) -> bool:
-    return assignments.get(convolution.graph, {}).get(convolution.node.name) == "int8"
+def _scaled_initializers(
+    plain: Graphs, channels: Channels, factors: Doubles
+) -> dict[str, dict[str, Array]]:
+    """Return the weights and biases that change, of each graph."""
+    tensors = {
+        name: {tensor.name: tensor for tensor in graph.graph.initializer}
+        for name, graph in plain.items()
+    }
+    changed: dict[str, dict[str, Array]] = {name: {} for name in plain}
+    for each in channels.convolutions:
+        if (factors[each.inputs] == 1).all() and (factors[each.outputs] == 1).all():
+            continue
+        names = each.node.input[1:]
+        weight, *biases = (plain[each.graph].array(tensors[each.graph][name]) for name in names)
+        scaled = [scaled_weight(each, weight, factors)]
+        scaled += [(bias / factors[each.outputs]).astype(bias.dtype) for bias in biases]
+        changed[each.graph] |= dict(zip(names, scaled, strict=True))
+    return changed
 
 
-def _int8_nodes(assignment: Mapping[str, str]) -> set[str]:
-    return {name for name, precision in assignment.items() if precision == "int8"}
+def _with_initializers(model: OnnxModel, values: Mapping[str, Array]) -> OnnxModel:
+    """Return a copy in which some initializers have another content."""
+    changed = model.copy()
+    kept = {tensor.name for tensor in changed.graph.initializer} - values.keys()
+    changed.keep_initializers(kept)
+    for name, value in values.items():
+        changed.add_initializer(name, value)
+    return changed
 
 
 def _with_sizes(model: OnnxModel, values: Sequence[str]) -> OnnxModel:
@@ -356,4 +387,4 @@ def _with_sizes(model: OnnxModel, values: Sequence[str]) -> OnnxModel:
 
 def _by_channel(array: Array) -> Doubles:
     """Return (N, C, 1, ...) as (N, C)."""
-    return array.astype(np.float64).reshape(array.shape[0], -1)
+    return array.astype(np.float64).reshape(array.shape[:2])

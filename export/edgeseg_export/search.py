@@ -18,6 +18,7 @@ import numpy as np
 from edgeseg.models import PrecisionRecipe
 from edgeseg_bench.evaluation import Record
 from edgeseg_export.agreement import agreement_of, records_on
+from edgeseg_export.bias_correction import Shifts
 from edgeseg_export.calibration import Magnitudes
 from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.quantize import WEIGHT_AXES, int8_nodes
@@ -113,6 +114,7 @@ def search(
     manifest: Manifest,
     recipe: PrecisionRecipe,
     magnitudes: Magnitudes,
+    shifts: Shifts,
     pictures: Sequence[Image],
     *,
     complete: Callable[[OnnxModel], OnnxModel],
@@ -126,6 +128,7 @@ def search(
         manifest: of the model.
         recipe: which modules may be int8 at all.
         magnitudes: of all `values_for_search`.
+        shifts: what is added to the biases of int8 nodes.
         pictures: with what the model looks for; the first `NUM_PICTURES` are used.
         complete: gives a graph's operators their bodies.
         max_drop: how far the lowest agreement of all kinds may be below 1.
@@ -142,7 +145,9 @@ def search(
 
     def judged(chosen: Iterable[Group]) -> float:
         converted = {
-            name: complete(convert(plain[name], assignment, magnitudes.get(name, {})))
+            name: complete(
+                convert(plain[name], assignment, magnitudes.get(name, {}), shifts.get(name, {}))
+            )
             if assignment
             else whole[name]
             for name, assignment in _assignments(plain, chosen).items()
