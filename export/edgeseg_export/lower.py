@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgeseg.models import PrecisionRecipe
@@ -51,7 +50,7 @@ class Lowering:
     magnitudes: Magnitudes
     summary: dict[str, Any]
     equalization: Equalization | None = None
-    shifts: Shifts = MappingProxyType({})
+    shifts: Shifts = field(default_factory=dict)
 
     def lowered(self, plain: Graphs) -> dict[str, OnnxModel]:
         """Return copies of graphs, operators without bodies, in which the nodes compute as assigned."""
