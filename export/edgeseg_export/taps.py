@@ -13,7 +13,7 @@ values behind it belong to the same rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgeseg_export.calibration import groups_that_fit
+from edgeseg_export.factors import factors_of
 from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.sessions import cpu_session
@@ -90,6 +91,7 @@ class _Value:
         precision: "int8", "fp16" or "fp32".
         scale: of int8 levels.
         zero_point: level that means 0 on this machine.
+        factors: [C] what the graph divides its channels by, see `factors.py`; None for 1.
     """
 
     name: str
@@ -97,13 +99,22 @@ class _Value:
     precision: str
     scale: float = 1.0
     zero_point: int = 0
+    factors: npt.NDArray[np.float32] | None = None
 
     def floats(self, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return what readers see."""
+        """Return what readers see, in the units of the model before its channels were equalised."""
         floats = array.astype(np.float32)
         if self.precision == "int8":
-            return (floats - self.zero_point) * np.float32(self.scale)
-        return floats
+            floats = (floats - self.zero_point) * np.float32(self.scale)
+        return floats if self.factors is None else floats * self._factors(floats.ndim)
+
+    def in_units(self, floats: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return values of the model before its channels were equalised as the graph has them."""
+        return floats if self.factors is None else floats / self._factors(floats.ndim)
+
+    def _factors(self, ndim: int) -> npt.NDArray[np.float32]:
+        assert self.factors is not None
+        return self.factors.reshape(-1, *[1] * (ndim - 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +135,8 @@ class _Sums:
     own_error: float = 0.0
     max_error: float = 0.0
     largest: float = 0.0
+    reach: float = 0.0
+    """The reference's largest magnitude in the candidate's units."""
 
 
 class TapMeter:
@@ -135,7 +148,7 @@ class TapMeter:
     """
 
     def __init__(self, reference: OnnxModel, candidate: OnnxModel) -> None:
-        self._taps = _common_taps(reference.graph, candidate.graph)
+        self._taps = _common_taps(reference, candidate)
         by_value = {tap.reference.name: tap for tap in self._taps}
         self._groups = [
             _Group(reference, candidate, [by_value[value] for value in group], self._taps)
@@ -148,7 +161,10 @@ class TapMeter:
         """Run both graphs on the inputs of one picture."""
         for group in self._groups:
             for tap, expected, found, own in group.run(inputs):
-                _add(self._sums[tap.node.name], expected, found, own)
+                sums = self._sums[tap.node.name]
+                _add(sums, expected, found, own)
+                reach = np.abs(tap.candidate.in_units(expected)).max(initial=0.0)
+                sums.reach = max(sums.reach, float(reach))
 
     def differences(self) -> list[TapDifference]:
         """Return what was found, in the graph's order."""
@@ -199,7 +215,7 @@ class _Group:
         feed = dict(inputs)
         feed |= {name: reference[value] for name, value in self._choices.items()}
         for name, tap in self._given.items():
-            value = tap.reference.floats(reference[tap.reference.fetched])
+            value = tap.candidate.in_units(tap.reference.floats(reference[tap.reference.fetched]))
             feed[name] = value.astype(np.float16) if tap.candidate.precision == "fp16" else value
         accumulated = self._accumulated.run(self._fetched, _feed(self._accumulated, feed))
         own = self._own.run(self._fetched, _feed(self._own, feed))
@@ -208,14 +224,14 @@ class _Group:
             yield tap, expected, tap.candidate.floats(whole), tap.candidate.floats(part)
 
 
-def _common_taps(reference: onnx.GraphProto, candidate: onnx.GraphProto) -> list[_Tap]:
+def _common_taps(reference: OnnxModel, candidate: OnnxModel) -> list[_Tap]:
     """Return the tapped nodes that both graphs have, in the reference's order."""
-    others = {node.name: node for node in candidate.node}
-    readers = _readers(reference)
-    values = [_int8_values(graph) for graph in (reference, candidate)]
-    floats = _float_values(reference)
+    others = {node.name: node for node in candidate.graph.node}
+    readers = _readers(reference.graph)
+    sides = [_Values.of(model) for model in (reference, candidate)]
+    floats = _float_values(reference.graph)
     taps: dict[str, _Tap] = {}
-    for node in reference.node:
+    for node in reference.graph.node:
         if not _is_tapped(node):
             continue
         last = _with_activation(node, readers)
@@ -225,10 +241,36 @@ def _common_taps(reference: onnx.GraphProto, candidate: onnx.GraphProto) -> list
             continue
         taps[node.name] = _Tap(
             node=node,
-            reference=values[0].get(last.output[0]) or _plain_value(last),
-            candidate=values[1].get(other.output[0]) or _plain_value(other),
+            reference=sides[0].given_by(last),
+            candidate=sides[1].given_by(other),
         )
     return list(taps.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Values:
+    """How a graph keeps the results of its nodes.
+
+    Attributes:
+        in_int8: those that are kept in int8, by the names of their float forms.
+        factors: value -> [C] what its channels are divided by.
+    """
+
+    in_int8: Mapping[str, _Value]
+    factors: Mapping[str, npt.NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, model: OnnxModel) -> _Values:
+        """Return those of a graph."""
+        return cls(in_int8=_int8_values(model.graph), factors=factors_of(model))
+
+    def given_by(self, node: NodeProto) -> _Value:
+        """Return what a node gives."""
+        value = self.in_int8.get(node.output[0]) or _plain_value(node)
+        factors = self.factors.get(value.name.removesuffix("_half"))
+        if factors is None:
+            return value
+        return replace(value, factors=factors.astype(np.float32))
 
 
 def _is_tapped(node: NodeProto) -> bool:
@@ -424,7 +466,7 @@ def _difference(tap: _Tap, sums: _Sums) -> TapDifference:
         own_snr_db=_snr_db(sums.reference, sums.own_error),
         max_error=sums.max_error if np.isfinite(sums.max_error) else None,
         largest=sums.largest,
-        num_levels=_num_levels(tap.candidate, sums.largest),
+        num_levels=_num_levels(tap.candidate, sums.reach),
     )
 
 
