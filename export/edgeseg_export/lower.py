@@ -148,10 +148,10 @@ def find_lowering(
             manifest,
             recipe,
             magnitudes,
-            shifts,
             calibration,
             complete=complete,
             max_drop=max_drop,
+            shifts=shifts,
             progress=progress,
         )
         assignments = {name: dict(chosen) for name, chosen in found.assignments.items()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -114,11 +115,11 @@ def search(
     manifest: Manifest,
     recipe: PrecisionRecipe,
     magnitudes: Magnitudes,
-    shifts: Shifts,
     pictures: Sequence[Image],
     *,
     complete: Callable[[OnnxModel], OnnxModel],
     max_drop: float = DEFAULT_MAX_DROP,
+    shifts: Shifts = MappingProxyType({}),
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Search:
     """Find the modules that may be int8.
@@ -128,10 +129,10 @@ def search(
         manifest: of the model.
         recipe: which modules may be int8 at all.
         magnitudes: of all `values_for_search`.
-        shifts: what is added to the biases of int8 nodes.
         pictures: with what the model looks for; the first `NUM_PICTURES` are used.
         complete: gives a graph's operators their bodies.
         max_drop: how far the lowest agreement of all kinds may be below 1.
+        shifts: what is added to the biases of int8 nodes.
         progress: called as progress(stage, done, total).
 
     Raises:
