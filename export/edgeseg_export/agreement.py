@@ -20,6 +20,14 @@ MIN_AGREEMENT_AP = 0.5
 """Below it a graph of lower precision is broken, not just less exact."""
 
 
+LOW_AGREEMENT_AP = 0.95
+"""Below it an export of lower precision says so in its last lines."""
+
+
+NUM_LOOKED_AT = 16
+"""Pictures to calibrate on in which a model should find something."""
+
+
 class ParityError(EdgesegError):
     """The exported graph does not compute what the PyTorch model computes."""
 
@@ -60,6 +68,41 @@ def measure_agreement(
         "num_matched": agreement.num_matched,
         "num_label_flips": agreement.num_label_flips,
     }
+
+
+def warn_of_nothing_found(
+    reference: Graphs,
+    manifest: Manifest,
+    pictures: Sequence[Image],
+    *,
+    on_picture: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Log a warning if a model finds nothing in pictures to calibrate on: its heads then say nothing there.
+
+    Args:
+        reference: complete graphs in float32.
+        manifest: of the model.
+        pictures: the first `NUM_LOOKED_AT` are looked at.
+        on_picture: called as on_picture(done, total).
+    """
+    looked_at = pictures[:NUM_LOOKED_AT]
+    found = records_on(
+        graphs_predictor(reference, manifest),
+        looked_at,
+        on_picture=lambda done: on_picture(done, len(looked_at)),
+    )
+    if agreement_of(found, found, manifest, looked_at).lowest is None:
+        _log.warning(
+            "the model finds nothing in the first %d of the %d pictures to calibrate on: the ranges of "
+            "what it looks for stay unknown, and the results will suffer. Give pictures that show it",
+            len(looked_at),
+            len(pictures),
+        )
+
+
+def lowest_agreement(measured: Mapping[str, Any]) -> float | None:
+    """Return the agreement of the kind that agrees least, of :func:`measure_agreement`; None without any."""
+    return min((value for value in measured["ap"].values() if value is not None), default=None)
 
 
 def check_agreement(measured: Mapping[str, Any], precision: str) -> None:

@@ -9,6 +9,7 @@ import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from hashlib import sha256
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
@@ -95,11 +96,20 @@ def warn_of_pictures(pictures: Sequence[Image]) -> None:
             num_plain,
             len(pictures),
         )
-    if len(pictures) < FEW_PICTURES:
+    num_copies = len(pictures) - len(
+        {(picture.shape, sha256(picture.tobytes()).digest()) for picture in pictures}
+    )
+    if num_copies:
+        _log.warning(
+            "%d of the %d pictures to calibrate on are copies of others, from which nothing more is learnt",
+            num_copies,
+            len(pictures),
+        )
+    if len(pictures) - num_copies < FEW_PICTURES:
         _log.warning(
             "%d pictures to calibrate on are too few to rely on: larger values than theirs are cut "
             "off; give at least %d like those of the application, better 100",
-            len(pictures),
+            len(pictures) - num_copies,
             FEW_PICTURES,
         )
 

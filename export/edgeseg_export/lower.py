@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeseg.models import PrecisionRecipe
+from edgeseg_export.agreement import warn_of_nothing_found
 from edgeseg_export.bias_correction import Shifts, bias_shifts
 from edgeseg_export.calibration import Magnitudes, calibrate
 from edgeseg_export.equalization import Equalization, equalize
@@ -103,6 +104,12 @@ def find_lowering(
         )
     equalization = None
     if any("int8" in chosen.values() for chosen in assignments.values()):
+        warn_of_nothing_found(
+            reference,
+            manifest,
+            calibration,
+            on_picture=functools.partial(progress, "look at the pictures"),
+        )
         equalization = equalize(
             plain,
             reference,

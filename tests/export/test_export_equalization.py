@@ -57,9 +57,7 @@ def model_of(nodes, weights, outputs):
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in constants.items()],
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10
-    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     return OnnxModel(onnx.shape_inference.infer_shapes(model))
 
 
