@@ -62,7 +62,6 @@ def main() -> None:
     if options.out is not None:
         document = {
             "environment": dataclasses.asdict(read_environment()),
-            "command": ["python", *sys.argv],
             "models": records,
         }
         write_atomic(options.out, (json.dumps(document, indent=1) + "\n").encode())

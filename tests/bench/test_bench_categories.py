@@ -77,6 +77,16 @@ def test_classes_that_are_not_the_data_set_s_are_refused(manifest, categories, m
         categories_of_classes(manifest, categories, match=match)
 
 
+TWINS = ({"id": 3, "name": "cat"}, {"id": 5, "name": "Cat"}, {"id": 9, "name": "dog"})
+
+
+def test_a_name_of_several_categories_is_matched_by_its_id_too():
+    model = _manifest(("cat", "dog"), (5, 1))
+    assert categories_of_classes(model, TWINS) == {5: 5, 1: 9}
+    with pytest.raises(ValueError, match=r"2 categories named 'cat', with the ids 3, 5, and .* 4"):
+        categories_of_classes(_manifest(("cat",), (4,)), TWINS)
+
+
 def test_results_get_the_data_set_s_ids_and_others_are_left_out():
     records = [{"category_id": 1, "score": 0.5}, {"category_id": 2, "score": 0.4}]
     assert in_categories(records, {1: 7}) == [{"category_id": 7, "score": 0.5}]

@@ -106,6 +106,13 @@ _ORIGINS = {  # licence of code and weights, source of the figures
     ),
 }
 
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "yolact_im400": ("yolact_edge_resnet101", {"image_size": (400, 400)}),
+    "yolact_im700": ("yolact_edge_resnet101", {"image_size": (700, 700)}),
+    "yolact_resnet50_pascal": ("yolact_resnet50_pascal", {}),
+}
+"""See :class:`edgeseg.models.ModelSpec`: models of pictures read YOLACT's checkpoints, without its priors."""
+
 FAMILY = Family(
     name="yolact_edge",
     purpose="instances",
@@ -114,6 +121,7 @@ FAMILY = Family(
     precision=PRECISION,
     build=build,
     key_table=key_table,
+    files=FILES,
     manifest=manifest,
 )
 

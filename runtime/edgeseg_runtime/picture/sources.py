@@ -345,7 +345,13 @@ class _Found:
                 f"one of the formats {', '.join(FORMATS)}"
             )
         if self.left_out:
-            _log.warning("left out of %s, because they are not pictures: %s", name, others)
+            formats = ", ".join(FORMATS)
+            _log.warning(
+                "left out of %s, because they are not pictures in one of the formats %s: %s",
+                name,
+                formats,
+                others,
+            )
 
 
 def _find(names: Sequence[Name], *, recursive: bool) -> _Found:
@@ -383,8 +389,9 @@ def _matches(pattern: str) -> list[str]:
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
     paths = [file for file in found if Path(file).is_file()]
     if not paths:
+        what = "is a pipe or a device" if Path(pattern).exists() else "does not exist"
         raise SourceError(
-            f"{pattern} does not exist; expected a picture, a folder, a pattern such as "
+            f"{pattern} {what}; expected a picture, a folder, a pattern such as "
             "'images/*.jpg', a video, the number of a camera, or a URL"
         )
     return paths
