@@ -24,10 +24,6 @@ LOW_AGREEMENT_AP = 0.95
 """Below it an export of lower precision says so in its last lines."""
 
 
-NUM_LOOKED_AT = 16
-"""Pictures to calibrate on in which a model should find something."""
-
-
 class ParityError(EdgesegError):
     """The exported graph does not compute what the PyTorch model computes."""
 
@@ -70,34 +66,36 @@ def measure_agreement(
     }
 
 
-def warn_of_nothing_found(
+def results_to_find(
     reference: Graphs,
     manifest: Manifest,
     pictures: Sequence[Image],
     *,
     on_picture: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """Log a warning if a model finds nothing in pictures to calibrate on: its heads then say nothing there.
+) -> list[Record] | None:
+    """Return what a model finds in pictures to calibrate on.
+
+    If that is nothing, its heads say nothing there: log a warning, return None.
 
     Args:
         reference: complete graphs in float32.
         manifest: of the model.
-        pictures: the first `NUM_LOOKED_AT` are looked at.
+        pictures: (H, W, 3) uint8 BGR; a video model takes them as one clip.
         on_picture: called as on_picture(done, total).
     """
-    looked_at = pictures[:NUM_LOOKED_AT]
     found = records_on(
         graphs_predictor(reference, manifest),
-        looked_at,
-        on_picture=lambda done: on_picture(done, len(looked_at)),
+        pictures,
+        on_picture=lambda done: on_picture(done, len(pictures)),
     )
-    if agreement_of(found, found, manifest, looked_at).lowest is None:
-        _log.warning(
-            "the model finds nothing in the first %d of the %d pictures to calibrate on: the ranges of "
-            "what it looks for stay unknown, and the results will suffer. Give pictures that show it",
-            len(looked_at),
-            len(pictures),
-        )
+    if agreement_of(found, found, manifest, pictures).lowest is not None:
+        return found
+    _log.warning(
+        "the model finds nothing in the first %d of the pictures to calibrate on: the ranges of what it "
+        "looks for stay unknown, and the results will suffer. Give pictures that show it",
+        len(pictures),
+    )
+    return None
 
 
 def lowest_agreement(measured: Mapping[str, Any]) -> float | None:

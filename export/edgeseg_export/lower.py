@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeseg.models import PrecisionRecipe
-from edgeseg_export.agreement import warn_of_nothing_found
+from edgeseg_bench.evaluation import Record
+from edgeseg_export.agreement import results_to_find
 from edgeseg_export.bias_correction import Shifts, bias_shifts
 from edgeseg_export.calibration import Magnitudes, calibrate
 from edgeseg_export.equalization import Equalization, equalize
@@ -21,7 +22,13 @@ from edgeseg_export.precision import (
     values_needed,
     values_unclipped,
 )
-from edgeseg_export.search import search, values_for_search
+from edgeseg_export.search import (
+    INT8_MAX_DROP,
+    INT8_MAX_FLOAT_SHARE,
+    NUM_PICTURES,
+    search,
+    values_for_search,
+)
 from edgeseg_export.sessions import Graphs
 from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.picture.image import Image
@@ -103,11 +110,12 @@ def find_lowering(
             "export with precision 'fp32'"
         )
     equalization = None
+    expected: list[Record] | None = None
     if any("int8" in chosen.values() for chosen in assignments.values()):
-        warn_of_nothing_found(
+        expected = results_to_find(
             reference,
             manifest,
-            calibration,
+            calibration[:NUM_PICTURES],
             on_picture=functools.partial(progress, "look at the pictures"),
         )
         equalization = equalize(
@@ -120,6 +128,8 @@ def find_lowering(
         )
         plain = equalization.applied(plain)
         reference = {name: complete(graph) for name, graph in plain.items()}
+    # Without anything to find, "auto" says so in the search, and "int8" is what the recipe says.
+    is_searched |= precision == "int8" and expected is not None
     values = (
         values_for_search(plain, recipe)
         if is_searched
@@ -157,8 +167,10 @@ def find_lowering(
             magnitudes,
             calibration,
             complete=complete,
-            max_drop=max_drop,
+            max_drop=max_drop if precision == AUTO else INT8_MAX_DROP,
+            max_float_share=1.0 if precision == AUTO else INT8_MAX_FLOAT_SHARE,
             shifts=shifts,
+            expected=expected,
             progress=progress,
         )
         assignments = {name: dict(chosen) for name, chosen in found.assignments.items()}
