@@ -45,6 +45,10 @@ SUPPRESSION = "Nms"
 MAX_SNR_DB = 200.0
 """Of equal values; float32 itself ends at about 150."""
 MAX_LEVEL = 127
+LOST_SNR_DB = 10.0
+"""A channel whose noise has a third of its signal's amplitude is lost."""
+SILENT = 1e-6
+"""Channels with less than this share of the loudest one's energy are not looked at."""
 BAD_SNR_DB = 20.0
 """A node's own noise has a tenth of its signal's amplitude; sound int8 nodes are beyond 30."""
 
@@ -63,6 +67,13 @@ class TapDifference:
         max_error: largest accumulated difference; None if the candidate has infinite numbers or NaN.
         largest: largest magnitude of the reference.
         num_levels: of the 127 int8 levels of a sign, how many the reference's values reach; None without int8.
+        worst_channel: number of the channel with the lowest own SNR; None of what is no map.
+        worst_channel_snr_db: of it.
+        lost_channels: share of the channels whose own SNR is below `LOST_SNR_DB`.
+        clipped: share of the elements that are beyond the int8 range.
+        edge_error: share of the node's own error that lies in the outermost rows and columns of its map.
+        own_cosine: cosine of the reference's value and that of this node alone.
+        own_gain: the factor between both.
     """
 
     name: str
@@ -74,6 +85,13 @@ class TapDifference:
     max_error: float | None
     largest: float
     num_levels: int | None = None
+    worst_channel: int | None = None
+    worst_channel_snr_db: float | None = None
+    lost_channels: float = 0.0
+    clipped: float = 0.0
+    edge_error: float = 0.0
+    own_cosine: float = 1.0
+    own_gain: float = 1.0
 
     @property
     def is_bad(self) -> bool:
@@ -137,6 +155,13 @@ class _Sums:
     largest: float = 0.0
     reach: float = 0.0
     """The reference's largest magnitude in the candidate's units."""
+    own_dot: float = 0.0
+    own: float = 0.0
+    edge_error: float = 0.0
+    num_clipped: int = 0
+    num_elements: int = 0
+    channels: npt.NDArray[np.float64] | None = None
+    """[2, C] energy of the reference, and of the node's own error; None of what is no map."""
 
 
 class TapMeter:
@@ -163,8 +188,13 @@ class TapMeter:
             for tap, expected, found, own in group.run(inputs):
                 sums = self._sums[tap.node.name]
                 _add(sums, expected, found, own)
-                reach = np.abs(tap.candidate.in_units(expected)).max(initial=0.0)
-                sums.reach = max(sums.reach, float(reach))
+                _add_channels(sums, expected, own)
+                magnitudes = np.abs(tap.candidate.in_units(expected))
+                sums.reach = max(sums.reach, float(magnitudes.max(initial=0.0)))
+                sums.num_elements += magnitudes.size
+                if tap.candidate.precision == "int8":
+                    end = tap.candidate.scale * (MAX_LEVEL + 1)  # less is rounded, not clipped
+                    sums.num_clipped += int((magnitudes > end).sum())
 
     def differences(self) -> list[TapDifference]:
         """Return what was found, in the graph's order."""
@@ -451,6 +481,41 @@ def _add(
         sums.largest = max(sums.largest, float(np.abs(a).max(initial=0.0)))
 
 
+def _add_channels(
+    sums: _Sums, expected: npt.NDArray[np.float32], own: npt.NDArray[np.float32]
+) -> None:
+    """Add up maps, (N, C, H, W), channel by channel, and what lies at their edges."""
+    with np.errstate(all="ignore"):
+        sums.own_dot += float(np.vdot(expected.astype(np.float64), own))
+        sums.own += float(np.vdot(own.astype(np.float64), own))
+        if expected.ndim != 4:  # (N, C, H, W)
+            return
+        signal_NCHW = expected.astype(np.float64) ** 2
+        error_NCHW = (own.astype(np.float64) - expected) ** 2
+        energies = np.stack([signal_NCHW.sum((0, 2, 3)), error_NCHW.sum((0, 2, 3))])
+        sums.channels = energies if sums.channels is None else sums.channels + energies
+        if min(expected.shape[2:]) > 2:
+            sums.edge_error += float(error_NCHW.sum() - error_NCHW[:, :, 1:-1, 1:-1].sum())
+
+
+def _of_channels(sums: _Sums) -> dict[str, Any]:
+    """Return what is known of a map's channels."""
+    if sums.channels is None or not np.isfinite(sums.channels).all():
+        return {}
+    signal_C, error_C = sums.channels
+    heard_C = signal_C > SILENT * signal_C.max(initial=0.0)
+    if not heard_C.any():
+        return {}
+    snr_C = np.array([_snr_db(*pair) for pair in zip(signal_C, error_C, strict=True)])
+    snr_C[~heard_C] = MAX_SNR_DB
+    worst = int(snr_C.argmin())
+    return {
+        "worst_channel": worst,
+        "worst_channel_snr_db": float(snr_C[worst]),
+        "lost_channels": float((snr_C < LOST_SNR_DB).sum() / heard_C.sum()),
+    }
+
+
 def _difference(tap: _Tap, sums: _Sums) -> TapDifference:
     length = np.sqrt(sums.reference * sums.candidate)
     if sums.error == 0:
@@ -467,6 +532,11 @@ def _difference(tap: _Tap, sums: _Sums) -> TapDifference:
         max_error=sums.max_error if np.isfinite(sums.max_error) else None,
         largest=sums.largest,
         num_levels=_num_levels(tap.candidate, sums.reach),
+        **_of_channels(sums),
+        clipped=sums.num_clipped / max(sums.num_elements, 1),
+        edge_error=_share(sums.edge_error, sums.own_error),
+        own_cosine=_share(sums.own_dot, float(np.sqrt(sums.reference * sums.own))),
+        own_gain=_share(sums.own_dot, sums.reference),
     )
 
 
@@ -475,6 +545,10 @@ def _num_levels(value: _Value, largest: float) -> int | None:
     if value.precision != "int8":
         return None
     return round(min(largest / value.scale, MAX_LEVEL)) if value.scale else 0
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if np.isfinite(part) and np.isfinite(whole) and whole > 0 else 0.0
 
 
 def _snr_db(signal: float, noise: float) -> float:
