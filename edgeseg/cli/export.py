@@ -29,6 +29,8 @@ from edgeseg_runtime.commands.tables import (
 )
 
 IMAGE_SIZE_HELP = "Network input, HEIGHTxWIDTH or one number; the model's own if left out."
+MANY_PICTURES = 100
+"""To calibrate on; more bring little."""
 FREE_RUN = "free run."
 """Stands before the stages of several graphs that run on their own; see `edgeseg_export.parity`."""
 
@@ -71,8 +73,8 @@ def export(
     ] = None,
     num_calibration: Annotated[int, typer.Option(min=1, help="How many of them to take.")] = 100,
     calibration_method: Annotated[
-        str, typer.Option(help="minmax, entropy or percentile.")
-    ] = "minmax",
+        str, typer.Option(help="mse, minmax, entropy or percentile.")
+    ] = "mse",
     max_drop: Annotated[
         float,
         typer.Option(min=0, max=1, help="Loss of agreement that auto may cause."),
@@ -245,6 +247,7 @@ def remarks(manifest: Manifest) -> Iterator[str]:
         )
     if manifest.precision == "fp16":
         yield "float16 is for GPUs: x86 processors compute it in float32, no faster"
+    yield from _low_agreement(manifest)
     checked = [manifest.parity, *manifest.parity.get("variants", {}).values()]
     if any(_found_nothing(parity) for parity in checked):
         yield "nothing was found to compare: check with --images of what the model looks for"
@@ -256,6 +259,30 @@ def _found_nothing(parity: Mapping[str, Any]) -> bool:
     """Tell whether there was nothing to compare of a model that gives detections."""
     has_lists = any(name in parity["max_abs"] for name in ("boxes", "contender_boxes"))
     return parity["num_detections"] == 0 and has_lists
+
+
+def _low_agreement(manifest: Manifest) -> Iterator[str]:
+    """Yield what to try if a lower precision finds other things than float32."""
+    from edgeseg_export.agreement import LOW_AGREEMENT_AP, lowest_agreement
+
+    if "precision" not in manifest.parity:
+        return
+    lowered = manifest.parity["precision"]
+    found = lowest_agreement(lowered["agreement_with_fp32"])
+    if found is None or found >= LOW_AGREEMENT_AP:
+        return
+    tries = ["--precision auto, which leaves in float32 what loses most"]
+    if lowered["num_calibration"] < MANY_PICTURES:
+        tries.append(
+            f"more pictures than {lowered['num_calibration']} to calibrate on, like those of the application"
+        )
+    if lowered["calibration"] != "mse":
+        tries.append("--calibration-method mse")
+    tries.append("edgeseg compare, which names the nodes that lose it")
+    yield (
+        f"{manifest.precision} agrees with fp32 to {found:.3f} only, less than {LOW_AGREEMENT_AP}, on "
+        f"{lowered['agreement_with_fp32']['num_pictures']} pictures. Try {'; '.join(tries)}"
+    )
 
 
 def _relative(parity: Mapping[str, Any], output: str) -> float | None:

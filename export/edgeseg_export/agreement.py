@@ -20,6 +20,10 @@ MIN_AGREEMENT_AP = 0.5
 """Below it a graph of lower precision is broken, not just less exact."""
 
 
+LOW_AGREEMENT_AP = 0.95
+"""Below it an export of lower precision says so in its last lines."""
+
+
 class ParityError(EdgesegError):
     """The exported graph does not compute what the PyTorch model computes."""
 
@@ -60,6 +64,43 @@ def measure_agreement(
         "num_matched": agreement.num_matched,
         "num_label_flips": agreement.num_label_flips,
     }
+
+
+def results_to_find(
+    reference: Graphs,
+    manifest: Manifest,
+    pictures: Sequence[Image],
+    *,
+    on_picture: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Record] | None:
+    """Return what a model finds in pictures to calibrate on.
+
+    If that is nothing, its heads say nothing there: log a warning, return None.
+
+    Args:
+        reference: complete graphs in float32.
+        manifest: of the model.
+        pictures: (H, W, 3) uint8 BGR; a video model takes them as one clip.
+        on_picture: called as on_picture(done, total).
+    """
+    found = records_on(
+        graphs_predictor(reference, manifest),
+        pictures,
+        on_picture=lambda done: on_picture(done, len(pictures)),
+    )
+    if agreement_of(found, found, manifest, pictures).lowest is not None:
+        return found
+    _log.warning(
+        "the model finds nothing in the first %d of the pictures to calibrate on: the ranges of what it "
+        "looks for stay unknown, and the results will suffer. Give pictures that show it",
+        len(pictures),
+    )
+    return None
+
+
+def lowest_agreement(measured: Mapping[str, Any]) -> float | None:
+    """Return the agreement of the kind that agrees least, of :func:`measure_agreement`; None without any."""
+    return min((value for value in measured["ap"].values() if value is not None), default=None)
 
 
 def check_agreement(measured: Mapping[str, Any], precision: str) -> None:

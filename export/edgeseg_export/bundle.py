@@ -20,7 +20,7 @@ from edgeseg.models.checkpoint import check_finite
 from edgeseg.models.provenance import weights_sha256
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.agreement import check_agreement
-from edgeseg_export.calibration import warn_of_pictures
+from edgeseg_export.calibration import DEFAULT_METHOD, warn_of_pictures
 from edgeseg_export.folder import check_folder, new_folder
 from edgeseg_export.graph_files import write_graphs
 from edgeseg_export.heap import give_back_freed_memory
@@ -47,7 +47,7 @@ def export_bundle(
     opset: int = OPSET,
     precision: str = "fp32",
     calibration: Sequence[Image] | None = None,
-    calibration_method: str = "minmax",
+    calibration_method: str = DEFAULT_METHOD,
     max_drop: float = DEFAULT_MAX_DROP,
     backends: Sequence[str] = ("onnxruntime",),
     targets: Sequence[str] = (),
@@ -77,7 +77,7 @@ def export_bundle(
             agree with those of the fp32 graph.
         calibration: pictures like those of the application, (H, W, 3) uint8 BGR, on which the
             ranges of int8 values are found; "int8", "mixed" and "auto" need them, 100 are usual.
-        calibration_method: "minmax", "entropy" or "percentile"; see `calibration.py`.
+        calibration_method: "mse", "minmax", "entropy" or "percentile"; see `calibration.py`.
         max_drop: for "auto", how far agreement with fp32 may be below 1; see `search.py`.
         backends: engines that the bundle is for. All of them read the same ONNX file; "tensorrt"
             and "tensorrt_rtx" are compiled right away as ``edgeseg build`` would.

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from hashlib import sha256
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from edgeseg_export.feeds import feeds_of
-from edgeseg_export.histograms import CLIPPING, NUM_BINS, Counts, count_magnitudes
-from edgeseg_export.onnx_model import OnnxModel
+from edgeseg_export.histograms import CLIPPING, NUM_BINS, bins_kept, count_magnitudes
+from edgeseg_export.onnx_model import OnnxModel, attribute
 from edgeseg_export.sessions import Graphs, cpu_session
 from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.picture.image import Image
@@ -22,9 +24,12 @@ from edgeseg_runtime.picture.image import Image
 _log = logging.getLogger(__name__)
 
 METHODS = ("minmax", *CLIPPING)
+DEFAULT_METHOD = "mse"
 Magnitudes = Mapping[str, Mapping[str, float]]
 """Of each graph, value -> magnitude at which it is clipped."""
 FEW_PICTURES = 16
+LEAKY_SLOPE = 0.01
+"""Of a LeakyRelu that names none (ONNX)."""
 MAX_ELEMENTS = 100_000_000
 """Of the activations that are fetched in one run, to bound the memory: 400 MB."""
 
@@ -35,7 +40,7 @@ def calibrate(
     pictures: Sequence[Image],
     values: Mapping[str, Sequence[str]],
     *,
-    method: str = "minmax",
+    method: str = DEFAULT_METHOD,
     unclipped: Mapping[str, Collection[str]] | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> Magnitudes:
@@ -47,7 +52,8 @@ def calibrate(
         pictures: (H, W, 3) uint8 BGR, like those that the model will see; a video model takes them
             as one clip.
         values: names of float32 values of each graph.
-        method: "minmax" takes the largest magnitude; "entropy" the one that loses least information
+        method: "minmax" takes the largest magnitude; "mse" the one with the least mean square error of
+            rounding and clipping together; "entropy" the one that loses least information
             (Migacz, 8-bit inference with TensorRT, GTC 2017); "percentile" leaves out one element in
             ten thousand.
         unclipped: those of ``values`` whose largest magnitude is wanted whatever the method is.
@@ -76,7 +82,7 @@ def calibrate(
     largest = _largest(graphs, manifest, pictures, values, on_any_step)
     if not rounds:
         return largest
-    found = _clipped(graphs, manifest, pictures, largest, rounds, CLIPPING[method], on_any_step)
+    found = _clipped(graphs, manifest, pictures, largest, rounds, method, on_any_step)
     return {graph: largest[graph] | found.get(graph, {}) for graph in largest}
 
 
@@ -90,11 +96,20 @@ def warn_of_pictures(pictures: Sequence[Image]) -> None:
             num_plain,
             len(pictures),
         )
-    if len(pictures) < FEW_PICTURES:
+    num_copies = len(pictures) - len(
+        {(picture.shape, sha256(picture.tobytes()).digest()) for picture in pictures}
+    )
+    if num_copies:
+        _log.warning(
+            "%d of the %d pictures to calibrate on are copies of others, from which nothing more is learnt",
+            num_copies,
+            len(pictures),
+        )
+    if len(pictures) - num_copies < FEW_PICTURES:
         _log.warning(
             "%d pictures to calibrate on are too few to rely on: larger values than theirs are cut "
             "off; give at least %d like those of the application, better 100",
-            len(pictures),
+            len(pictures) - num_copies,
             FEW_PICTURES,
         )
 
@@ -179,7 +194,7 @@ def _clipped(
     pictures: Sequence[Image],
     largest: Magnitudes,
     rounds: Sequence[Mapping[str, Sequence[str]]],
-    bins_kept: Callable[[Counts], int],
+    method: str,
     on_step: Callable[[], None],
 ) -> dict[str, dict[str, float]]:
     """Return where the histograms of values are cut.
@@ -190,13 +205,13 @@ def _clipped(
         pictures: to collect the histograms on.
         largest: of each graph, value -> its largest magnitude on them.
         rounds: which values of each graph are fetched together.
-        bins_kept: how many of the lowest bins of a histogram are kept, see `CLIPPING`.
+        method: where to cut, one of `CLIPPING`.
         on_step: called for every picture of a round and for every value.
     """
     found: dict[str, dict[str, float]] = {name: {} for name in graphs}
     for wanted in rounds:
         counts = {
-            name: {value: np.zeros(NUM_BINS, np.int64) for value in group}
+            name: {value: np.zeros((2, NUM_BINS), np.int64) for value in group}
             for name, group in wanted.items()
         }
         sessions = {name: cpu_session(_with_outputs(graphs[name], wanted[name])) for name in wanted}
@@ -204,13 +219,30 @@ def _clipped(
             for name in feeds.keys() & wanted.keys():
                 arrays = sessions[name].run(list(wanted[name]), feeds[name])
                 for value, array in zip(wanted[name], arrays, strict=True):
-                    counts[name][value] += count_magnitudes(array, largest[name][value])
+                    for half, chosen in enumerate((array >= 0, array < 0)):
+                        counted = count_magnitudes(array[chosen], largest[name][value])
+                        counts[name][value][half] += counted
             on_step()
-        for name, counted in counts.items():
-            for value, bins in counted.items():
-                found[name][value] = largest[name][value] * bins_kept(bins) / NUM_BINS
+        for name, of_values in counts.items():
+            slopes = _slopes_behind(graphs[name])
+            for value, (positive, negative) in of_values.items():
+                bins = bins_kept(method, positive, negative, slopes.get(value, 1.0))
+                found[name][value] = largest[name][value] * bins / NUM_BINS
                 on_step()
     return found
+
+
+def _slopes_behind(model: OnnxModel) -> dict[str, float]:
+    """Return what negative values are multiplied by where only a LeakyReLU reads them."""
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    return {
+        name: attribute(nodes[0], "alpha", LEAKY_SLOPE)
+        for name, nodes in readers.items()
+        if [node.op_type for node in nodes] == ["LeakyRelu"]
+    }
 
 
 def _with_outputs(model: OnnxModel, values: Sequence[str]) -> OnnxModel:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from edgeseg_bench.evaluation import (
     COMPARISONS,
     Record,
@@ -23,6 +25,7 @@ from edgeseg_bench.evaluation import (
     records_of,
 )
 from edgeseg_bench.metrics.agreement import SCORE_THRESHOLD, Agreement
+from edgeseg_export.diagnosis import LOW_AP, Finding, findings
 from edgeseg_export.feeds import feeds_of
 from edgeseg_export.sessions import GraphBackend, Graphs
 from edgeseg_export.taps import TapDifference, TapMeter, first_bad
@@ -118,6 +121,7 @@ class CompareReport:
         first_bad_tap: name of the first node that spoils its result, if any.
         agreement: of the candidate with the reference; `worst` names the worst pictures.
         names: of the worst pictures, by image id.
+        findings: what is wrong, and what to do about it, the likeliest cause first.
     """
 
     reference: str
@@ -131,6 +135,7 @@ class CompareReport:
     first_bad_tap: str | None
     agreement: Agreement
     names: Mapping[int, str]
+    findings: tuple[Finding, ...] = ()
 
     def metrics(self) -> dict[str, float]:
         """Return what conditions may ask for, by name; what has no value here is left out."""
@@ -213,6 +218,10 @@ def compare(
     )
     agreement = agree(results[0], results[-1])
     bad = first_bad(taps)
+    of_reversed = None
+    if agreement.lowest is not None and agreement.lowest < LOW_AP:
+        entries = _with_reversed_colours(variants[-1], pictures(), len(images))
+        of_reversed = agree(results[0], entries).lowest
     return CompareReport(
         reference=reference.name,
         candidate=candidate.name,
@@ -225,6 +234,13 @@ def compare(
         first_bad_tap=None if bad is None else bad.name,
         agreement=agreement,
         names={picture.image_id: names[picture.image_id] for picture in agreement.worst},
+        findings=findings(
+            (reference.manifest, candidate.manifest),
+            (reference.graphs, candidate.graphs),
+            taps,
+            agreement,
+            agreement_of_reversed_colours=of_reversed,
+        ),
     )
 
 
@@ -282,6 +298,22 @@ def _route(pre: Task[Any], backend: CheckedBackend, post: Task[Any]) -> Route[An
 
 def _session(variant: _Variant) -> Session[Any]:
     return Session(lambda _size: variant.route)
+
+
+def _with_reversed_colours(
+    variant: _Variant, pictures: Iterable[Picture], count: int
+) -> list[Record]:
+    """Return what is found in pictures whose red and blue are exchanged."""
+    with _session(variant) as session:
+        return [
+            record
+            for picture in itertools.islice(pictures, count)
+            for record in records_of(
+                session(np.ascontiguousarray(picture.image[..., ::-1])),
+                picture.image,
+                picture.image_id,
+            )
+        ]
 
 
 def _steps(

@@ -33,6 +33,8 @@ from edgeseg_runtime.tasks import create_task
 TORCH = "torch"
 NUM_SHOWN = 12
 """Nodes of the table on the terminal; files have them all."""
+NUM_FINDINGS = 3
+"""Of the verdict; report.json has them all."""
 NUM_PAIRS = 4
 REPORT_FILES = ("report.json", "report.md")
 GAP = 8  # pixels between the two pictures of a pair
@@ -124,6 +126,7 @@ def verdict(report: CompareReport) -> str:
         where = "no single node spoils its result"
     else:
         where = "the nodes of different sizes are not compared"
+    where += "".join(f". {each.text}: {each.remedy}" for each in report.findings[:NUM_FINDINGS])
     return (
         f"agreement with {report.reference} on {report.num_pictures} pictures of "
         f"{report.data}: {text_from_agreement(report.agreement.ap)}; {where}"

@@ -16,6 +16,8 @@ Doubles = npt.NDArray[np.float64]
 NUM_BINS = 2048
 NUM_LEVELS = 128  # of one sign
 PERCENTILE = 99.99
+NUM_TRIED = 128
+"""Numbers of bins that `bins_by_error` tries."""
 
 
 def count_magnitudes(values: npt.NDArray[np.float32], largest: float) -> Counts:
@@ -80,11 +82,44 @@ def divergences(counts: Counts) -> Doubles:
     return np.where(np.isnan(found_M), np.inf, found_M)
 
 
+def bins_by_error(counts: Counts | Doubles) -> int:
+    """Return how many of the lowest bins to keep, so that rounding and clipping together err least.
+
+    What is added up are the squares of the errors; a magnitude counts as the middle of its bin.
+    """
+    if not counts.any():
+        return len(counts)
+    middles_N = np.arange(len(counts)) + 0.5
+
+    def error(kept: int) -> float:
+        step = kept / (NUM_LEVELS - 1)
+        levels_N = np.minimum(np.rint(middles_N / step), NUM_LEVELS - 1)
+        return float(counts @ (middles_N - levels_N * step) ** 2)
+
+    tried = np.geomspace(NUM_LEVELS, len(counts), NUM_TRIED).round().astype(int)
+    return min(tried.tolist(), key=error)
+
+
 CLIPPING: dict[str, Callable[[Counts], int]] = {
+    "mse": bins_by_error,
     "entropy": bins_by_entropy,
     "percentile": bins_by_percentile,
 }
 """Method of calibration -> how many of the lowest bins it keeps."""
+
+
+def bins_kept(method: str, positive: Counts, negative: Counts, slope: float) -> int:
+    """Return how many of the lowest bins a method keeps of a value of both signs.
+
+    Args:
+        method: one of `CLIPPING`.
+        positive: histogram of the magnitudes of what is not negative.
+        negative: of what is, in the same bins.
+        slope: what a LeakyReLU behind multiplies negative values by, and their errors with them; 1 without.
+    """
+    if method == "mse":
+        return bins_by_error(positive + slope**2 * negative)
+    return CLIPPING[method](positive + negative)
 
 
 def _sums_to(values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> Doubles:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgeseg.models import PrecisionRecipe
+from edgeseg_bench.evaluation import Record
+from edgeseg_export.agreement import results_to_find
+from edgeseg_export.bias_correction import Shifts, bias_shifts
 from edgeseg_export.calibration import Magnitudes, calibrate
+from edgeseg_export.equalization import Equalization, equalize
 from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.precision import (
     Assignments,
@@ -18,7 +22,13 @@ from edgeseg_export.precision import (
     values_needed,
     values_unclipped,
 )
-from edgeseg_export.search import search, values_for_search
+from edgeseg_export.search import (
+    INT8_MAX_DROP,
+    INT8_MAX_FLOAT_SHARE,
+    NUM_PICTURES,
+    search,
+    values_for_search,
+)
 from edgeseg_export.sessions import Graphs
 from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.picture.image import Image
@@ -38,6 +48,8 @@ class Lowering:
         precision: what a manifest calls it: that of the export, or what a search has found.
         assignments: of each graph.
         magnitudes: of each graph's values that the assignments need.
+        equalization: what happens to the float32 graphs before, if int8 values need it.
+        shifts: of each graph, what is added to the biases of int8 nodes.
         summary: how it was found, for the manifest.
     """
 
@@ -45,12 +57,17 @@ class Lowering:
     assignments: Assignments
     magnitudes: Magnitudes
     summary: dict[str, Any]
+    equalization: Equalization | None = None
+    shifts: Shifts = field(default_factory=dict)
 
     def lowered(self, plain: Graphs) -> dict[str, OnnxModel]:
         """Return copies of graphs, operators without bodies, in which the nodes compute as assigned."""
+        equal = self.equalization.applied(plain) if self.equalization is not None else plain
         return {
-            name: convert(graph, self.assignments[name], self.magnitudes[name])
-            for name, graph in plain.items()
+            name: convert(
+                graph, self.assignments[name], self.magnitudes[name], self.shifts.get(name, {})
+            )
+            for name, graph in equal.items()
         }
 
 
@@ -92,6 +109,27 @@ def find_lowering(
             f"precision {precision!r} found, but the recipe of this model names no module for it: "
             "export with precision 'fp32'"
         )
+    equalization = None
+    expected: list[Record] | None = None
+    if any("int8" in chosen.values() for chosen in assignments.values()):
+        expected = results_to_find(
+            reference,
+            manifest,
+            calibration[:NUM_PICTURES],
+            on_picture=functools.partial(progress, "look at the pictures"),
+        )
+        equalization = equalize(
+            plain,
+            reference,
+            manifest,
+            assignments,
+            calibration,
+            on_picture=functools.partial(progress, "equalise the channels"),
+        )
+        plain = equalization.applied(plain)
+        reference = {name: complete(graph) for name, graph in plain.items()}
+    # Without anything to find, "auto" says so in the search, and "int8" is what the recipe says.
+    is_searched |= precision == "int8" and expected is not None
     values = (
         values_for_search(plain, recipe)
         if is_searched
@@ -106,6 +144,20 @@ def find_lowering(
         unclipped={name: values_unclipped(plain[name], assignments[name]) for name in plain},
         on_step=functools.partial(progress, "calibrate"),
     )
+    shifts: Shifts = {}
+    if equalization is not None:
+        lowered = {
+            name: complete(convert(graph, assignments[name], magnitudes[name]))
+            for name, graph in plain.items()
+        }
+        shifts = bias_shifts(
+            reference,
+            lowered,
+            manifest,
+            assignments,
+            calibration,
+            on_picture=functools.partial(progress, "correct the biases"),
+        )
     summary: dict[str, Any] = {}
     if is_searched:
         found = search(
@@ -115,7 +167,10 @@ def find_lowering(
             magnitudes,
             calibration,
             complete=complete,
-            max_drop=max_drop,
+            max_drop=max_drop if precision == AUTO else INT8_MAX_DROP,
+            max_float_share=1.0 if precision == AUTO else INT8_MAX_FLOAT_SHARE,
+            shifts=shifts,
+            expected=expected,
             progress=progress,
         )
         assignments = {name: dict(chosen) for name, chosen in found.assignments.items()}
@@ -130,5 +185,10 @@ def find_lowering(
         "num_calibration": len(calibration),
     }
     return Lowering(
-        precision=precision, assignments=assignments, magnitudes=magnitudes, summary=summary
+        precision=precision,
+        assignments=assignments,
+        magnitudes=magnitudes,
+        summary=summary,
+        equalization=equalization,
+        shifts=shifts,
     )

@@ -131,6 +131,12 @@ def model_from_proto(proto: onnx.ModelProto) -> OnnxModel:
     return model.copy()  # without what the deleted ones have left in memory
 
 
+def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    """Return an attribute that is a number."""
+    found = [item for item in node.attribute if item.name == name]
+    return float(helper.get_attribute_value(found[0])) if found else default
+
+
 def num_bytes(pieces: Collection[Buffer]) -> int:
     """Return the size of all pieces together."""
     return sum(len(piece) for piece in pieces)

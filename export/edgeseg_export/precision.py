@@ -10,11 +10,12 @@ auto    see `search.py`
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 import onnx
 
 from edgeseg.models import PrecisionRecipe
-from edgeseg_export.onnx_model import OnnxModel
+from edgeseg_export.onnx_model import Array, OnnxModel
 from edgeseg_export.passes.half import half_nodes, nodes_that_fit, to_half, values_in_half
 from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 
@@ -45,8 +46,8 @@ def assign(model: OnnxModel, recipe: PrecisionRecipe, precision: str) -> dict[st
 
 def values_needed(model: OnnxModel, assignment: Assignment) -> list[str]:
     """Return the values whose magnitude :func:`convert` must know."""
-    in_int8 = values_to_calibrate(model, _nodes(assignment, "int8"))
-    in_half = values_in_half(model, _nodes(assignment, "fp16"))
+    in_int8 = values_to_calibrate(model, nodes_in(assignment, "int8"))
+    in_half = values_in_half(model, nodes_in(assignment, "fp16"))
     return list(dict.fromkeys((*in_int8, *in_half)))
 
 
@@ -55,11 +56,16 @@ def values_unclipped(model: OnnxModel, assignment: Assignment) -> set[str]:
 
     They overflow float16, unlike int8 values, which are clipped.
     """
-    in_half = values_in_half(model, _nodes(assignment, "fp16"))
-    return set(in_half) - set(values_to_calibrate(model, _nodes(assignment, "int8")))
+    in_half = values_in_half(model, nodes_in(assignment, "fp16"))
+    return set(in_half) - set(values_to_calibrate(model, nodes_in(assignment, "int8")))
 
 
-def convert(model: OnnxModel, assignment: Assignment, magnitudes: Mapping[str, float]) -> OnnxModel:
+def convert(
+    model: OnnxModel,
+    assignment: Assignment,
+    magnitudes: Mapping[str, float],
+    shifts: Mapping[str, Array] = MappingProxyType({}),
+) -> OnnxModel:
     """Return a copy of ``model`` in which the nodes compute as assigned.
 
     Nodes that read or write more than float16 holds safely stay float32, see `passes.half.LARGEST`.
@@ -68,12 +74,13 @@ def convert(model: OnnxModel, assignment: Assignment, magnitudes: Mapping[str, f
         model: a graph whose edgeseg operators have no bodies yet.
         assignment: from :func:`assign`.
         magnitudes: of all :func:`values_needed`.
+        shifts: int8 node -> what is added to its bias, see `bias_correction.py`.
     """
     converted = model.copy()
-    in_int8 = _nodes(assignment, "int8")
+    in_int8 = nodes_in(assignment, "int8")
     if in_int8:
-        quantize(converted, in_int8, magnitudes)
-    in_half = nodes_that_fit(model, _nodes(assignment, "fp16"), magnitudes)
+        quantize(converted, in_int8, magnitudes, shifts)
+    in_half = nodes_that_fit(model, nodes_in(assignment, "fp16"), magnitudes)
     return to_half(converted, half_nodes(converted, in_half)) if in_half else converted
 
 
@@ -109,5 +116,6 @@ def _is_part(module: str, name: str) -> bool:
     return f".{module}.".startswith(f".{name}.") or (name[0] == "." and f"{name}." in f"{module}.")
 
 
-def _nodes(assignment: Assignment, precision: str) -> Collection[str]:
+def nodes_in(assignment: Assignment, precision: str) -> Collection[str]:
+    """Return the nodes that are assigned a precision."""
     return [name for name, chosen in assignment.items() if chosen == precision]

@@ -4,6 +4,9 @@ Every group of modules is made int8 alone, and its results are compared with tho
 made int8, and the one that loses most for the work it saves goes back to float32, until the results of the whole
 agree well enough; those for which there is room after all return. The same pictures give the same answer: work is
 counted in multiply-adds, not timed.
+
+Precision "int8" is searched only if all groups together lose too much, and leaves little work in float32: the first
+layers of small networks, whose few channels carry the whole picture, cost most accuracy and next to no time.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ import numpy as np
 from edgeseg.models import PrecisionRecipe
 from edgeseg_bench.evaluation import Record
 from edgeseg_export.agreement import agreement_of, records_on
+from edgeseg_export.bias_correction import Shifts
 from edgeseg_export.calibration import Magnitudes
 from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.quantize import WEIGHT_AXES, int8_nodes
@@ -31,6 +36,10 @@ MAX_GROUPS = 12
 NUM_PICTURES = 16
 """Of the calibration pictures, the first are searched on."""
 DEFAULT_MAX_DROP = 0.01
+INT8_MAX_DROP = 0.03
+"""From which loss of agreement on precision "int8" leaves modules out."""
+INT8_MAX_FLOAT_SHARE = 0.1
+"""Of the multiply-adds of a recipe's int8 modules, what "int8" leaves in float32 at most."""
 ROUNDING = 1e-9
 """1 - 0.99 is a little more than 0.01."""
 
@@ -74,9 +83,11 @@ class Search:
 
     Attributes:
         groups: all, in the order of the graphs.
-        agreement: of each group alone in int8 -> its agreement with float32.
+        agreement: of each group alone in int8 -> its agreement with float32; empty if all groups together are
+            good enough.
         choice: which groups are int8.
         max_drop: from an agreement of 1.
+        max_float_share: of the multiply-adds, what may be left in float32.
         num_pictures: that were searched on.
         assignments: of each graph, node name -> "int8".
     """
@@ -85,6 +96,7 @@ class Search:
     agreement: Mapping[str, float]
     choice: Choice
     max_drop: float
+    max_float_share: float
     num_pictures: int
     assignments: Assignments
 
@@ -93,6 +105,7 @@ class Search:
         total = max(sum(group.multiply_adds for group in self.groups), 1)
         return {
             "max_drop": self.max_drop,
+            "max_float_share": self.max_float_share,
             "num_pictures": self.num_pictures,
             "agreement_ap": round(self.choice.agreement, 4),
             "agreement_ap_all_int8": round(self.choice.agreement_of_all, 4),
@@ -100,12 +113,16 @@ class Search:
                 {
                     "module": group.name,
                     "share_of_multiply_adds": round(group.multiply_adds / total, 4),
-                    "agreement_ap_alone": round(self.agreement[group.name], 4),
+                    "agreement_ap_alone": self._alone(group),
                     "precision": "int8" if group in self.choice.kept else "fp32",
                 }
                 for group in self.groups
             ],
         }
+
+    def _alone(self, group: Group) -> float | None:
+        alone = self.agreement.get(group.name)
+        return None if alone is None else round(alone, 4)
 
 
 def search(
@@ -117,9 +134,14 @@ def search(
     *,
     complete: Callable[[OnnxModel], OnnxModel],
     max_drop: float = DEFAULT_MAX_DROP,
+    max_float_share: float = 1.0,
+    shifts: Shifts = MappingProxyType({}),
+    expected: Sequence[Record] | None = None,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Search:
     """Find the modules that may be int8.
+
+    Where little may be left in float32, groups are looked at one by one only if all together lose too much.
 
     Args:
         plain: the float32 graphs, edgeseg's operators without bodies.
@@ -129,6 +151,9 @@ def search(
         pictures: with what the model looks for; the first `NUM_PICTURES` are used.
         complete: gives a graph's operators their bodies.
         max_drop: how far the lowest agreement of all kinds may be below 1.
+        max_float_share: of the groups' multiply-adds, what may be left in float32, whatever is lost then.
+        shifts: what is added to the biases of int8 nodes.
+        expected: what the float32 graphs find in the pictures, if that is known.
         progress: called as progress(stage, done, total).
 
     Raises:
@@ -138,11 +163,20 @@ def search(
         raise ValueError(f"max_drop {max_drop} found, expected a number in 0..1")
     groups = module_groups(plain, recipe)
     whole = {name: complete(graph) for name, graph in plain.items()}
-    judge = _Judge(whole, manifest, pictures[:NUM_PICTURES])
+    judge = _Judge(whole, manifest, pictures[:NUM_PICTURES], expected)
+    known: dict[tuple[str, ...], float] = {}
 
-    def judged(chosen: Iterable[Group]) -> float:
+    def judged(chosen: Sequence[Group]) -> float:
+        names = tuple(group.name for group in chosen)
+        if names not in known:
+            known[names] = measured(chosen)
+        return known[names]
+
+    def measured(chosen: Iterable[Group]) -> float:
         converted = {
-            name: complete(convert(plain[name], assignment, magnitudes.get(name, {})))
+            name: complete(
+                convert(plain[name], assignment, magnitudes.get(name, {}), shifts.get(name, {}))
+            )
             if assignment
             else whole[name]
             for name, assignment in _assignments(plain, chosen).items()
@@ -150,17 +184,24 @@ def search(
         return judge.agreement(converted)
 
     agreement: dict[str, float] = {}
-    for done, group in enumerate(groups):
-        progress("sensitivity of the modules", done, len(groups))
-        agreement[group.name] = judged([group])
+    if max_float_share == 1 or not _is_within(judged(groups), max_drop):
+        for done, group in enumerate(groups):
+            progress("sensitivity of the modules", done, len(groups))
+            agreement[group.name] = judged([group])
     choice = choose(
-        groups, agreement, judged, max_drop=max_drop, on_step=lambda n: progress("search", n, 0)
+        groups,
+        agreement,
+        judged,
+        max_drop=max_drop,
+        max_float_share=max_float_share,
+        on_step=lambda n: progress("search", n, 0),
     )
     return Search(
         groups=groups,
         agreement=agreement,
         choice=choice,
         max_drop=max_drop,
+        max_float_share=max_float_share,
         num_pictures=len(judge.pictures),
         assignments=_assignments(plain, choice.kept),
     )
@@ -172,27 +213,41 @@ def choose(
     judged: Callable[[Sequence[Group]], float],
     *,
     max_drop: float,
+    max_float_share: float = 1.0,
     on_step: Callable[[int], None] = lambda done: None,
 ) -> Choice:
     """Return the groups that save much work together and lose at most ``max_drop``.
+
+    If that takes more in float32 than is allowed, they are the best of those that were tried.
 
     Args:
         groups: to choose from.
         alone: agreement of each group, by name.
         judged: gives the agreement of several groups together.
         max_drop: from an agreement of 1.
+        max_float_share: of the multiply-adds, what the groups that are left out may have.
         on_step: called with the number of combinations that are judged.
     """
     kept = list(groups)
     removed: list[Group] = []
     on_step(0)
     agreement = agreement_of_all = judged(kept)
-    while kept and not _is_within(agreement, max_drop):
-        worst = max(kept, key=lambda group: _loss_per_work(alone[group.name], group))
+    tried = [(agreement, list(kept))]
+    room = max_float_share * sum(group.multiply_adds for group in groups)
+    while not _is_within(agreement, max_drop):
+        fitting = [group for group in kept if group.multiply_adds <= room]
+        if not fitting:
+            break
+        worst = max(fitting, key=lambda group: _loss_per_work(alone[group.name], group))
         kept.remove(worst)
         removed.append(worst)
+        room -= worst.multiply_adds
         on_step(len(removed))
         agreement = judged(kept) if kept else 1.0
+        tried.append((agreement, list(kept)))
+    if not _is_within(agreement, max_drop):
+        agreement, kept = max(tried, key=lambda each: each[0])
+        return Choice(kept=tuple(kept), agreement=agreement, agreement_of_all=agreement_of_all)
     num_judged = len(removed)
     # Without the last one that was removed there was too little room.
     for group in sorted(removed[:-1], key=lambda group: -group.multiply_adds):
@@ -256,10 +311,16 @@ def module_groups(plain: Graphs, recipe: PrecisionRecipe) -> tuple[Group, ...]:
 class _Judge:
     """Compares graphs with float32 on the same pictures, whose results it keeps."""
 
-    def __init__(self, reference: Graphs, manifest: Manifest, pictures: Sequence[Image]) -> None:
+    def __init__(
+        self,
+        reference: Graphs,
+        manifest: Manifest,
+        pictures: Sequence[Image],
+        expected: Sequence[Record] | None,
+    ) -> None:
         self.manifest = manifest
         self.pictures = pictures
-        self.expected = self._results(reference)
+        self.expected = self._results(reference) if expected is None else expected
         if agreement_of(self.expected, self.expected, manifest, pictures).lowest is None:
             raise ValueError(
                 f"the model finds nothing on the {len(pictures)} pictures that precision 'auto' "

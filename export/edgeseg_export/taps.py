@@ -13,7 +13,7 @@ values behind it belong to the same rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edgeseg_export.calibration import groups_that_fit
+from edgeseg_export.factors import factors_of
 from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.sessions import cpu_session
@@ -44,6 +45,10 @@ SUPPRESSION = "Nms"
 MAX_SNR_DB = 200.0
 """Of equal values; float32 itself ends at about 150."""
 MAX_LEVEL = 127
+LOST_SNR_DB = 10.0
+"""A channel whose noise has a third of its signal's amplitude is lost."""
+SILENT = 1e-6
+"""Channels with less than this share of the loudest one's energy are not looked at."""
 BAD_SNR_DB = 20.0
 """A node's own noise has a tenth of its signal's amplitude; sound int8 nodes are beyond 30."""
 
@@ -62,6 +67,13 @@ class TapDifference:
         max_error: largest accumulated difference; None if the candidate has infinite numbers or NaN.
         largest: largest magnitude of the reference.
         num_levels: of the 127 int8 levels of a sign, how many the reference's values reach; None without int8.
+        worst_channel: number of the channel with the lowest own SNR; None of what is no map.
+        worst_channel_snr_db: of it.
+        lost_channels: share of the channels whose own SNR is below `LOST_SNR_DB`.
+        clipped: share of the elements that are beyond the int8 range.
+        edge_error: share of the node's own error that lies in the outermost rows and columns of its map.
+        own_cosine: cosine of the reference's value and that of this node alone.
+        own_gain: the factor between both.
     """
 
     name: str
@@ -73,6 +85,13 @@ class TapDifference:
     max_error: float | None
     largest: float
     num_levels: int | None = None
+    worst_channel: int | None = None
+    worst_channel_snr_db: float | None = None
+    lost_channels: float = 0.0
+    clipped: float = 0.0
+    edge_error: float = 0.0
+    own_cosine: float = 1.0
+    own_gain: float = 1.0
 
     @property
     def is_bad(self) -> bool:
@@ -90,6 +109,7 @@ class _Value:
         precision: "int8", "fp16" or "fp32".
         scale: of int8 levels.
         zero_point: level that means 0 on this machine.
+        factors: [C] what the graph divides its channels by, see `factors.py`; None for 1.
     """
 
     name: str
@@ -97,13 +117,22 @@ class _Value:
     precision: str
     scale: float = 1.0
     zero_point: int = 0
+    factors: npt.NDArray[np.float32] | None = None
 
     def floats(self, array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return what readers see."""
+        """Return what readers see, in the units of the model before its channels were equalised."""
         floats = array.astype(np.float32)
         if self.precision == "int8":
-            return (floats - self.zero_point) * np.float32(self.scale)
-        return floats
+            floats = (floats - self.zero_point) * np.float32(self.scale)
+        return floats if self.factors is None else floats * self._factors(floats.ndim)
+
+    def in_units(self, floats: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return values of the model before its channels were equalised as the graph has them."""
+        return floats if self.factors is None else floats / self._factors(floats.ndim)
+
+    def _factors(self, ndim: int) -> npt.NDArray[np.float32]:
+        assert self.factors is not None
+        return self.factors.reshape(-1, *[1] * (ndim - 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +153,15 @@ class _Sums:
     own_error: float = 0.0
     max_error: float = 0.0
     largest: float = 0.0
+    reach: float = 0.0
+    """The reference's largest magnitude in the candidate's units."""
+    own_dot: float = 0.0
+    own: float = 0.0
+    edge_error: float = 0.0
+    num_clipped: int = 0
+    num_elements: int = 0
+    channels: npt.NDArray[np.float64] | None = None
+    """[2, C] energy of the reference, and of the node's own error; None of what is no map."""
 
 
 class TapMeter:
@@ -135,7 +173,7 @@ class TapMeter:
     """
 
     def __init__(self, reference: OnnxModel, candidate: OnnxModel) -> None:
-        self._taps = _common_taps(reference.graph, candidate.graph)
+        self._taps = _common_taps(reference, candidate)
         by_value = {tap.reference.name: tap for tap in self._taps}
         self._groups = [
             _Group(reference, candidate, [by_value[value] for value in group], self._taps)
@@ -148,7 +186,15 @@ class TapMeter:
         """Run both graphs on the inputs of one picture."""
         for group in self._groups:
             for tap, expected, found, own in group.run(inputs):
-                _add(self._sums[tap.node.name], expected, found, own)
+                sums = self._sums[tap.node.name]
+                _add(sums, expected, found, own)
+                _add_channels(sums, expected, own)
+                magnitudes = np.abs(tap.candidate.in_units(expected))
+                sums.reach = max(sums.reach, float(magnitudes.max(initial=0.0)))
+                sums.num_elements += magnitudes.size
+                if tap.candidate.precision == "int8":
+                    end = tap.candidate.scale * (MAX_LEVEL + 1)  # less is rounded, not clipped
+                    sums.num_clipped += int((magnitudes > end).sum())
 
     def differences(self) -> list[TapDifference]:
         """Return what was found, in the graph's order."""
@@ -199,7 +245,7 @@ class _Group:
         feed = dict(inputs)
         feed |= {name: reference[value] for name, value in self._choices.items()}
         for name, tap in self._given.items():
-            value = tap.reference.floats(reference[tap.reference.fetched])
+            value = tap.candidate.in_units(tap.reference.floats(reference[tap.reference.fetched]))
             feed[name] = value.astype(np.float16) if tap.candidate.precision == "fp16" else value
         accumulated = self._accumulated.run(self._fetched, _feed(self._accumulated, feed))
         own = self._own.run(self._fetched, _feed(self._own, feed))
@@ -208,14 +254,14 @@ class _Group:
             yield tap, expected, tap.candidate.floats(whole), tap.candidate.floats(part)
 
 
-def _common_taps(reference: onnx.GraphProto, candidate: onnx.GraphProto) -> list[_Tap]:
+def _common_taps(reference: OnnxModel, candidate: OnnxModel) -> list[_Tap]:
     """Return the tapped nodes that both graphs have, in the reference's order."""
-    others = {node.name: node for node in candidate.node}
-    readers = _readers(reference)
-    values = [_int8_values(graph) for graph in (reference, candidate)]
-    floats = _float_values(reference)
+    others = {node.name: node for node in candidate.graph.node}
+    readers = _readers(reference.graph)
+    sides = [_Values.of(model) for model in (reference, candidate)]
+    floats = _float_values(reference.graph)
     taps: dict[str, _Tap] = {}
-    for node in reference.node:
+    for node in reference.graph.node:
         if not _is_tapped(node):
             continue
         last = _with_activation(node, readers)
@@ -225,10 +271,36 @@ def _common_taps(reference: onnx.GraphProto, candidate: onnx.GraphProto) -> list
             continue
         taps[node.name] = _Tap(
             node=node,
-            reference=values[0].get(last.output[0]) or _plain_value(last),
-            candidate=values[1].get(other.output[0]) or _plain_value(other),
+            reference=sides[0].given_by(last),
+            candidate=sides[1].given_by(other),
         )
     return list(taps.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Values:
+    """How a graph keeps the results of its nodes.
+
+    Attributes:
+        in_int8: those that are kept in int8, by the names of their float forms.
+        factors: value -> [C] what its channels are divided by.
+    """
+
+    in_int8: Mapping[str, _Value]
+    factors: Mapping[str, npt.NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, model: OnnxModel) -> _Values:
+        """Return those of a graph."""
+        return cls(in_int8=_int8_values(model.graph), factors=factors_of(model))
+
+    def given_by(self, node: NodeProto) -> _Value:
+        """Return what a node gives."""
+        value = self.in_int8.get(node.output[0]) or _plain_value(node)
+        factors = self.factors.get(value.name.removesuffix("_half"))
+        if factors is None:
+            return value
+        return replace(value, factors=factors.astype(np.float32))
 
 
 def _is_tapped(node: NodeProto) -> bool:
@@ -409,6 +481,41 @@ def _add(
         sums.largest = max(sums.largest, float(np.abs(a).max(initial=0.0)))
 
 
+def _add_channels(
+    sums: _Sums, expected: npt.NDArray[np.float32], own: npt.NDArray[np.float32]
+) -> None:
+    """Add up maps, (N, C, H, W), channel by channel, and what lies at their edges."""
+    with np.errstate(all="ignore"):
+        sums.own_dot += float(np.vdot(expected.astype(np.float64), own))
+        sums.own += float(np.vdot(own.astype(np.float64), own))
+        if expected.ndim != 4:  # (N, C, H, W)
+            return
+        signal_NCHW = expected.astype(np.float64) ** 2
+        error_NCHW = (own.astype(np.float64) - expected) ** 2
+        energies = np.stack([signal_NCHW.sum((0, 2, 3)), error_NCHW.sum((0, 2, 3))])
+        sums.channels = energies if sums.channels is None else sums.channels + energies
+        if min(expected.shape[2:]) > 2:
+            sums.edge_error += float(error_NCHW.sum() - error_NCHW[:, :, 1:-1, 1:-1].sum())
+
+
+def _of_channels(sums: _Sums) -> dict[str, Any]:
+    """Return what is known of a map's channels."""
+    if sums.channels is None or not np.isfinite(sums.channels).all():
+        return {}
+    signal_C, error_C = sums.channels
+    heard_C = signal_C > SILENT * signal_C.max(initial=0.0)
+    if not heard_C.any():
+        return {}
+    snr_C = np.array([_snr_db(*pair) for pair in zip(signal_C, error_C, strict=True)])
+    snr_C[~heard_C] = MAX_SNR_DB
+    worst = int(snr_C.argmin())
+    return {
+        "worst_channel": worst,
+        "worst_channel_snr_db": float(snr_C[worst]),
+        "lost_channels": float((snr_C < LOST_SNR_DB).sum() / heard_C.sum()),
+    }
+
+
 def _difference(tap: _Tap, sums: _Sums) -> TapDifference:
     length = np.sqrt(sums.reference * sums.candidate)
     if sums.error == 0:
@@ -424,7 +531,12 @@ def _difference(tap: _Tap, sums: _Sums) -> TapDifference:
         own_snr_db=_snr_db(sums.reference, sums.own_error),
         max_error=sums.max_error if np.isfinite(sums.max_error) else None,
         largest=sums.largest,
-        num_levels=_num_levels(tap.candidate, sums.largest),
+        num_levels=_num_levels(tap.candidate, sums.reach),
+        **_of_channels(sums),
+        clipped=sums.num_clipped / max(sums.num_elements, 1),
+        edge_error=_share(sums.edge_error, sums.own_error),
+        own_cosine=_share(sums.own_dot, float(np.sqrt(sums.reference * sums.own))),
+        own_gain=_share(sums.own_dot, sums.reference),
     )
 
 
@@ -433,6 +545,10 @@ def _num_levels(value: _Value, largest: float) -> int | None:
     if value.precision != "int8":
         return None
     return round(min(largest / value.scale, MAX_LEVEL)) if value.scale else 0
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if np.isfinite(part) and np.isfinite(whole) and whole > 0 else 0.0
 
 
 def _snr_db(signal: float, noise: float) -> float:

@@ -40,3 +40,26 @@ def test_the_part_of_a_checkpoint_that_was_taken_is_said():
         "the weights are those of 'model_ema.module' in c.pth",
         "these are averaged weights; 'model' would have fitted as well: choose with --weights-key model",
     ]
+
+
+def _lowered(ap, **options):
+    agreement = {"ap": ap, "num_pictures": 4}
+    lowered = {"agreement_with_fp32": agreement, "calibration": "mse", "num_calibration": 100}
+    spec = get_spec("centernet_tiny")
+    with torch.device("meta"):
+        manifest = spec.manifest(spec.build(spec.name, None, {}))
+    parity = PARITY | {"precision": lowered | options}
+    return list(remarks(replace(manifest, parity=parity, precision="int8")))
+
+
+def test_a_low_agreement_is_said_with_what_to_try():
+    assert _lowered({"bbox": 0.95, "segm": None}) == []
+    assert _lowered({"bbox": None}) == []
+    (remark,) = _lowered({"bbox": 0.99, "segm": 0.91})
+    assert remark == (
+        "int8 agrees with fp32 to 0.910 only, less than 0.95, on 4 pictures. Try --precision auto, which "
+        "leaves in float32 what loses most; edgeseg compare, which names the nodes that lose it"
+    )
+    (remark,) = _lowered({"bbox": 0.9}, calibration="minmax", num_calibration=20)
+    assert "more pictures than 20 to calibrate on" in remark
+    assert "--calibration-method mse" in remark

@@ -11,7 +11,9 @@ from edgeseg_export.histograms import (
     NUM_BINS,
     NUM_LEVELS,
     bins_by_entropy,
+    bins_by_error,
     bins_by_percentile,
+    bins_kept,
     count_magnitudes,
     divergences,
 )
@@ -23,7 +25,14 @@ def test_pictures_that_tell_little_are_said(caplog):
     assert not caplog.messages
     warn_of_pictures([*noise[1:], np.full((8, 8, 3), 7, np.uint8)])
     warn_of_pictures(noise[:3])
-    first, second = caplog.messages
+    warn_of_pictures([*noise, *noise[:2]])
+    warn_of_pictures([noise[0]] * 100)
+    first, second, third, *others = caplog.messages
+    assert third.startswith("2 of the 18 pictures to calibrate on are copies of others")
+    assert [text.split(" to calibrate")[0] for text in others] == [
+        "99 of the 100 pictures",
+        "1 pictures",
+    ]
     assert first.startswith("1 of the 16 pictures to calibrate on show a single colour")
     assert second.startswith("3 pictures to calibrate on are too few to rely on")
 
@@ -125,3 +134,34 @@ def test_magnitudes_are_counted_in_equal_bins(values, largest, expected):
     counts = count_magnitudes(np.array(values, np.float32), largest)
     assert counts.shape == (NUM_BINS,)
     assert {int(i): int(counts[i]) for i in counts.nonzero()[0]} == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_range_of_least_error_is_that_of_plain_rounding(seed):
+    """Of all ranges none errs less on the magnitudes themselves, within the width of a bin."""
+    magnitudes = np.abs(np.random.default_rng(seed).standard_t(3 + seed, 20_000))
+    largest = magnitudes.max()
+    counts = count_magnitudes(magnitudes.astype(np.float32), largest)
+
+    def error(kept):
+        step = largest * kept / NUM_BINS / (NUM_LEVELS - 1)
+        levels = np.minimum(np.rint(magnitudes / step), NUM_LEVELS - 1)
+        return ((magnitudes - levels * step) ** 2).sum()
+
+    best = min(error(kept) for kept in range(NUM_LEVELS, NUM_BINS + 1, 8))
+    assert error(bins_by_error(counts)) <= 1.02 * best
+
+
+def test_negative_values_count_as_little_as_a_leaky_relu_leaves_of_them():
+    positive, negative = np.zeros((2, NUM_BINS), np.int64)
+    positive[: NUM_BINS // 8] = 100
+    negative[-3:] = 100
+    whole = bins_kept("mse", positive, negative, 1.0)
+    leaky = bins_kept("mse", positive, negative, 0.01)
+    assert whole > 0.9 * NUM_BINS
+    assert leaky < 0.5 * NUM_BINS
+    assert bins_kept("entropy", positive, negative, 0.01) == bins_by_entropy(positive + negative)
+
+
+def test_nothing_but_zeros_keeps_the_whole_range():
+    assert bins_by_error(np.zeros(NUM_BINS, np.int64)) == NUM_BINS

@@ -454,8 +454,12 @@ def test_calibration_clips_rare_outliers(method, num_outliers):
     picture = rng.integers(0, 101, (IDENTITY_SIZE, IDENTITY_SIZE, 3), dtype=np.uint8)
     picture[0, 0, :num_outliers] = 255
     found = calibrate_one(model, manifest, [picture, picture], ["levels"], method=method)["levels"]
-    is_clipped = {"minmax": False, "percentile": num_outliers < 3, "entropy": True}[method]
-    if num_outliers and not is_clipped:
+    is_clipped = {"minmax": False, "percentile": num_outliers < 3, "entropy": True, "mse": False}
+    if method == "mse" and num_outliers:
+        # d/dT of outliers (255 - T)^2 + others (T / 127)^2 / 12, where all others are rounded
+        best = 255 / (1 + (picture.size - num_outliers) / (12 * 127**2 * num_outliers))
+        assert found == pytest.approx(best, rel=0.03)
+    elif num_outliers and not is_clipped[method]:
         assert found == 255
     else:
         assert 99 <= found < 101
@@ -473,7 +477,8 @@ def test_the_largest_magnitude_is_found_where_float16_must_hold_it(method):
 
 
 @pytest.mark.parametrize(
-    ("method", "num_steps"), [("minmax", 3), ("entropy", 3 + 3 + 1), ("percentile", 3 + 3 + 1)]
+    ("method", "num_steps"),
+    [("minmax", 3), *((method, 3 + 3 + 1) for method in ("mse", "entropy", "percentile"))],
 )
 def test_calibration_reports_every_picture_and_every_histogram(method, num_steps):
     model, manifest = identity()

@@ -143,6 +143,41 @@ def test_what_saves_most_for_its_loss_stays(work_and_loss, max_drop, kept):
     assert len(judged) == len(set(judged)), "something was judged twice"
 
 
+@pytest.mark.parametrize(
+    ("max_float_share", "kept"),
+    [(0.0, "abc"), (0.04, "abc"), (0.05, "ab"), (0.25, "ab"), (0.3, "a")],
+)
+def test_of_little_room_for_float_the_best_use_is_made(max_float_share, kept):
+    """Together they lose more than is allowed unless both b and c go."""
+    work = {"a": 70, "b": 25, "c": 5}
+    lost = {"a": 0.02, "b": 0.1, "c": 0.05}
+    groups = [Group(name=n, nodes=(("main", n),), multiply_adds=w) for n, w in work.items()]
+    choice = choose(
+        groups,
+        {name: 1 - loss for name, loss in lost.items()},
+        lambda chosen: 1 - sum(lost[group.name] for group in chosen),
+        max_drop=0.02,
+        max_float_share=max_float_share,
+    )
+    assert "".join(group.name for group in choice.kept) == kept
+
+
+def test_where_all_is_good_enough_no_module_is_looked_at_alone():
+    steps = []
+    result = found(
+        square_detector(), max_float_share=0.1, progress=lambda *step: steps.append(step)
+    )
+    assert result.choice.kept == result.groups
+    assert steps == [("search", 0, 0)]
+    assert {row["agreement_ap_alone"] for row in result.to_json()["modules"]} == {None}
+
+
+def test_a_large_module_is_not_left_in_float_for_a_small_share():
+    result = found(square_detector(outlier=1000.0), max_float_share=0.01)
+    assert result.choice.kept == result.groups
+    assert result.agreement["body"] < 0.5
+
+
 def chain(*modules):
     """Return a graph of 1x1 convolutions of these modules, on four places."""
     values = [f"v{number}" for number in range(len(modules) + 1)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -22,11 +23,13 @@ from edgeseg_export.onnx_model import Array, OnnxModel
 from edgeseg_runtime.onnx.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT
 
 LEVELS = 127
+LARGEST_BIAS = 2**30
+"""Of a bias in units of its products: engines keep them in int32, those of dead channels exceed it."""
 WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1}
 """Operators with weights -> the axis of the output channels."""
-ON_SCALE_OF_INPUT = frozenset({"Relu", "MaxPool", "Resize"})
+ON_SCALE_OF_INPUT = frozenset({"LeakyRelu", "MaxPool", "Relu", "Resize"})
 """Operators whose output needs no scale of its own."""
-JOINING = frozenset({"Add", "Concat", "LeakyRelu"})
+JOINING = frozenset({"Add", "Concat"})
 CLEARED = frozenset(WEIGHT_AXES) | {"Add"}
 """Operators that compute in int8 with a ReLU behind them."""
 INT8_OPERATORS = frozenset(WEIGHT_AXES) | ON_SCALE_OF_INPUT | JOINING
@@ -63,13 +66,31 @@ def values_to_calibrate(model: OnnxModel, nodes: Collection[str]) -> list[str]:
     return [value for value in values if value not in cleared]
 
 
-def quantize(model: OnnxModel, nodes: Collection[str], largest: Mapping[str, float]) -> OnnxModel:
+def scale_sources(model: OnnxModel, nodes: Collection[str]) -> dict[str, str]:
+    """Return the values among those of int8 nodes that have the scale of another one -> which."""
+    cleared = _cleared_values(model.graph, nodes)
+    sources: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.name in nodes and node.op_type in ON_SCALE_OF_INPUT:
+            value = node.input[0]
+            if value not in cleared:
+                sources[node.output[0]] = sources.get(value, value)
+    return sources
+
+
+def quantize(
+    model: OnnxModel,
+    nodes: Collection[str],
+    largest: Mapping[str, float],
+    shifts: Mapping[str, Array] = MappingProxyType({}),
+) -> OnnxModel:
     """Return the model with ``nodes`` in int8.
 
     Args:
         model: changed in place.
         nodes: from :func:`int8_nodes`.
         largest: magnitude that a value is clipped at, for all of :func:`values_to_calibrate`.
+        shifts: node -> (C,) what is added to its bias.
 
     Raises:
         ValueError: a range that is missing or no positive number.
@@ -79,6 +100,7 @@ def quantize(model: OnnxModel, nodes: Collection[str], largest: Mapping[str, flo
     scales = _scales(graph, nodes, largest, cleared)
     activations = _Activations(model, scales, _nonnegative_values(graph, nodes, cleared))
     weights = _Weights(model)
+    values = {node.name: node.input[0] for node in graph.node if node.op_type in WEIGHT_AXES}
     kept = [activations.quantizer(value.name) for value in graph.input if value.name in scales]
     is_int8_only: set[str] = set()  # values that a fused kernel never has in float
     for node in graph.node:
@@ -90,7 +112,8 @@ def quantize(model: OnnxModel, nodes: Collection[str], largest: Mapping[str, flo
                 kept += activations.dequantizer(name, reader=reader)
                 node.input[index] = reader
         if is_int8 and node.op_type in WEIGHT_AXES:
-            kept.append(weights.quantize(node))
+            scale = scales[values[node.name]]
+            kept.append(weights.quantize(node, shifts.get(node.name), scale=scale))
         kept.append(node)
         for name in node.output:
             if name in scales:
@@ -167,14 +190,22 @@ class _Weights:
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self.num_readers: Counter[str] = Counter()
 
-    def quantize(self, node: NodeProto) -> NodeProto:
-        """Make a node read its weight from int8; return the node that turns it into floats."""
+    def quantize(self, node: NodeProto, shift: Array | None, *, scale: float) -> NodeProto:
+        """Make a node read its weight from int8; return the node that turns it into floats.
+
+        Args:
+            node: a convolution.
+            shift: (C,) what is added to its bias.
+            scale: of what it reads.
+        """
+        bias = self._bias(node, shift)
         shared, axis = node.input[1], WEIGHT_AXES[node.op_type]
         name = f"{shared}.{self.num_readers[shared]}" if shared in self.num_readers else shared
         self.num_readers[shared] += 1
         weight = self.model.array(self.tensors[shared]).astype(np.float32, copy=False)
+        smallest = np.abs(bias) / (scale * LARGEST_BIAS)
         names = (f"{name}_quantized", f"{name}_scale", f"{name}_zero")
-        for part, value in zip(names, _int8_weight(weight, axis), strict=True):
+        for part, value in zip(names, _int8_weight(weight, axis, smallest), strict=True):
             self.model.add_initializer(part, value)
         node.input[1] = f"{node.name}.weight"
         return helper.make_node(
@@ -184,6 +215,21 @@ class _Weights:
             name=f"{node.input[1]}/DequantizeLinear",
             axis=axis,
         )
+
+    def _bias(self, node: NodeProto, shift: Array | None) -> Array:
+        """Give a node a bias of its own if it is shifted; return what it has then."""
+        has_bias = len(node.input) > 2 and node.input[2] in self.tensors
+        bias = (
+            self.model.array(self.tensors[node.input[2]]) if has_bias else np.zeros(1, np.float32)
+        )
+        if shift is None or (len(node.input) > 2 and not has_bias):
+            return bias
+        shifted: Array = (bias + shift).astype(np.float32)
+        name = f"{node.name}.bias"
+        self.model.add_initializer(name, shifted)
+        del node.input[2:]
+        node.input.append(name)
+        return shifted
 
     def finish(self) -> None:
         """Drop the float weights that nobody reads any more."""
@@ -276,11 +322,18 @@ def _renamed(info: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
     return copy
 
 
-def _int8_weight(weight: Array, axis: int) -> tuple[Array, Array, Array]:
-    """Return levels, scales and zero points of a float32 weight, one scale for each index of the axis."""
+def _int8_weight(weight: Array, axis: int, smallest: Array) -> tuple[Array, Array, Array]:
+    """Return levels, scales and zero points of a float32 weight, one scale for each index of the axis.
+
+    Args:
+        weight: to round.
+        axis: of the output channels.
+        smallest: bounds of the scales from below, so that biases fit int32 behind them.
+    """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     magnitudes = np.abs(weight).max(axis=others)
     scales = np.where(magnitudes > 0, magnitudes, 1).astype(np.float32) / np.float32(LEVELS)
+    scales = np.maximum(scales, smallest.astype(np.float32))
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     levels = np.clip(np.rint(weight / scales.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
     return levels, scales, np.zeros(len(scales), np.int8)
