@@ -28,11 +28,11 @@ import edgeseg_runtime
 from edgeseg.models import MODELS, get_spec
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.lower import CALIBRATED
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.bundle.files import write_atomic
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.environment import read_environment
 from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.files import write_atomic
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.tensorrt.engines import build_bundle
 from product_share import CASES, load_fill, make_model
 
 Picture = npt.NDArray[np.uint8]
@@ -117,7 +117,7 @@ def num_results(folder: Path, pictures: list[Picture]) -> int:
 
 
 def engine_of(folder: Path, target: str, scratch: Path) -> dict[str, Any]:
-    """Return size and build time of the engines of all graphs, or why there is none."""
+    """Return size and build time of the engines of all graphs, or why nothing was built."""
     started = time.monotonic()
     try:
         engines = build_bundle(

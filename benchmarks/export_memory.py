@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg_bench.memory import peak_rss_bytes
+from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.files import write_atomic
 
 MODELS = (
     "centernet_hourglass104",
@@ -62,7 +62,6 @@ def main() -> None:
     if options.out is not None:
         document = {
             "environment": dataclasses.asdict(read_environment()),
-            "command": ["python", *sys.argv],
             "models": records,
         }
         write_atomic(options.out, (json.dumps(document, indent=1) + "\n").encode())
@@ -131,12 +130,14 @@ def run_once(model: Any) -> None:
     from edgeseg.models import model_manifest
     from edgeseg.models.torch_backend import TorchBackend
     from edgeseg_bench.checks import check_pictures
+    from edgeseg_runtime.backends import CheckedBackend
     from edgeseg_runtime.session import run_frame
     from edgeseg_runtime.tasks import create_task
 
     manifest = model_manifest(model)
     (picture,), _ = check_pictures(manifest, 1)
-    backend = TorchBackend(model, manifest)
+    # The checked one skips a stage without rows.
+    backend = CheckedBackend("torch", TorchBackend(model, manifest), manifest)
     inputs, _ = create_task(manifest).preprocess(picture)
     run_frame(manifest, backend, inputs, backend.open_state(), frame=0)
 

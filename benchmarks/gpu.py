@@ -23,8 +23,8 @@ from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.pictures import calibration_pictures
 from edgeseg_bench.report import render_table, write_report
 from edgeseg_bench.runner import run_bench
-from edgeseg_runtime import cuda
 from edgeseg_runtime.errors import BackendUnavailable
+from edgeseg_runtime.tensorrt import cuda
 
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "onnxruntime": ("onnxruntime", {}),

@@ -21,8 +21,8 @@ import numpy as np
 import edgeseg
 from edgeseg_bench.latency import QUICK, measure_interleaved, paired_ratio, warm_up
 from edgeseg_runtime import Manifest
+from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.files import write_atomic
 
 MODELS = ("maskrcnn_tiny", "yolact_tiny", "centernet_tiny")
 RUN, BOUND = "run", "io_binding"

@@ -31,8 +31,8 @@ from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.latency import Plan, Ratio, measure_interleaved, paired_ratio, warm_up
 from edgeseg_bench.nodes import PRODUCTS, NodeTimes, operator_times, product_share, profile_nodes
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.session import run_frame
 from edgeseg_runtime.tasks import create_task
 
@@ -186,7 +186,7 @@ def operator_table(times: NodeTimes, *, smallest_share: float = 5e-4) -> Table:
 
 
 def node_table(times: NodeTimes, count: int) -> Table:
-    """The longest nodes that are no convolution or matrix product."""
+    """The longest nodes other than convolutions and matrix products."""
     table = Table("node", "operator", "ms", title="Longest nodes beside the products")
     others = {key: time_ms for key, time_ms in times.items() if key[0] not in PRODUCTS}
     for (op_type, node), time_ms in sorted(others.items(), key=lambda item: -item[1])[:count]:

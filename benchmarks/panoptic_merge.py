@@ -3,7 +3,9 @@
     python benchmarks/panoptic_merge.py --out benchmarks/results/panoptic_merge.json
 
 Scenes are random, of Cityscapes' size and classes unless told otherwise. "full" is the memory that an array with a
-channel for each stuff, instance and unknown would take.
+channel for each stuff, instance and unknown would take. "contest" is all that UPSNet's and VPSNet's map takes from the
+outputs of the graphs to a channel for each pixel, with logits of which every class is the best one somewhere near, and of
+a street, where each is at its place.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.files import write_atomic
-from edgeseg_runtime.geometry import Geometry
-from edgeseg_runtime.merge import (
+from edgeseg_runtime.picture.geometry import Geometry
+from edgeseg_runtime.tasks.merge import (
     Contender,
     labels_from_logits,
     mask_window,
@@ -35,6 +37,7 @@ from edgeseg_runtime.merge import (
     settle_segments,
     unify,
 )
+from edgeseg_runtime.tasks.pixel_contest import Contenders, hold_contest
 
 NUM_STUFF, NUM_THINGS = 11, 8
 NUM_SEEN = 4
@@ -85,6 +88,14 @@ def measure(size: tuple[int, int], count: int) -> dict[str, Any]:
         num_stuff=NUM_STUFF,
         thing_scores_HW=thing_scores,
     )
+    contenders_given = Contenders(boxes, labels, masks)
+    contests = {
+        name: partial(hold_contest, given, contenders_given, geometry, num_stuff=NUM_STUFF)
+        for name, given in (
+            ("contest", logits),
+            ("contest, street", street_logits(shape, boxes, labels)),
+        )
+    }
     steps: dict[str, Callable[[], Any]] = {
         "semantic map": lambda: labels_from_logits(logits, geometry),
         f"semantic map, {NUM_SEEN} classes seen": lambda: labels_from_logits(few, geometry),
@@ -98,22 +109,37 @@ def measure(size: tuple[int, int], count: int) -> dict[str, Any]:
             num_stuff=NUM_STUFF,
             stuff_area=STUFF_AREA,
         ),
+        **contests,
     }
     samples = {name: [cpu_ns(step) for _ in range(NUM_RUNS)] for name, step in steps.items()}
+    peak_of_contest = peak_bytes(contests["contest"])
     peak, full = peak_bytes(merge), 4 * (NUM_STUFF + len(kept) + 1) * size[0] * size[1]
     times = ", ".join(f"{n} {statistics.median(s) / 1e6:.1f} ms" for n, s in samples.items())
     print(
         f"{size[0]}x{size[1]}, {count} candidates, {len(kept)} kept: {times}; "
-        f"the merge takes {peak / 1e6:.0f} MB, full {full / 1e6:.0f} MB"
+        f"the merge takes {peak / 1e6:.0f} MB, the contest {peak_of_contest / 1e6:.0f} MB, "
+        f"full {full / 1e6:.0f} MB"
     )
     return {
         "size": size,
         "candidates": count,
         "kept": len(kept),
         "peak_bytes_of_merge": peak,
+        "peak_bytes_of_contest": peak_of_contest,
         "bytes_of_full_form": full,
         "cpu_ns": samples,
     }
+
+
+def street_logits(shape: tuple[int, int, int], boxes: Any, labels: list[int]) -> Any:
+    """Returns logits (C, h, w) of four stuff classes in bands, with the instances' classes in their boxes."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-5, 1, shape).astype(np.float32)
+    bands = np.arange(shape[1]) * NUM_SEEN // shape[1]
+    logits[bands, np.arange(shape[1])] += 12
+    for (x1, y1, x2, y2), label in zip((boxes / 4).astype(int).tolist(), labels, strict=True):
+        logits[label, y1 : y2 + 1, x1 : x2 + 1] += 18
+    return logits
 
 
 def contender(scores: Any, mask: Any, box: Any, size: tuple[int, int]) -> Contender:

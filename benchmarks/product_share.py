@@ -35,12 +35,30 @@ from edgeseg_runtime.environment import read_environment
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 CASES: dict[str, tuple[str, ...]] = {
     "centernet": ("centernet_points/dev_multi_pose",),
+    "cornernet": ("cornernet/dev",),
+    "densepose": ("densepose/dev",),
     "hourglass": ("hourglass/dev",),
     "landmarks": ("landmarks/dev_hrnet_wflw",),
     "retinaface": ("retinaface/dev",),
+    "upsnet": ("upsnet/dev",),
     "yolact": ("yolact/dev_plus",),
 }
 """Family -> recorded cases whose scaling of random weights is used."""
+CASES_OF_MODELS: dict[str, tuple[str, ...]] = {
+    "centernet_triplet_hourglass104": ("centernet_triplet/dev",),
+    "centernet_triplet_hourglass52": ("centernet_triplet/dev",),
+    "cornernet_squeeze": ("cornernet/dev_squeeze",),
+    **{
+        f"densepose_resnet50_fpn_{name}": ("densepose/dev_wc2m",)
+        for name in ("wc1", "wc2", "wc1m", "wc2m")
+    },
+    "densepose_resnet101_fpn_legacy": ("densepose/dev_legacy",),
+    "densepose_resnet50_fpn_legacy": ("densepose/dev_legacy",),
+}
+"""The same of variants that need another case than their family's."""
+SEED = 11
+RECORDED = ("cornernet", "densepose")
+"""Families whose scaling fits no other weights than those of the case: its seed and prefix of names count."""
 SAMPLING = frozenset({"GridSample"})
 GOAL = 0.85
 
@@ -91,7 +109,7 @@ def measure(name: str, *, threads: int, runs: int) -> dict[str, Any]:
     picture = load_fill().sample_image(7, height, width)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bundle"
-        edgeseg.export_bundle(model, folder, images=[picture], allow_mismatch=True)
+        edgeseg.export_bundle(model, folder, images=[picture], allow_mismatch=True, variants=False)
         with edgeseg_runtime.load(folder, backend="onnxruntime", threads=threads) as predictor:
             inputs, _ = predictor.task.preprocess(picture)
             num_results = len(predictor(picture))
@@ -109,21 +127,25 @@ def measure(name: str, *, threads: int, runs: int) -> dict[str, Any]:
     }
 
 
-def make_model(name: str) -> ReferenceModel:
+def make_model(name: str, *, image_size: tuple[int, int] | None = None) -> ReferenceModel:
     """The model with deterministic weights that behave like trained ones: many results, sure scores."""
-    model = edgeseg.create_model(name)
+    model = edgeseg.create_model(name, image_size=image_size)
     table = importlib.import_module(MODELS[name]).key_table(name)
-    gains = [
-        gain
-        for case in CASES[get_spec(name).family]
-        for gain in json.loads((GOLDEN / case / "case.json").read_text(encoding="utf-8"))["gains"]
+    cases = [
+        json.loads((GOLDEN / case / "case.json").read_text(encoding="utf-8"))
+        for case in CASES_OF_MODELS.get(name, CASES[get_spec(name).family])
     ]
+    gains = [gain for case in cases for gain in case["gains"]]
+    is_recorded = get_spec(name).family in RECORDED
+    seed = cases[0]["seed"] if is_recorded else SEED
+    checkpoint = cases[0]["checkpoint"] if is_recorded else {}
+    prefix = checkpoint.get("prefix") or "" if checkpoint.get("state_json_has_prefix") else ""
     fill = load_fill().fill
     state = {}
     for key, tensor in model.state_dict().items():
-        original = table.original_from_ours(key) or key
+        original = prefix + (table.original_from_ours(key) or key)
         dtype = str(tensor.dtype).removeprefix("torch.")
-        values = fill(original, tuple(tensor.shape), dtype, seed=11, gains=gains)
+        values = fill(original, tuple(tensor.shape), dtype, seed=seed, gains=gains)
         state[key] = torch.from_numpy(np.asarray(values))
     model.load_state_dict(state)
     return model

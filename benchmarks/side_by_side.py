@@ -2,7 +2,8 @@
 
     python benchmarks/side_by_side.py landmarks_regression_tiny landmarks_heatmap_tiny --out benchmarks/results/landmarks_tradeoff
 
-All run in ONNX Runtime, in turns on the same pictures of the shapes data. Times are relative to the first one's.
+All run in ONNX Runtime, in turns on the same pictures of the shapes data. Times are relative to the first one's. A model
+may come with fields of its configuration: cornernet_tiny+mirror_test=false.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from rich.console import Console
 
 import edgeseg
 import edgeseg_runtime
-from edgeseg.models import model_manifest
+from edgeseg.cli.options import settings_from_text
+from edgeseg.models import get_spec, model_manifest
+from edgeseg.models.reference import ReferenceModel
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.report import render_table, write_report
@@ -30,7 +33,7 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         predictors: dict[str, Any] = {}
-        models = [edgeseg.create_model(name, weights="shapes") for name in arguments.models]
+        models = [make_model(name) for name in arguments.models]
         for name, model in zip(arguments.models, models, strict=True):
             folder = edgeseg.export_bundle(model, Path(scratch) / name)
             predictors[name] = stack.enter_context(
@@ -48,6 +51,13 @@ def main() -> None:
     console.print(render_table(report))
     if arguments.out is not None:
         write_report(report, arguments.out.parent, name=arguments.out.name, overwrite=True)
+
+
+def make_model(text: str) -> ReferenceModel:
+    """Return a model with the weights for the shapes data, of NAME or NAME+FIELD=VALUE+FIELD=VALUE."""
+    name, *settings = text.split("+")
+    config = settings_from_text(get_spec(name), settings)
+    return edgeseg.create_model(name, weights="shapes", **config)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -23,8 +23,8 @@ import numpy as np
 from edgeseg_bench.latency import QUICK, measure_interleaved, paired_ratio, warm_up
 from edgeseg_runtime import Manifest
 from edgeseg_runtime.backends import CheckedBackend, State, Tensors, open_backend
+from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.session import run_frame
 from edgeseg_runtime.tasks import create_task
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny_bundle import write_bundle
 
-from edgeseg_runtime import cuda
 from edgeseg_runtime.errors import BackendUnavailable
+from edgeseg_runtime.tensorrt import cuda
 
 
 def pytest_collection_modifyitems(items):

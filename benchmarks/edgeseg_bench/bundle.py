@@ -48,7 +48,7 @@ def benchmark(
         data: see `edgeseg_bench.datasets.open_dataset`.
         backends: "torch" for the original model, and engines of the runtime.
         model: what the PyTorch model is rebuilt from, MODULE:NAME, if it is of a module outside edgeseg.
-        weights: the exported checkpoint, if it is no longer in its place.
+        weights: the exported checkpoint, if it has moved since.
         weights_key: the part of it, if it is not the one that was exported.
         limit: use only the first pictures; None = all.
         is_quick: measure for seconds rather than a minute.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from edgeseg.models.labels import BACKGROUND, is_placeholder
 from edgeseg_bench.datasets.base import Category
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 
 MATCHES = ("name", "id")
 _NUM_SHOWN = 6
@@ -69,9 +70,13 @@ def warn_of_unknown(category_of: Mapping[int, int], categories: Sequence[Categor
 
 
 def _by_name(classes: Mapping[int, str], categories: Sequence[Category]) -> dict[int, int]:
-    ids = {_plain(category["name"]): int(category["id"]) for category in categories}
+    ids: defaultdict[str, list[int]] = defaultdict(list)
+    for category in categories:
+        ids[_plain(category["name"])].append(int(category["id"]))
     found = {
-        category: ids[_plain(name)] for category, name in classes.items() if _plain(name) in ids
+        category: _one_of(ids[_plain(name)], category, name)
+        for category, name in classes.items()
+        if _plain(name) in ids
     }
     if not found:
         raise ValueError(
@@ -80,6 +85,19 @@ def _by_name(classes: Mapping[int, str], categories: Sequence[Category]) -> dict
             "other names, match them by their category ids (--match id)."
         )
     return found
+
+
+def _one_of(ids: Sequence[int], category: int, name: str) -> int:
+    """Return the category of a name; of several, the one with the model's own id."""
+    if category in ids:
+        return category
+    if len(ids) > 1:
+        raise ValueError(
+            f"The data set has {len(ids)} categories named {name!r}, with the ids {_listed(ids)}, and "
+            f"the model's has the id {category}. Give them names of their own, or match by category "
+            "ids (--match id)."
+        )
+    return ids[0]
 
 
 def _by_id(classes: Mapping[int, str], categories: Sequence[Category]) -> dict[int, int]:

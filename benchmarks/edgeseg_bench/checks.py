@@ -10,8 +10,8 @@ import numpy as np
 
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import dataset_kind, pictures_seen
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 
 MIN_CELL = 128
 """Pixels of a cell's shorter side, below which drawn objects become too small."""

@@ -30,8 +30,8 @@ from edgeseg_bench.metrics.placed_points import agreement_of_points
 from edgeseg_bench.metrics.surface_files import surface_of
 from edgeseg_bench.metrics.surfaces import surface_ap
 from edgeseg_bench.metrics.wider import wider_ap
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.results import Result
 from edgeseg_runtime.session import Session
@@ -61,6 +61,7 @@ class Comparison:
 
 BOXES = Comparison(kind="bbox", noun="box", measure=agreement_ap)
 MASKS = Comparison(kind="segm", noun="mask", measure=agreement_ap)
+SURFACES = Comparison(kind="surfaces", noun="surface", measure=agreement_ap)
 KEYPOINTS = Comparison(kind="keypoints", noun="key-point", measure=agreement_ap)
 POINTS = Comparison(kind="points", noun="point", measure=agreement_of_points, counts_all=True)
 SEGMENTS = Comparison(kind="pq", noun="segment", measure=agreement_of_segments)
@@ -176,6 +177,7 @@ METRICS: tuple[Metric, ...] = (
             columns={"AP": f"{name} AP"},
             data="densepose",
             outputs=("surface_coarse",),
+            agreement={"instances": SURFACES},
             has_label=_has("dp_x"),
             leaves_out=True,
             score=partial(_surface_ap, masks=masks),
@@ -279,7 +281,9 @@ COMPARISONS = tuple(dict.fromkeys(how for metric in METRICS for how in metric.ag
 def dataset_kind(manifest: Manifest) -> str:
     """Return the kind of labels that a model is measured on: see `datasets.open_dataset`."""
     kinds = [metric.data for metric in METRICS if metric.concerns(manifest)]
-    return kinds[-1] if kinds else "instances"
+    kind = kinds[-1] if kinds else "instances"
+    is_of_videos = manifest.schedule.num_kinds > 1
+    return "instance_clips" if is_of_videos and kind == "instances" else kind
 
 
 class Seen(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends.ort import OrtBackend
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.session import run_frame
 
 NodeTimes: TypeAlias = dict[tuple[str, str], float]

@@ -36,10 +36,10 @@ from edgeseg_bench.latency import (
 from edgeseg_bench.results import BackendReport, BenchReport, GraphLatency, StageLatency
 from edgeseg_bench.system import Counters, read_counters
 from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.bundle.graphs import Graph
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.geometry import Geometry
-from edgeseg_runtime.graphs import Graph
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.picture.geometry import Geometry
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.progress import Progress
 from edgeseg_runtime.session import Probe

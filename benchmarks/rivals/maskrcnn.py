@@ -43,8 +43,8 @@ from edgeseg_bench.latency import (
 )
 from edgeseg_bench.metrics.agreement import Agreement, agreement_ap
 from edgeseg_bench.system import read_counters
+from edgeseg_runtime.bundle.files import write_atomic
 from edgeseg_runtime.environment import Environment, portable, read_environment
-from edgeseg_runtime.files import write_atomic
 from edgeseg_runtime.results import Instances
 from maskrcnn_profile import make_model
 

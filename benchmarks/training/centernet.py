@@ -19,8 +19,8 @@ from edgeseg.models.centernet.config import STRIDE
 from edgeseg.models.centernet.model import CenterNet
 from edgeseg.models.layers.peaks import take_places
 from edgeseg_bench.datasets import Dataset, open_dataset
-from edgeseg_runtime.geometry import scale_boxes_to_network
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.geometry import scale_boxes_to_network
 from edgeseg_runtime.tasks import create_task
 from loop import Arrays, Defaults, mirrored, train
 

@@ -18,8 +18,8 @@ from edgeseg.models.hourglass.config import STRIDE
 from edgeseg.models.hourglass.model import StackedHourglass
 from edgeseg.models.labels import MPII_FLIP_ORDER
 from edgeseg_bench.datasets import Dataset, open_dataset
-from edgeseg_runtime.geometry import fit_image, geometry_of, scale_points_to_network
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.geometry import fit_image, geometry_of, scale_points_to_network
 from loop import Arrays, Defaults, mirrored, train
 
 SIGMA = 1.0  # of the targets, in pixels of the heat maps, as the original

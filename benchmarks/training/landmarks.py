@@ -21,8 +21,8 @@ from torch import Tensor
 from edgeseg.models.landmarks.config import STRIDE
 from edgeseg.models.landmarks.model import LandmarkHeatmaps, LandmarkRegressor, decode_soft
 from edgeseg_bench.datasets import Dataset, open_dataset
-from edgeseg_runtime.geometry import Box, fit_image, geometry_of, scale_points_to_network
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.geometry import Box, fit_image, geometry_of, scale_points_to_network
 from loop import Arrays, Defaults, MakeLosses, mirrored, train
 
 MIRROR_68 = (

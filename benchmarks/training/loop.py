@@ -33,8 +33,8 @@ from torch.utils.data import DataLoader
 import edgeseg
 from edgeseg.models import get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.environment import portable
-from edgeseg_runtime.manifest import Manifest
 
 RESUMED = ("seed", "batch_size", "steps", "lr", "weight_decay", "warm_up_steps")
 """Options that a run has in common with the checkpoint that it goes on from."""

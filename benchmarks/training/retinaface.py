@@ -21,8 +21,8 @@ from edgeseg.models.layers.boxes import encode_boxes
 from edgeseg.models.retinaface.model import RetinaFace, encode_points
 from edgeseg_bench.datasets import Dataset, open_dataset
 from edgeseg_bench.datasets.faces import MEAN_SHAPE, NUM_FACES, NUM_VERTICES
-from edgeseg_runtime.geometry import fit_image, geometry_of, scale_points_to_network
-from edgeseg_runtime.manifest import Manifest, Preprocess
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess
+from edgeseg_runtime.picture.geometry import fit_image, geometry_of, scale_points_to_network
 from loop import Arrays, Defaults, train
 from rcnn_losses import box_iou
 

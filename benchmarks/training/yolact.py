@@ -16,7 +16,7 @@ from torch import Tensor
 from edgeseg.models.yolact.model import Yolact
 from edgeseg_bench.datasets import Dataset, open_dataset
 from edgeseg_bench.datasets.segmentation import mask_from_segmentation
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.tasks import create_task
 from loop import Arrays, Defaults, mirrored, train
 from yolact_losses import Targets, yolact_losses

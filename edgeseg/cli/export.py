@@ -246,10 +246,16 @@ def remarks(manifest: Manifest) -> Iterator[str]:
     if manifest.precision == "fp16":
         yield "float16 is for GPUs: x86 processors compute it in float32, no faster"
     checked = [manifest.parity, *manifest.parity.get("variants", {}).values()]
-    if any(parity["num_detections"] == 0 and "boxes" in parity["max_abs"] for parity in checked):
+    if any(_found_nothing(parity) for parity in checked):
         yield "nothing was found to compare: check with --images of what the model looks for"
     if not all(parity["is_within_tolerance"] for parity in checked):
         yield "the bundle differs from the PyTorch model more than the tolerance allows"
+
+
+def _found_nothing(parity: Mapping[str, Any]) -> bool:
+    """Tell whether there was nothing to compare of a model that gives detections."""
+    has_lists = any(name in parity["max_abs"] for name in ("boxes", "contender_boxes"))
+    return parity["num_detections"] == 0 and has_lists
 
 
 def _relative(parity: Mapping[str, Any], output: str) -> float | None:

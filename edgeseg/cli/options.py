@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
-from edgeseg_runtime.commands.options import names_from_text
-
 if TYPE_CHECKING:
     from edgeseg.models import ModelSpec
 
@@ -59,7 +57,7 @@ def labels_from_text(text: str) -> dict[str, tuple[Any, ...]]:
         return _labels_of_file(path)
     if path.suffix in LABEL_SUFFIXES or len(path.parts) > 1:
         raise ValueError(f"--labels {text} found, but there is no such file")
-    return {"labels": names_from_text("--labels", text)}
+    return {"labels": _without_gaps(text, text.split(","))}
 
 
 def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
@@ -67,8 +65,13 @@ def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
         if path.stat().st_size > MAX_LABEL_BYTES:
             raise ValueError(f"it has more than {MAX_LABEL_BYTES} bytes")
         content = path.read_text(encoding="utf-8-sig")  # Windows editors begin with a mark
-        lines = [line.strip() for line in content.splitlines() if line.strip()]
+        lines = content.rstrip().splitlines()
         found = json.loads(content) if path.suffix == ".json" else lines
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--labels {path} cannot be read: found bytes that are no UTF-8 text ({error.reason} at "
+            f"byte {error.start}); save it as UTF-8"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"--labels {path} cannot be read: {error}") from error
     if isinstance(found, dict) and isinstance(found.get("categories"), list):
@@ -79,7 +82,20 @@ def _labels_of_file(path: Path) -> dict[str, tuple[Any, ...]]:
             f"--labels {path} holds no list of names and no COCO annotations; expected a text file "
             "with a name in each line, or JSON"
         )
-    return {"labels": names}
+    # In JSON an empty name is meant: a number that the model skips.
+    return {"labels": names if path.suffix == ".json" else _without_gaps(str(path), names)}
+
+
+def _without_gaps(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names, one for each class; without one of them, all that follow would be of the wrong class."""
+    stripped = tuple(map(str.strip, names))
+    if "" in stripped:
+        where = stripped.index("") + 1
+        raise ValueError(
+            f"--labels {text} has {len(names)} entries, and number {where} is empty; expected a name "
+            "for each class in the order of their numbers, such as cat,dog"
+        )
+    return stripped
 
 
 def _labels_of_categories(text: str, categories: Sequence[Any]) -> dict[str, tuple[Any, ...]]:

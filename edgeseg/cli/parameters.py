@@ -14,7 +14,7 @@ Json = Annotated[bool, typer.Option("--json", help=COMMON_HELP["json"])]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help=COMMON_HELP["verbose"])]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help=COMMON_HELP["quiet"])]
 ExportedWeights = Annotated[
-    str | None, typer.Option(help="The exported checkpoint, if it is no longer in its place.")
+    str | None, typer.Option(help="The exported checkpoint, if it has moved since.")
 ]
 WeightsKey = Annotated[
     str | None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from edgeseg.models.outside import is_outside, specs_of_module, split_name
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgeseg.models.key_table import KeyTable
@@ -36,6 +36,8 @@ _HOURGLASS = "edgeseg.models.hourglass.spec"
 _LANDMARKS = "edgeseg.models.landmarks.spec"
 _MASKRCNN = "edgeseg.models.maskrcnn.spec"
 _RETINAFACE = "edgeseg.models.retinaface.spec"
+_UPSNET = "edgeseg.models.upsnet.spec"
+_VPSNET = "edgeseg.models.vpsnet.spec"
 _YOLACT = "edgeseg.models.yolact.spec"
 _YOLACT_EDGE = "edgeseg.models.yolact_edge.spec"
 MODELS: dict[str, str] = {
@@ -85,6 +87,11 @@ MODELS: dict[str, str] = {
     "retinaface_mobilenet025": _RETINAFACE,
     "retinaface_resnet50": _RETINAFACE,
     "retinaface_tiny": _RETINAFACE,
+    "upsnet_resnet101_cityscapes": _UPSNET,
+    "upsnet_resnet101_dcn_coco": _UPSNET,
+    "upsnet_resnet50_cityscapes": _UPSNET,
+    "upsnet_resnet50_coco": _UPSNET,
+    "vpsnet_fusetrack_cityscapes": _VPSNET,
     "yolact_darknet53": _YOLACT,
     "yolact_edge_mobilenetv2": _YOLACT_EDGE,
     "yolact_edge_resnet101": _YOLACT_EDGE,

@@ -65,6 +65,19 @@ def configured(
     return replace(preset, **settings)
 
 
+def turned(model: ReferenceModel) -> dict[str, ReferenceModel]:
+    """Return a model for pictures of the other orientation, with the same parameters; see `ModelSpec.variants`.
+
+    Its class takes a name and a configuration with ``image_size``. A square input has no other.
+    """
+    height, width = model.config.image_size
+    if height == width:
+        return {}
+    other = type(model)(model.name, replace(model.config, image_size=(width, height)))
+    other.load_state_dict(model.state_dict(), assign=True)
+    return {"portrait" if height < width else "landscape": other.eval()}
+
+
 def _check_num_classes(name: str, found: int, fixed: int | None) -> None:
     """Refuse another number of classes than the one that a family always has."""
     if found != fixed:

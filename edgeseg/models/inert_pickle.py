@@ -16,7 +16,7 @@ _MAX_NAME_LENGTH = 1000
 
 
 class PickleError(ValueError):
-    """Bytes that are no pickle, or one that needs more than it should."""
+    """Bytes that are not a pickle, or a pickle that needs more than it should."""
 
 
 @dataclass(eq=False, slots=True)

@@ -52,6 +52,27 @@ COCO_STUFF = tuple(_COCO_STUFF.values())
 COCO_STUFF_IDS = tuple(_COCO_STUFF)
 """Category id of each entry of :data:`COCO_STUFF`."""
 
+_CITYSCAPES_STUFF = {
+    7: "road", 8: "sidewalk", 11: "building", 12: "wall", 13: "fence", 17: "pole",
+    19: "traffic light", 20: "traffic sign", 21: "vegetation", 22: "terrain", 23: "sky",
+}  # fmt: skip
+_CITYSCAPES_THINGS = {
+    24: "person", 25: "rider", 26: "car", 27: "truck", 28: "bus", 31: "train", 32: "motorcycle",
+    33: "bicycle",
+}  # fmt: skip
+
+CITYSCAPES_THINGS = tuple(_CITYSCAPES_THINGS.values())
+"""Names of Cityscapes' 8 thing classes, in the order of their train ids, 11 to 18."""
+
+CITYSCAPES_THING_IDS = tuple(_CITYSCAPES_THINGS)
+"""Label id of each entry of :data:`CITYSCAPES_THINGS`, which its panoptic files have as category."""
+
+CITYSCAPES_STUFF = tuple(_CITYSCAPES_STUFF.values())
+"""Names of Cityscapes' 11 stuff classes, in the order of their train ids, 0 to 10."""
+
+CITYSCAPES_STUFF_IDS = tuple(_CITYSCAPES_STUFF)
+"""Label id of each entry of :data:`CITYSCAPES_STUFF`."""
+
 COCO_91 = tuple(_COCO.get(i, BACKGROUND if i == 0 else "") for i in range(91))
 """Names by category id; 0 is the background and ten ids are unused (torchvision)."""
 
@@ -101,6 +122,9 @@ YOUTUBE_VIS_2019 = (
 
 SHAPES = (BACKGROUND, "disc", "square", "triangle", "star", "ring", "cross")
 """Names of the built-in data set's classes; 0 is the background."""
+
+LANDSCAPE_STUFF = ("sky", "ground", "water")
+"""Names of the built-in data set's stuff, whose categories follow those of :data:`SHAPES`."""
 
 
 PLACEHOLDER = "class_"

@@ -47,7 +47,7 @@ def check_file_name(path: str | Path, spec: ModelSpec, settings: Mapping[str, An
         if variant != spec.name:
             raise CheckpointError(
                 f"{reason}, whose parameters have the same names as those of {spec.name}, and whose "
-                f"configuration is another: take {variant}, or rename the file if it is none"
+                f"configuration is another: take {variant}, or rename the file if it is not one"
             )
         lacking = {key: value for key, value in needed.items() if key not in settings}
         if lacking:
@@ -67,7 +67,7 @@ def fitting_model(
         config: fields of its configuration that the caller gives.
     """
     option = _fitting_option(entries, spec, config)
-    for name in _family(spec.name) if option else _others(spec.name):
+    for name in _others(spec.name):
         other = _fitting_option(entries, get_spec(name), {}, counts=() if option else COUNTS)
         if other is not None:
             own = f"; with classes of your own it fits with {option}" if option else ""
@@ -103,7 +103,7 @@ def lookalikes(model: ReferenceModel, config: Mapping[str, Any]) -> Iterator[tup
     if not given or config.get("labels"):
         return
     own = {name: value.shape for name, value in model.state_dict().items()}
-    for name in _family(model.name):
+    for name in _relatives(model):
         other = _on_meta(get_spec(name), {}, model.config.image_size)
         if other is None or {k: v.shape for k, v in other.state_dict().items()} != own:
             continue
@@ -111,6 +111,7 @@ def lookalikes(model: ReferenceModel, config: Mapping[str, Any]) -> Iterator[tup
             field.name
             for field in fields(model.config)
             if field.name not in _CLASS_FIELDS
+            and hasattr(other.config, field.name)
             and getattr(model.config, field.name) != getattr(other.config, field.name)
         ]
         if differing:
@@ -191,6 +192,20 @@ def _family(name: str) -> list[str]:
     """Return the package's other models of a model's family; of a family outside it, none."""
     module = MODELS.get(name)
     return sorted(other for other in MODELS if MODELS[other] == module and other != name)
+
+
+def _relatives(model: ReferenceModel) -> list[str]:
+    """Return the package's other models whose configuration is of the model's kind, or a kind of it.
+
+    One family can extend another, and read its checkpoints.
+    """
+    if model.name not in MODELS:
+        return []
+    own = type(model.config)
+    presets = {name: type(get_spec(name).preset) for name in _others(model.name)}
+    return [
+        name for name, kind in presets.items() if issubclass(kind, own) or issubclass(own, kind)
+    ]
 
 
 def _others(name: str) -> list[str]:

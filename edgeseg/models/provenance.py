@@ -1,4 +1,4 @@
-"""Builds the PyTorch model of an export so that a benchmark can build the very same one again."""
+"""Builds the PyTorch model of an export so that a benchmark can build the same one again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from edgeseg.models import RANDOM, get_spec
 from edgeseg.models.building import create
 from edgeseg.models.outside import is_outside
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgeseg.models.reference import ReferenceModel
@@ -75,7 +75,7 @@ def rebuild_model(
         manifest: of the bundle; its provenance names model, configuration and weights.
         name: of the model, as `edgeseg.create_model` takes it; the recorded one if None, unless that
             is of a module outside the package: a bundle is data, and must not choose what is imported.
-        weights: the checkpoint, where it is no longer where it was at the export.
+        weights: the checkpoint, where it has moved since the export.
         weights_key: the part of it; the one that was exported if None, "" for all of it.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from edgeseg.models.checkpoint import LoadedWeights
-from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.bundle.graphs import MAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class ReferenceModel(nn.Module):
         outputs: names of the stages that are results.
         loaded_weights: which part of which checkpoint it was made with; None if its weights are random.
         score_threshold: what the score of every detection exceeds; empty rows have the score 0.
+        contender_threshold: what the score of every contender exceeds, of a panoptic head that has them.
         threshold_option: the option of the configuration that says so; None without one.
     """
 
@@ -52,6 +53,7 @@ class ReferenceModel(nn.Module):
     outputs: tuple[str, ...]
     loaded_weights: LoadedWeights | None = None
     score_threshold: float = 0.0
+    contender_threshold: float = 0.0
     threshold_option: ClassVar[str | None] = None
 
     def graph_stages(self, graph: str, **inputs: Tensor) -> dict[str, Tensor]:

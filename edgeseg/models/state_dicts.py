@@ -51,7 +51,7 @@ class Fit:
         found: our name of a parameter -> the value.
         missing: parameters without a value, by our names.
         misshapen: parameters with a value that has another shape, by our names.
-        unsuitable: parameters with a value that is no tensor of floating point numbers where one is
+        unsuitable: parameters with a value other than a floating-point tensor where one is
             expected, by our names.
         unexpected: names of tensors that the model has no parameter for.
     """

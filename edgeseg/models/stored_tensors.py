@@ -122,7 +122,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Opaque:
-    """Something that stands where a tensor might, and is none.
+    """Something in the place of a tensor that is not a tensor.
 
     Attributes:
         kind: what it is, such as "str".
@@ -218,7 +218,7 @@ class _Plain:
                 self.add_module(state, f"{prefix}{key}.", child, depth + 1)
 
     def tensor_of(self, node: Inert) -> StoredTensor | Opaque | None:
-        """Return the tensor that an object is, or None if it is none."""
+        """Return the tensor that an object is, or None if it is not a tensor."""
         try:
             for _ in range(_MAX_WRAPPERS):
                 if node.name not in _WRAPPERS or not node.args:
@@ -268,7 +268,7 @@ class _Plain:
                 self.embedded[id(raw)] = self.storages.load_embedded(_bytes(raw))
             root, inner = self.embedded[id(raw)]
             if not isinstance(root, Reference):
-                raise DamagedError("its storage is none")
+                raise DamagedError("its storage is not valid")
             return _Plain(inner).storage(root)
         _, kind, key, _, count, *view = node.id
         name = kind.name.rpartition(".")[2]
@@ -360,6 +360,8 @@ def _array(raw: Any, dtype: Any, shape: Any, *, is_fortran: bool) -> StoredTenso
         raw = raw.args[0] if raw.args else b""
     if not isinstance(raw, str | bytes | bytearray):
         return Opaque("an array of objects")
+    if isinstance(raw, str) and raw and max(raw) > "\xff":
+        return Opaque("an array with text in the place of its bytes")
     shape = _numbers(shape)
     tensor = StoredTensor(
         torch.from_numpy(np.empty(0, kind.newbyteorder("="))).dtype,
@@ -445,13 +447,13 @@ def _numbers(value: Any) -> tuple[int, ...]:
     if isinstance(value, Inert) and value.args:  # torch.Size
         value = value.args[0]
     if not isinstance(value, tuple | list) or len(value) > _MAX_RANK:
-        raise DamagedError("a shape that is none")
+        raise DamagedError("a shape that is not valid")
     return tuple(map(_number, value))
 
 
 def _number(value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value < 1 << 48:
-        raise DamagedError("a length or place that is none")
+        raise DamagedError("a length or position that is not valid")
     return value
 
 

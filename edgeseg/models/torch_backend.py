@@ -11,8 +11,8 @@ from edgeseg.models import get_spec, model_manifest
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_runtime.backends import State, Tensors
 from edgeseg_runtime.backends.state import KeptTensors, first_rows
-from edgeseg_runtime.graphs import MAIN
-from edgeseg_runtime.manifest import Manifest, with_variants
+from edgeseg_runtime.bundle.graphs import MAIN
+from edgeseg_runtime.bundle.manifest import Manifest, with_variants
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.session import Route
 from edgeseg_runtime.tasks import create_task

@@ -77,7 +77,7 @@ def _read(path: Path) -> Any:
             f"{path}: no such weight file; expected a .pth, .pt, .pkl or .safetensors file"
         )
     if not path.is_file():
-        raise _refused(path, "it is no file on a disk", "Copy it to one")
+        raise _refused(path, "it is not a file on a disk", "Copy it to one")
     with path.open("rb") as stream:
         head = stream.read(HEAD_BYTES)
     if not head:
@@ -203,7 +203,7 @@ def _spans_of_legacy(
         keys: of the storages in their order.
     """
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise DamagedError("its list of storages is none")
+        raise DamagedError("its list of storages is not valid")
     element_sizes = dict(filter(None, map(element_size_of_storage, references)))
     spans: dict[str, Span] = {}
     for key in keys:

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from edgeseg.ops.pyramid_atlas import atlas_layout, pyramid_atlas
 
-LEVEL_RULES = ("torchvision", "detectron2")
+LEVEL_RULES = ("torchvision", "detectron2", "upsnet", "mmdetection")
+LAST_PIXEL = {"upsnet": 1.0}
+"""Rules that count the pixel at x2 y2 as part of a box -> what its sides are longer; of the level only."""
 MAX_BIN_CELLS = 1024  # adaptive sampling of larger bins gives 0: no map is that large, and the work would not end
 
 
@@ -33,6 +35,7 @@ def pyramid_roi_align(
     canonical_scale: float = 224.0,
     canonical_level: int = 4,
     rois_last: bool = False,
+    min_cells: float = 1.0,
 ) -> Tensor:
     """Return average-pooled bilinear samples of each box, taken from the pyramid level that fits its area.
 
@@ -50,12 +53,13 @@ def pyramid_roi_align(
         canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
         canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
         rois_last: Whether the boxes are the last axis of the result.
+        min_cells: Least width and height of a box in cells.
 
     Returns:
         (B, R, C, PH, PW) or, with `rois_last`, (B, C, PH, PW, R); dtype of `features`.
 
     Raises:
-        ValueError: if the numbers of maps and strides differ, the strides are no pyramid or the rule is unknown.
+        ValueError: if the numbers of maps and strides differ, the strides do not form a pyramid or the rule is unknown.
     """
     return atlas_roi_align(
         pyramid_atlas(features),
@@ -69,6 +73,7 @@ def pyramid_roi_align(
         canonical_scale=canonical_scale,
         canonical_level=canonical_level,
         rois_last=rois_last,
+        min_cells=min_cells,
     )
 
 
@@ -85,6 +90,7 @@ def atlas_roi_align(
     canonical_scale: float = 224.0,
     canonical_level: int = 4,
     rois_last: bool = False,
+    min_cells: float = 1.0,
 ) -> Tensor:
     """Return average-pooled bilinear samples of each box, taken from the pyramid level that fits its area.
 
@@ -110,12 +116,13 @@ def atlas_roi_align(
         canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
         rois_last: Give (B, C, PH, PW, R): the columns that a fully connected layer multiplies. The exported operator then
             samples in this order and nothing is transposed.
+        min_cells: Least width and height of a box in cells, unless `aligned`; 0 for none (mmdetection 1).
 
     Returns:
         (B, R, C, PH, PW) or, with `rois_last`, (B, C, PH, PW, R); dtype of `atlas`.
 
     Raises:
-        ValueError: if the numbers of levels and strides differ, the strides are no pyramid, the rule is unknown or the
+        ValueError: if the numbers of levels and strides differ, the strides do not form a pyramid, the rule is unknown or the
             atlas is not that of such levels.
     """
     bins = (output_size, output_size) if isinstance(output_size, int) else output_size
@@ -135,6 +142,7 @@ def atlas_roi_align(
                 "canonical_scale": float(canonical_scale),
                 "canonical_level": canonical_level,
                 "rois_last": int(rois_last),
+                "min_cells": float(min_cells),
             },
             dtype=atlas.dtype,
             shape=(pictures, channels, *bins, num_rois)
@@ -150,7 +158,10 @@ def atlas_roi_align(
         canonical_scale=canonical_scale,
         canonical_level=canonical_level,
     )
-    pooled = _pool(atlas, rois_BR4, levels_BR, level_sizes, strides, bins, sampling_ratio, aligned)
+    least = None if aligned else min_cells
+    pooled = _pool(
+        atlas, rois_BR4, levels_BR, level_sizes, strides, bins, sampling_ratio, aligned, least
+    )
     return pooled.permute(0, 2, 3, 4, 1) if rois_last else pooled
 
 
@@ -166,13 +177,14 @@ def pyramid_levels(
 
     Eq. 1 of "Feature Pyramid Networks" (arXiv:1612.03144): floor(canonical_level + log2(sqrt(area) / canonical_scale)),
     clamped to the pyramid. "torchvision" adds 1e-6 to the logarithm, "detectron2" adds 1e-8 to its argument, which
-    float32 swallows next to 1: 223.9999 is level 4 for the one and 3 for the other. Areas that are 0, negative or not a
-    number belong to the finest level.
+    float32 swallows next to 1: 223.9999 is level 4 for the one and 3 for the other. "upsnet" adds 1e-6 to the argument, and
+    a pixel to both sides of the box; "mmdetection" adds as much, but counts levels from the finest one. Areas that are 0,
+    negative or not a number belong to the finest level.
 
     Args:
         rois: (..., 4) float x1 y1 x2 y2 in network pixels.
         strides: Network pixels per cell of each level: powers of two, each twice the one before.
-        level_rule: "torchvision" or "detectron2".
+        level_rule: one of `LEVEL_RULES`.
         canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
         canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
     """
@@ -183,7 +195,8 @@ def pyramid_levels(
         canonical_level=canonical_level,
     )
     x1, y1, x2, y2 = rois.detach().float().unbind(-1)
-    area = (x2 - x1) * (y2 - y1)
+    pixel = LAST_PIXEL.get(level_rule, 0.0)
+    area = (x2 - x1 + pixel) * (y2 - y1 + pixel)
     return (area[..., None] >= area.new_tensor(boundaries)).sum(-1)
 
 
@@ -200,8 +213,12 @@ def level_boundaries(
 
     def level(area: np.float32) -> float:
         size = np.sqrt(area) / np.float32(canonical_scale)
-        if level_rule == "detectron2":
-            return math.floor(np.float32(canonical_level) + _log2(size + np.float32(1e-8)))
+        if level_rule == "mmdetection":
+            size = np.sqrt(area) / np.float32(canonical_scale / 2 ** (canonical_level - finest))
+            return finest + math.floor(_log2(size + np.float32(1e-6)))
+        if level_rule in _ADDED:
+            added = np.float32(_ADDED[level_rule])
+            return math.floor(np.float32(canonical_level) + _log2(size + added))
         return math.floor(np.float32(canonical_level) + _log2(size) + np.float32(1e-6))
 
     boundaries = []
@@ -216,6 +233,10 @@ def level_boundaries(
                 low = middle + 1
         boundaries.append(float(np.uint32(low).view(np.float32)))
     return tuple(boundaries)
+
+
+_ADDED = {"detectron2": 1e-8, "upsnet": 1e-6}
+"""Rules that add to the argument of the logarithm."""
 
 
 def _log2(value: np.float32) -> np.float32:
@@ -256,6 +277,7 @@ def _pool(
     bins: tuple[int, int],
     sampling_ratio: int,
     aligned: bool,
+    min_cells: float | None,
 ) -> Tensor:
     """Return every bin as one weighted sum of rows of a table of all cells of the atlas: no loop, no padding."""
     num_pictures, num_rois = rois_BR4.shape[:2]
@@ -277,8 +299,8 @@ def _pool(
     corners = rois_BR4.reshape(-1, 4) * scale[:, None] - (0.5 if aligned else 0.0)
     is_finite = corners.isfinite().all(-1)
     left, top, right, bottom = corners.where(is_finite[:, None], 0).unbind(-1)
-    bin_height, count_y = _bins(top, bottom, bins[0], sampling_ratio, aligned)
-    bin_width, count_x = _bins(left, right, bins[1], sampling_ratio, aligned)
+    bin_height, count_y = _bins(top, bottom, bins[0], sampling_ratio, min_cells)
+    bin_width, count_x = _bins(left, right, bins[1], sampling_ratio, min_cells)
 
     # One entry per sample, ordered by box, bin and sample; the samples of a bin are counted row by row.
     samples_per_bin = count_y * count_x * is_finite
@@ -310,12 +332,12 @@ def _pool(
 
 
 def _bins(
-    low: Tensor, high: Tensor, bins: int, sampling_ratio: int, aligned: bool
+    low: Tensor, high: Tensor, bins: int, sampling_ratio: int, min_cells: float | None
 ) -> tuple[Tensor, Tensor]:
     """Return the size of a bin in cells (float) and its number of samples (int64, may be 0) along one axis, per box."""
     size = high - low
-    if not aligned:
-        size = size.clamp(min=1.0)
+    if min_cells is not None:
+        size = size.clamp(min=min_cells)
     bin_size = size / bins
     if sampling_ratio > 0:
         return bin_size, torch.full_like(size, sampling_ratio, dtype=torch.int64)

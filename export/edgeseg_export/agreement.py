@@ -9,9 +9,9 @@ from typing import Any
 from edgeseg_bench.evaluation import Record, compare_results, comparisons, records_of
 from edgeseg_bench.metrics.agreement import Agreement
 from edgeseg_export.sessions import Graphs, graphs_predictor
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.predictor import Predictor
 
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Exports a reference model as a bundle: a folder that a device needs nothing else than."""
+"""Exports a reference model as a bundle: a folder that holds all a device needs."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from edgeseg_export.thresholds import without_threshold
 from edgeseg_export.trace import OPSET, ExportError
 from edgeseg_export.weights import share_arrays, share_weights
 from edgeseg_runtime import __version__
-from edgeseg_runtime.engine_key import PORTABLE, group_targets
-from edgeseg_runtime.engines import build_bundle
-from edgeseg_runtime.files import write_atomic
-from edgeseg_runtime.graphs import MAIN
-from edgeseg_runtime.manifest import Artifact, Manifest, with_variants
+from edgeseg_runtime.bundle.files import write_atomic
+from edgeseg_runtime.bundle.graphs import MAIN
+from edgeseg_runtime.bundle.manifest import Artifact, Manifest, with_variants
 from edgeseg_runtime.progress import Progress
+from edgeseg_runtime.tensorrt.engines import build_bundle
+from edgeseg_runtime.tensorrt.key import PORTABLE, group_targets
 
 _log = logging.getLogger(__name__)
 

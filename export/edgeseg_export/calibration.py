@@ -16,8 +16,8 @@ from edgeseg_export.feeds import feeds_of
 from edgeseg_export.histograms import CLIPPING, NUM_BINS, Counts, count_magnitudes
 from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.sessions import Graphs, cpu_session
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 
 _log = logging.getLogger(__name__)
 

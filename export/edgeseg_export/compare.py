@@ -27,8 +27,8 @@ from edgeseg_export.feeds import feeds_of
 from edgeseg_export.sessions import GraphBackend, Graphs
 from edgeseg_export.taps import TapDifference, TapMeter, first_bad
 from edgeseg_runtime.backends import Backend, CheckedBackend
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.progress import Progress
 from edgeseg_runtime.session import Route, Session
 from edgeseg_runtime.tasks import Task, create_task

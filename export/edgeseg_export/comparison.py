@@ -17,6 +17,8 @@ from edgeseg_bench.pictures import is_data_set
 from edgeseg_export.compare import CompareReport, Picture, Side
 from edgeseg_export.sessions import GraphBackend
 from edgeseg_runtime import Manifest, Predictor, Source
+from edgeseg_runtime.bundle.graph_files import read_graph
+from edgeseg_runtime.bundle.graphs import MAIN
 from edgeseg_runtime.commands.tables import (
     Table,
     table_of_rows,
@@ -24,8 +26,6 @@ from edgeseg_runtime.commands.tables import (
     text_from_value,
 )
 from edgeseg_runtime.errors import CorruptArtifact
-from edgeseg_runtime.graph_files import read_graph
-from edgeseg_runtime.graphs import MAIN
 from edgeseg_runtime.outputs import OutputFolder
 from edgeseg_runtime.progress import Progress, silent
 from edgeseg_runtime.tasks import create_task
@@ -54,7 +54,7 @@ def open_sides(
         reference: folder of a bundle, or "torch" for the model that the candidate was made from.
         candidate: folder of a bundle.
         model: what "torch" is rebuilt from, MODULE:NAME, if it is of a module outside edgeseg.
-        weights: the exported checkpoint, if it is no longer in its place.
+        weights: the exported checkpoint, if it has moved since.
         weights_key: the part of it, if it is not the one that was exported.
 
     Raises:

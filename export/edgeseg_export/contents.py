@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeseg_export.trace import ExportError
 from edgeseg_runtime.errors import BundleError
-from edgeseg_runtime.onnx_check import check_graph
+from edgeseg_runtime.onnx.check import check_graph
 
 __all__ = ["check_exported"]
 
@@ -26,5 +26,5 @@ def check_exported(onnx: bytes, name: str) -> None:
         raise ExportError(
             f"the graph {name!r} holds what a bundle may not hold: {reason}. Write that part of the model in "
             "operators that are deterministic and have fixed shapes; "
-            "edgeseg_runtime/onnx_operators.py lists them."
+            "edgeseg_runtime/onnx/operators.py lists them."
         ) from error

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from edgeseg_export.sessions import GraphBackend, Graphs
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.graphs import MAIN
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.graphs import MAIN
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.session import Route, Session
 from edgeseg_runtime.tasks import create_task
 

@@ -22,9 +22,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgeseg_runtime.bundle.files import sync_folder
+from edgeseg_runtime.bundle.manifest import FILE_NAME, Manifest
 from edgeseg_runtime.errors import BundleError
-from edgeseg_runtime.files import sync_folder
-from edgeseg_runtime.manifest import FILE_NAME, Manifest
 from edgeseg_runtime.workshop import clear, settle_leftovers, workshop
 
 NEW, OLD = "new", "old"

@@ -20,8 +20,8 @@ from edgeseg_export.passes.strip_metadata import strip_metadata
 from edgeseg_export.sessions import Graphs
 from edgeseg_export.trace import OPSET, ExportError, stage_names, trace
 from edgeseg_runtime import __version__
-from edgeseg_runtime.graphs import Graph, Schedule, TensorSpec, one_graph
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.graphs import Graph, Schedule, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest
 
 GRAPH_PASSES = (
     name_operators,

@@ -21,7 +21,7 @@ PERCENTILE = 99.99
 def count_magnitudes(values: npt.NDArray[np.float32], largest: float) -> Counts:
     """Return how many magnitudes lie in each of `NUM_BINS` equal bins from 0 to ``largest``.
 
-    All lie in the first one if ``largest`` is no positive number.
+    All lie in the first one unless ``largest`` is positive.
     """
     if not 0 < largest < np.inf:
         return np.bincount([0], [values.size], NUM_BINS).astype(np.int64)

@@ -20,8 +20,8 @@ from edgeseg_export.precision import (
 )
 from edgeseg_export.search import search, values_for_search
 from edgeseg_export.sessions import Graphs
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.progress import Progress
 
 AUTO = "auto"

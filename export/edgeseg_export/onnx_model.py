@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.onnx_fields import Field, fields_between, opening, text_of
+from edgeseg_runtime.onnx.fields import Field, fields_between, opening, text_of
 
 Array = npt.NDArray[Any]
 Buffer = bytes | memoryview
@@ -24,7 +24,7 @@ MIN_BYTES = 1024
 """Smaller tensors stay in the protobuf."""
 
 IN_MEMORY = "#weights"
-"""A place of external data that is no file: what begins with # lies in memory (onnx/model_container.py)."""
+"""A place of external data other than a file: what begins with # lies in memory (onnx/model_container.py)."""
 
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_NAME, _TENSOR_RAW_DATA = 7, 5, 8, 9
 

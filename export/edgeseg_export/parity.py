@@ -22,7 +22,7 @@ from edgeseg_export.matching import match_boxes, match_detections, num_unmatched
 from edgeseg_export.sessions import GraphBackend, Graphs, cpu_session
 from edgeseg_runtime.backends import CheckedBackend, Tensors
 from edgeseg_runtime.backends.state import KeptTensors
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.session import rows_found, run_frame
 from edgeseg_runtime.tasks import create_task
 
@@ -30,8 +30,14 @@ Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
 
 FREE = "free run."
-ROW_STAGES = ("proposals", "centers", "boxes")
-"""Stages that select rows: what follows with as many rows belongs to these, in their order."""
+LISTS = ("", "contender_")
+"""What the names of boxes, scores, labels and all else of one list of detections begin with."""
+DETECTIONS = tuple(f"{prefix}boxes" for prefix in LISTS)
+ROW_STAGES = ("proposals", "centers", *DETECTIONS)
+"""Stages that select rows: what follows with as many rows belongs to these, in their order.
+
+What has the name of another list belongs to that one, wherever it stands.
+"""
 OUTLIER_SHARE = 0.01
 """Share of a stage's elements that a different rounding may turn over (ties, thresholds)."""
 
@@ -74,7 +80,7 @@ class Parity:
     @property
     def finds_nothing(self) -> bool:
         """Whether there was no detection to compare, although the model gives detections."""
-        return self.num_detections == 0 and "boxes" in self.max_abs
+        return self.num_detections == 0 and any(name in self.max_abs for name in DETECTIONS)
 
     @property
     def is_within_tolerance(self) -> bool:
@@ -103,7 +109,7 @@ class Parity:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures for the manifest; a difference that is no number is null."""
+        """Return the figures for the manifest; a difference that is not a number is null."""
         return {
             "reference": f"torch {torch.__version__}",
             "engine": "onnxruntime",
@@ -123,6 +129,7 @@ class Parity:
 @dataclass
 class _Totals:
     score_threshold: float
+    contender_threshold: float = 0.0
     stages: dict[str, float] = field(default_factory=dict)
     max_abs: dict[str, float] = field(default_factory=dict)
     num_images: int = 0
@@ -178,7 +185,9 @@ def measure_parity(
     alone = CheckedBackend("exported", sides.exported, manifest)
     states = sides.reference.open_state(), alone.open_state()
     task = create_task(manifest)
-    totals = _Totals(score_threshold=model.score_threshold)
+    totals = _Totals(
+        score_threshold=model.score_threshold, contender_threshold=model.contender_threshold
+    )
     frame = 0
     for image in images:
         inputs, _ = task.preprocess(image)
@@ -260,14 +269,16 @@ def _add_stages(
     kept: Collection[str],
 ) -> None:
     """Add a graph's stages: intermediate ones are read from one graph, its results from the other."""
-    rows_N: dict[bool, Array | None] = {False: None, True: None}
+    rows_N: dict[tuple[str, bool], Array | None] = {}
     for name, expected in reference.items():
-        is_output = name in exported
+        is_output, prefix_of_list = name in exported, _list_of(name)
         if name in ROW_STAGES:
-            rows_N[False] = _matching_rows(name, reference, tapped)
-            rows_N[True] = _matching_rows(name, reference, exported) if is_output else None
+            for side, is_side in ((tapped, False), (exported, True)):
+                rows_N[prefix_of_list, is_side] = (
+                    _matching_rows(name, reference, side) if is_output or not is_side else None
+                )
         found = (exported if is_output else tapped)[name]
-        pair = _same_rows(expected, found, rows_N[is_output])
+        pair = _same_rows(expected, found, rows_N.get((prefix_of_list, is_output)))
         totals.add(prefix, name, *pair, is_result=is_output and name not in kept)
 
 
@@ -281,9 +292,13 @@ def _compare_results(
     totals: _Totals, reference: Tensors, found: Tensors, free_lists: Collection[str]
 ) -> None:
     """Add what the graphs give when they run on their own; of rows those that both sides have."""
-    rows_N = _matching_rows("boxes", reference, found) if "boxes" in reference else None
+    lists = {
+        prefix: _matching_rows(boxes, reference, found)
+        for prefix, boxes in zip(LISTS, DETECTIONS, strict=True)
+        if boxes in reference
+    }
     for name, expected in reference.items():
-        actual = found[name]
+        actual, rows_N = found[name], lists.get(_list_of(name))
         if rows_N is not None and name in free_lists:
             num_rows = min(expected.shape[1], actual.shape[1])
             is_known_N = (np.arange(len(rows_N)) < num_rows) & (rows_N < num_rows) & (rows_N >= 0)
@@ -297,29 +312,43 @@ def _count_detections(
     totals: _Totals, reference: Tensors, found: Tensors, candidates: Candidates | None
 ) -> None:
     totals.num_images += 1
-    if "boxes" in reference:
-        is_found = reference["scores"] > 0
+    for prefix, boxes in zip(LISTS, DETECTIONS, strict=True):
+        if boxes not in reference:
+            continue
+        ours, theirs = _detections(prefix, reference), _detections(prefix, found)
+        is_found = ours["scores"] > 0
         totals.num_detections += int(is_found.sum())
-        labels = reference["labels"][is_found]
+        labels = ours["labels"][is_found]
         totals.largest_label = max(totals.largest_label, int(labels.max(initial=-1)))
         totals.num_unmatched += num_unmatched(
-            match_detections(reference, found),
-            reference,
-            found,
-            score_threshold=totals.score_threshold,
-            candidates=candidates,
+            match_detections(ours, theirs),
+            ours,
+            theirs,
+            score_threshold=totals.contender_threshold if prefix else totals.score_threshold,
+            candidates=None if prefix else candidates,
         )
 
 
 def _matching_rows(name: str, reference: Tensors, found: Tensors) -> Array:
     """Return for each row (N,) of a stage the other side's row that is the same one, or -1."""
-    if name == "boxes":
-        return match_detections(reference, found)
+    if name in DETECTIONS:
+        prefix = _list_of(name)
+        return match_detections(_detections(prefix, reference), _detections(prefix, found))
     return match_boxes(reference[name], found[name])
 
 
+def _list_of(name: str) -> str:
+    """Return what the names of the list begin with that a stage belongs to, or would."""
+    return next((prefix for prefix in LISTS if prefix and name.startswith(prefix)), "")
+
+
+def _detections(prefix: str, side: Tensors) -> dict[str, Array]:
+    """Return boxes, scores and labels of one list."""
+    return {part: side[f"{prefix}{part}"] for part in ("boxes", "scores", "labels")}
+
+
 def _same_rows(expected: Array, found: Array, rows_N: Array | None) -> tuple[Array, Array]:
-    """Return the rows of both that have a counterpart, in one order; all that is no list of rows."""
+    """Return the rows of both that have a counterpart, in one order; whatever is not a list of rows."""
     if rows_N is None or expected.shape[1:2] != rows_N.shape:
         return expected, found
     return expected[0, rows_N >= 0], found[0, rows_N[rows_N >= 0]]

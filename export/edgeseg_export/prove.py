@@ -13,9 +13,9 @@ from onnx import helper, numpy_helper
 
 from edgeseg.models.layers.limits import MAX_TOP_K
 from edgeseg_export.trace import ExportError
+from edgeseg_runtime.bundle.manifest import Graph, Manifest, TensorSpec, read_artifact
 from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Graph, Manifest, TensorSpec, read_artifact
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.predictor import load
 
 Constants = Mapping[str, int]

@@ -23,8 +23,8 @@ from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.quantize import WEIGHT_AXES, int8_nodes
 from edgeseg_export.precision import Assignments, assign, convert, values_needed
 from edgeseg_export.sessions import Graphs, graphs_predictor
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.image import Image
 
 MAX_GROUPS = 12
 """A search builds and runs at most three times as many graphs."""
@@ -132,7 +132,7 @@ def search(
         progress: called as progress(stage, done, total).
 
     Raises:
-        ValueError: `max_drop` is no number in 0..1, or the model finds nothing on the pictures.
+        ValueError: `max_drop` is not in 0..1, or the model finds nothing on the pictures.
     """
     if not 0 <= max_drop <= 1:
         raise ValueError(f"max_drop {max_drop} found, expected a number in 0..1")

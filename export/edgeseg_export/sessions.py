@@ -11,11 +11,11 @@ import numpy.typing as npt
 from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_runtime.backends import State, Tensors
 from edgeseg_runtime.backends.state import KeptTensors, first_rows
-from edgeseg_runtime.graphs import MAIN
+from edgeseg_runtime.bundle.graphs import MAIN
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.libraries import import_library
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.onnx.quantized import prepare_for_cpu
 from edgeseg_runtime.predictor import Predictor
-from edgeseg_runtime.quantized import prepare_for_cpu
 from edgeseg_runtime.tasks import create_task
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from edgeseg_export.calibration import groups_that_fit
 from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.drop_outputs import drop_outputs
 from edgeseg_export.sessions import cpu_session
-from edgeseg_runtime.quantized import bytes_for_cpu
+from edgeseg_runtime.onnx.quantized import bytes_for_cpu
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

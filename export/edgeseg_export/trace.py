@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from edgeseg.models.reference import ReferenceModel
 from edgeseg_export.onnx_model import MIN_BYTES, Array, OnnxModel
+from edgeseg_runtime.bundle.graphs import MAIN, Graph, TensorSpec
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.graphs import MAIN, Graph, TensorSpec
-from edgeseg_runtime.manifest import Manifest
 
 OPSET = 20
 EXAMPLE_ROWS = 8

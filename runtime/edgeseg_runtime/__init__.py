@@ -8,13 +8,13 @@ print(result.boxes, result.scores, result.masks)
 
 from __future__ import annotations
 
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.picture.sources import Frame, Source
 from edgeseg_runtime.pipelines import FacePipeline
 from edgeseg_runtime.predictor import Predictor, StageTimes, load
 from edgeseg_runtime.results import Instances, Landmarks, Panoptic, Result
 from edgeseg_runtime.session import Probe, Session
-from edgeseg_runtime.sources import Frame, Source
 
 __version__ = "0.1.0"
 

@@ -148,6 +148,8 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reconnect", type=_count_from(0), help=RUN_HELP["reconnect"])
     parser.add_argument("--scene-cut", type=float, help=RUN_HELP["scene_cut"])
     _add_switch(parser, "draw", RUN_HELP["draw"])
+    parser.add_argument("--surfaces", help=RUN_HELP["surfaces"])
+    parser.add_argument("--iuv", action="store_true", help=RUN_HELP["iuv"])
     _add_switch(parser, "save-json", RUN_HELP["save_json"])
     parser.add_argument("--threads", type=_count_from(1), help=RUN_HELP["threads"])
     parser.add_argument("--engines", type=Path, help=RUN_HELP["engines"])

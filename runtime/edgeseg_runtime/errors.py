@@ -7,7 +7,7 @@
     |   +-- CorruptArtifact                         a file differs from its recorded size or sha256
     |   +-- MissingArtifact                         a file of the bundle does not exist
     |   +-- UnsafeModel                             a model with something that no bundle may hold
-    |   +-- UnsafePath                              a path that leads out of the folder, or is no plain file
+    |   +-- UnsafePath                              a path that leads out of the folder, or is not a plain file
     |   +-- OutputContractError                     the model's outputs are not those of the manifest
     +-- InputError                    exit code 2   what the caller handed in
     |   +-- ImageError                              not a picture that can be used
@@ -120,7 +120,7 @@ class UnsafeModel(BundleError):
 
 
 class UnsafePath(BundleError):
-    """A path in a manifest that leads out of the bundle, or to something that is no plain file."""
+    """A path in a manifest that leads out of the bundle, or to something other than a plain file."""
 
 
 class OutputContractError(BundleError):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import TracebackType
 
-from edgeseg_runtime.files import listed, sync_folder, write_synced
+from edgeseg_runtime.bundle.files import listed, sync_folder, write_synced
 from edgeseg_runtime.workshop import clear, settle_leftovers, workshop
 
 __all__ = ["OutputFolder"]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from edgeseg_runtime.bundle.files import read_limited
+from edgeseg_runtime.bundle.manifest import FILE_NAME
+from edgeseg_runtime.bundle.strict_json import MAX_BYTES
 from edgeseg_runtime.errors import BundleError, MissingArtifact
-from edgeseg_runtime.files import read_limited
-from edgeseg_runtime.manifest import FILE_NAME
-from edgeseg_runtime.strict_json import MAX_BYTES
 
 __all__ = ["Origin", "Unpicklable"]
 
@@ -66,7 +66,7 @@ class Origin:
         """Refuse a folder that holds another bundle by now.
 
         Raises:
-            BundleError: if it does, or there is none any more.
+            BundleError: if it does, or it is gone.
         """
         try:
             found = _manifest_sha256(self.folder)

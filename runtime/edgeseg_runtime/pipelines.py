@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg_runtime.image import Image
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.results import Instances, Landmarks
 

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Backend, CheckedBackend, Tensors, open_backend
-from edgeseg_runtime.geometry import FAR, Box, Geometry
-from edgeseg_runtime.image import Image, check_image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.pickling import Origin
+from edgeseg_runtime.picture.geometry import FAR, Box, Geometry
+from edgeseg_runtime.picture.image import Image, check_image
+from edgeseg_runtime.picture.scene_cuts import SceneCuts
+from edgeseg_runtime.picture.sources import Frame, Source
 from edgeseg_runtime.results import Instances, Result
-from edgeseg_runtime.scene_cuts import SceneCuts
 from edgeseg_runtime.session import Probe, Route, Routes, Session
-from edgeseg_runtime.sources import Frame, Source
 from edgeseg_runtime.tasks import RegionTask, Task, create_task
 
 __all__ = ["Boxes", "Predictor", "StageTimes", "load"]
@@ -358,7 +358,7 @@ class StageClock(Probe):
 
 
 def _checked_boxes(boxes: Boxes) -> list[Box]:
-    """Return boxes as tuples, or refuse what is none."""
+    """Return boxes as tuples, or refuse what is not a box."""
     array = np.asarray(getattr(boxes, "boxes", boxes))
     if array.size == 0 and array.shape[:1] == (0,):
         return []

@@ -11,13 +11,13 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from edgeseg_runtime.backends import Backend, CheckedBackend, State, Tensors
-from edgeseg_runtime.geometry import Box, Geometry, kept_scale, scale_of
-from edgeseg_runtime.graphs import Rows
-from edgeseg_runtime.image import Image, check_image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.graphs import Rows
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.pickling import Unpicklable
+from edgeseg_runtime.picture.geometry import Box, Geometry, kept_scale, scale_of
+from edgeseg_runtime.picture.image import Image, check_image
+from edgeseg_runtime.picture.scene_cuts import SceneCuts
 from edgeseg_runtime.results import Result
-from edgeseg_runtime.scene_cuts import SceneCuts
 from edgeseg_runtime.tasks import Reader, Task
 
 __all__ = ["Probe", "Route", "Routes", "Session", "rows_found", "run_frame"]

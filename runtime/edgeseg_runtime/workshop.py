@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from edgeseg_runtime.files import try_lock
+from edgeseg_runtime.bundle.files import try_lock
 
 __all__ = ["clear", "settle_leftovers", "workshop"]
 

@@ -28,7 +28,7 @@ import numpy as np
 import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_runtime.environment import read_environment
-from edgeseg_runtime.quantized import do_products_overflow
+from edgeseg_runtime.onnx.quantized import do_products_overflow
 
 with edgeseg_runtime.load(sys.argv[1], backend="onnxruntime", threads=1) as predictor:
     inputs, _ = predictor.task.preprocess(open_dataset("shapes", limit=1)[0].image)

@@ -16,7 +16,7 @@ from edgeseg_bench.datasets.body_surfaces import (
 from edgeseg_bench.datasets.segmentation import mask_from_segmentation
 from edgeseg_bench.datasets.shapes import ShapesDataset
 from edgeseg_bench.evaluation import METRICS
-from edgeseg_runtime.surfaces import Surface
+from edgeseg_runtime.results.surfaces import Surface
 
 LEG = bodies.Leg(abduction=0.1, flexion=0.0, knee=0.0)
 ARM = bodies.Arm(abduction=0.4, flexion=0.0, elbow=0.0, elbow_direction=(0.0, 0.0, -1.0))

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from edgeseg_bench.categories import categories_of_classes, in_categories, warn_of_unknown
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 
 def _manifest(labels, category_ids=None):
@@ -75,6 +75,16 @@ def test_classes_are_matched(manifest, categories, match, expected):
 def test_classes_that_are_not_the_data_set_s_are_refused(manifest, categories, match, message):
     with pytest.raises(ValueError, match=message):
         categories_of_classes(manifest, categories, match=match)
+
+
+TWINS = ({"id": 3, "name": "cat"}, {"id": 5, "name": "Cat"}, {"id": 9, "name": "dog"})
+
+
+def test_a_name_of_several_categories_is_matched_by_its_id_too():
+    model = _manifest(("cat", "dog"), (5, 1))
+    assert categories_of_classes(model, TWINS) == {5: 5, 1: 9}
+    with pytest.raises(ValueError, match=r"2 categories named 'cat', with the ids 3, 5, and .* 4"):
+        categories_of_classes(_manifest(("cat",), (4,)), TWINS)
 
 
 def test_results_get_the_data_set_s_ids_and_others_are_left_out():

@@ -8,7 +8,7 @@ from fake_model import instance_manifest, task_manifest
 
 from edgeseg_bench.checks import check_pictures, mosaic
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_runtime.geometry import fit_image, geometry_of
+from edgeseg_runtime.picture.geometry import fit_image, geometry_of
 
 
 def numbered(height, width):

@@ -16,7 +16,7 @@ from edgeseg_bench.evaluation import (
     measure_accuracy,
     pictures_seen,
 )
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 

@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
+from edgeseg.models import get_spec, model_manifest
 from edgeseg_bench.datasets import landscapes, open_dataset
 from edgeseg_bench.datasets.clips import NUM_FRAMES, ClipsDataset
+from edgeseg_bench.datasets.figures import CLASSES
 from edgeseg_bench.datasets.landscapes import FIRST_FIGURE, STUFF, Pose
+from edgeseg_bench.evaluation import dataset_kind
 from edgeseg_bench.metrics.panoptic import map_from_records
 
 CLIPS = range(4)
@@ -176,6 +180,29 @@ def test_a_track_is_one_figure_from_the_first_frame_to_the_last():
     truth = dataset.coco()
     assert [image["video_id"] for image in truth["images"]] == [1] * NUM_FRAMES + [2] * NUM_FRAMES
     assert len({a["id"] for a in truth["annotations"]}) == len(truth["annotations"])
+
+
+def test_clips_of_instances_are_the_same_pictures_with_figures_alone():
+    whole, figures = (
+        open_dataset("shapes", kind=kind, limit=2) for kind in ("clips", "instance_clips")
+    )
+    for sample, other in zip(whole, figures, strict=True):
+        np.testing.assert_array_equal(other.image, sample.image)
+        assert other.annotations == tuple(a for a in sample.annotations if a["isthing"])
+        assert len(other.annotations) < len(sample.annotations)
+    assert [category["name"] for category in figures.categories] == list(CLASSES)
+    with pytest.raises(ValueError, match="no clips of kind 'tubes': choose from"):
+        ClipsDataset(kind="tubes")
+
+
+def test_a_model_of_videos_is_measured_on_clips_and_the_others_on_pictures():
+    for name, kind in {
+        "yolact_edge_vid_resnet50": "instance_clips",
+        "yolact_tiny": "instances",
+    }.items():
+        with torch.device("meta"):
+            model = get_spec(name).build(name, None, {})
+        assert dataset_kind(model_manifest(model)) == kind
 
 
 def test_the_data_set_gives_the_flow_between_frames_of_one_clip():

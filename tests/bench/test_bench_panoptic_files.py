@@ -212,7 +212,7 @@ DAMAGES = {
         damage_json(lambda c: first(c)[0].update(category_id=99)),
         "has category 99, which is not among the 9 categories",
     ),
-    "a segment too few": (damage_json(lambda c: first(c).pop()), "which is none of segment_ids"),
+    "a segment too few": (damage_json(lambda c: first(c).pop()), "which is not one of segment_ids"),
     "a segment too many": (
         damage_json(lambda c: first(c).append({"id": 5, "category_id": 1})),
         "segment 5 has no pixel in ids",
@@ -272,7 +272,7 @@ def test_damaged_videos_are_named(folder_of):
 def test_only_clips_are_written_as_clips(tmp_path):
     still = open_dataset("shapes", kind="panoptic", limit=1)
     for write in (write_cityscapes_vps, write_youtube_vis):
-        with pytest.raises(ValueError, match="is no frame of a clip"):
+        with pytest.raises(ValueError, match="does not belong to a clip"):
             write(still, tmp_path)
 
 

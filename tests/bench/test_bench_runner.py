@@ -15,8 +15,8 @@ from edgeseg_bench.results import BenchReport
 from edgeseg_bench.runner import Query, StagedCall, Step, graph_latencies, run_bench
 from edgeseg_bench.system import Counters
 from edgeseg_runtime import load
-from edgeseg_runtime.geometry import geometry_of
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.picture.geometry import geometry_of
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 

@@ -10,14 +10,18 @@ import pytest
 
 from edgeseg_bench.datasets.base import DatasetError
 from edgeseg_bench.datasets.matlab import write_matlab
+from edgeseg_bench.metrics.agreement import agreement_ap
 from edgeseg_bench.metrics.surface_files import load_surface_model
 from edgeseg_bench.metrics.surfaces import (
+    MAP_SCALE,
     SurfaceModel,
     condensed,
     iuv_of_record,
+    map_similarity,
     point_similarity,
     surface_ap,
 )
+from edgeseg_runtime.results.surfaces import Surface
 
 FOLDER = Path(__file__).parent.parent / "golden" / "densepose_gps"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))["cases"]
@@ -100,6 +104,66 @@ def test_a_record_that_holds_no_surface_is_refused(stored):
     record = {"bbox": [0, 0, 2, 2], "densepose": stored}
     with pytest.raises(ValueError, match="expected shape_chw and labels_uv_str, as Inst"):
         iuv_of_record(record)
+
+
+# ---------------------------------------------------------------- agreement of two results
+
+
+def surface_record(part=3, u=0.5, *, left=10, top=20, size=(8, 6), score=0.9, image_id=1):
+    """A person all of whose box shows one point of a part."""
+    values = np.full(size, u, np.float32)
+    surface = Surface(left, top, np.full(size, part, np.uint8), values, values)
+    return {
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": [left + 0.4, top + 0.2, *size[::-1]],
+        "score": score,
+        "densepose": surface.record(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({}, 1.0),
+        ({"part": 4}, 0.0),
+        ({"left": 100}, 0.0),
+        ({"left": 13}, 1 / 3),  # half of each box is beside the other one
+        ({"u": 0.5 + MAP_SCALE / np.sqrt(2)}, np.exp(-0.5)),
+        ({"part": 0}, 0.0),
+    ],
+    ids=["same", "another part", "elsewhere", "beside", "other u and v", "nothing"],
+)
+def test_surfaces_are_as_similar_as_their_pixels(other, expected):
+    first, second = surface_record(), surface_record(**other)
+    assert map_similarity(first, second) == pytest.approx(expected, abs=0.02)
+    assert map_similarity(second, first) == pytest.approx(expected, abs=0.02)
+
+
+def agreement_of(reference, candidate):
+    images = [{"id": 1, "height": 60, "width": 80}]
+    found = agreement_ap(reference, candidate, images=images, kinds=["bbox", "surfaces"])
+    return found.ap["surfaces"]
+
+
+def test_surfaces_that_differ_lower_the_agreement_of_surfaces():
+    reference = [surface_record(), surface_record(left=40, score=0.6)]
+    assert agreement_of(reference, reference) == pytest.approx(1)
+    worse = [reference[0], surface_record(left=40, score=0.6, part=4)]
+    assert 0.4 < agreement_of(reference, worse) < 0.6
+    assert agreement_of([], reference) == 0
+    assert agreement_of([], []) is None
+
+
+def test_more_persons_than_the_official_evaluation_counts_agree_with_themselves():
+    many = [surface_record(left=3 * n, size=(3, 2), score=0.9 - n / 100) for n in range(25)]
+    assert agreement_of(many, many) == pytest.approx(1)
+
+
+def test_who_has_no_surface_on_either_side_counts_for_nothing():
+    reference = [surface_record(), surface_record(left=40)]
+    del reference[1]["densepose"]
+    assert agreement_of(reference, reference) == pytest.approx(1)
 
 
 # ---------------------------------------------------------------- the official files

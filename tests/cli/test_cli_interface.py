@@ -33,7 +33,8 @@ COMMANDS = {
     },
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",
-        "--no-save-json", "--threads", "--engines", "--reconnect", "--scene-cut", "--overwrite", "--recursive",
+        "--no-save-json", "--threads", "--engines", "--reconnect", "--scene-cut", "--surfaces", "--iuv", "--overwrite",
+        "--recursive",
     },
     "inspect": {"PATH"},
     "doctor": set(),

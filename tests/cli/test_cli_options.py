@@ -7,11 +7,11 @@ import pytest
 from edgeseg.cli.options import (
     image_size_from_text,
     labels_from_text,
-    names_from_text,
     settings_from_text,
 )
 from edgeseg.models import MODELS, get_spec
 from edgeseg.models.labels import COCO_SKELETON
+from edgeseg_runtime.commands.options import names_from_text
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,9 @@ def text_of(value):
     ("file", "content", "expected"),
     [
         ("names.txt", "cat\n traffic light \n\n", {"labels": ("cat", "traffic light")}),
+        ("windows.txt", "\ufeffcat\r\ndog\r\n", {"labels": ("cat", "dog")}),
         ("names.json", '["cat", "dog"]', {"labels": ("cat", "dog")}),
+        ("skips.json", '["cat", "", "dog"]', {"labels": ("cat", "", "dog")}),
         (
             "coco.json",
             '{"images": [], "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]}',
@@ -136,18 +138,25 @@ def text_of(value):
     ],
 )
 def test_labels_are_read_from_a_file(tmp_path, file, content, expected):
-    (tmp_path / file).write_text(content)
+    (tmp_path / file).write_text(content, encoding="utf-8")
     assert labels_from_text(str(tmp_path / file)) == expected
 
 
 def test_labels_are_a_list_or_those_of_a_data_set(tmp_path):
     assert labels_from_text("cat, dog") == {"labels": ("cat", "dog")}
+    assert labels_from_text("cat,dog,cat") == {"labels": ("cat", "dog", "cat")}
     (tmp_path / "annotations").mkdir()
     (tmp_path / "val2017").mkdir()
     (tmp_path / "annotations" / "instances_val2017.json").write_text(
         '{"images": [], "annotations": [], "categories": [{"id": 2, "name": "dog"}]}'
     )
     assert labels_from_text(f"coco:{tmp_path}") == {"labels": ("dog",), "category_ids": (2,)}
+
+
+@pytest.mark.parametrize("text", ["", ",", "cat,,dog", "cat, ,dog", "cat,dog,"])
+def test_a_class_without_a_name_would_shift_the_others_and_is_refused(text):
+    with pytest.raises(ValueError, match=r"entries, and number \d is empty"):
+        labels_from_text(text)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +168,9 @@ def test_labels_are_a_list_or_those_of_a_data_set(tmp_path):
         ("numbers.json", "[1, 2]", "holds no list of names and no COCO annotations"),
         ("nameless.json", '{"categories": [{"id": 1}]}', "a category without id or name"),
         ("none.json", '{"categories": []}', "has no categories"),
-        ("latin.txt", b"\xff\xfe", "cannot be read"),
+        ("data.yaml", "names: [cat, dog]\n", "holds no list of names and no COCO annotations"),
+        ("latin.txt", b"\xff\xfe", "found bytes that are no UTF-8 text"),
+        ("gap.txt", "cat\n\ndog\n", "has 3 entries, and number 2 is empty"),
     ],
 )
 def test_a_file_without_labels_says_why(tmp_path, file, content, message):

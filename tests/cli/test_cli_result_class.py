@@ -32,6 +32,10 @@ class Regions:
     backend: str = ""
 
     @property
+    def num_left_out(self):
+        return 0
+
+    @property
     def num_detections(self):
         return len(self.scores)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from tiny_bundle import write_bundle
 
-from edgeseg_runtime import engine_store
 from edgeseg_runtime.commands.doctor import describe_cache
 from edgeseg_runtime.libraries import import_library
+from edgeseg_runtime.tensorrt import store as engine_store
 
 SCRIPT = (sys.executable, "-m", "edgeseg")
 

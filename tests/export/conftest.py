@@ -9,7 +9,7 @@ import edgeseg
 from edgeseg.models import model_manifest
 from edgeseg_export.graph import in_one_graph, trace_graphs, without_stages
 from edgeseg_export.onnx_model import model_from_proto
-from edgeseg_runtime.files import write_atomic
+from edgeseg_runtime.bundle.files import write_atomic
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from edgeseg_export.passes import apply
 from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_export.sessions import cpu_session
 from edgeseg_export.trace import trace
-from edgeseg_runtime.onnx_check import check_graph
-from edgeseg_runtime.onnx_inline import inline_functions
+from edgeseg_runtime.onnx.check import check_graph
+from edgeseg_runtime.onnx.inline import inline_functions
 
 MAX_ROWS = 100
 ROWS = (1, 3, 8, 31, MAX_ROWS)

@@ -15,7 +15,7 @@ from edgeseg_bench.datasets import open_dataset
 from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs, without_stages
 from edgeseg_export.parity import ParityError, measure_parity
 from edgeseg_export.thresholds import without_threshold
-from edgeseg_runtime.manifest import Manifest, Rows
+from edgeseg_runtime.bundle.manifest import Manifest, Rows
 from edgeseg_runtime.session import run_frame
 
 PICTURES = [sample.image for sample in open_dataset("shapes", limit=3)]

@@ -7,8 +7,8 @@ from centernet_cases import NAMES, golden_model, match
 import edgeseg
 import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_runtime.engines import build_bundle
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 TARGETS = ["sm75", "sm86", "sm89", "sm120"]
 

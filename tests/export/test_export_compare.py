@@ -14,7 +14,7 @@ from edgeseg_export.compare import METRICS, Picture, Side, compare
 from edgeseg_export.conditions import conditions_from_text, conditions_met
 from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_export.taps import MAX_SNR_DB, TapMeter, first_bad
-from edgeseg_runtime.manifest import Preprocess, one_graph
+from edgeseg_runtime.bundle.manifest import Preprocess, one_graph
 from edgeseg_runtime.tasks import create_task
 
 MODULES = ("stem", "body", "head", "after")

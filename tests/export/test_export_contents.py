@@ -11,7 +11,7 @@ from edgeseg_export.functions.atlas_roi_align import atlas_roi_align_function
 from edgeseg_export.functions.nms import nms_function
 from edgeseg_export.trace import ExportError
 from edgeseg_runtime.errors import CorruptArtifact, UnsafeModel
-from edgeseg_runtime.onnx_check import check_graph
+from edgeseg_runtime.onnx.check import check_graph
 
 NMS = {"iou_threshold": 0.5, "max_output": 10, "score_threshold": 0.05}
 FLOAT = TensorProto.FLOAT
@@ -101,8 +101,8 @@ def with_operator(model, before, after):
 
 
 TAMPERED = {
-    "a triangle that is none": (lambda: suppression(300), lambda m: with_triangle(m, 1)),
-    "a triangle with a number that is none": (
+    "a triangle that is not one": (lambda: suppression(300), lambda m: with_triangle(m, 1)),
+    "a triangle with a wrong number": (
         lambda: suppression(300),
         lambda m: with_triangle(m, np.nan),
     ),

@@ -7,7 +7,7 @@ from surface_cases import HEADS, SMALL, check_surfaces, small_densepose
 
 import edgeseg
 import edgeseg_runtime
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (90, 140, 3), dtype=np.uint8)
 LARGER = pytest.mark.exhaustive

@@ -14,7 +14,7 @@ from tiny_bundle import write_bundle
 
 from edgeseg_export import folder as replacing
 from edgeseg_export.folder import check_folder, new_folder
-from edgeseg_runtime.manifest import Manifest, read_artifact
+from edgeseg_runtime.bundle.manifest import Manifest, read_artifact
 
 KILL = Path(__file__).parents[1] / "helpers" / "kill_replacements.py"
 

@@ -8,9 +8,9 @@ from onnx import helper, shape_inference
 import edgeseg
 from edgeseg.models import list_models, model_manifest
 from edgeseg_export.graph import complete_graph, in_one_graph, trace_graphs
-from edgeseg_runtime.graph_files import read_graph
-from edgeseg_runtime.manifest import Manifest
-from edgeseg_runtime.onnx_inline import inline_functions
+from edgeseg_runtime.bundle.graph_files import read_graph
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.onnx.inline import inline_functions
 
 REFUSED = {"NonZero", "NonMaxSuppression", "DeformConv", "RoiAlign", "Compress", "Unique"}
 TINY = [

@@ -9,7 +9,7 @@ import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.evaluation import detect
 from edgeseg_bench.metrics.keypoints import pckh
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 TARGETS = ["sm75", "sm86", "sm89", "sm120"]
 GOLDEN_BOX = np.array([[62, 52, 278, 268]], np.float32)

@@ -10,7 +10,7 @@ import edgeseg
 import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_bench.metrics.landmarks import landmark_scores
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 TARGETS = ["sm75", "sm86", "sm89", "sm120"]
 TINY = ["landmarks_regression_tiny", "landmarks_heatmap_tiny"]

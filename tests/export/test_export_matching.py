@@ -1,4 +1,4 @@
-"""Which rows of two results are the same: how ties fall is no difference, everything else is one."""
+"""Which rows of two results are the same: how ties fall does not count as a difference, everything else does."""
 
 import itertools
 

@@ -17,9 +17,9 @@ from edgeseg_export.precision import assign, convert, values_needed
 from edgeseg_export.sessions import cpu_session
 from edgeseg_export.trace import ExportError
 from edgeseg_runtime import Manifest
-from edgeseg_runtime.engines import build_bundle
-from edgeseg_runtime.onnx_inline import inline_functions
+from edgeseg_runtime.onnx.inline import inline_functions
 from edgeseg_runtime.tasks import create_task
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 MODELS = {
     **{name: None for name in list_models() if name.endswith("_tiny")},

@@ -7,7 +7,7 @@ import torch
 import edgeseg
 import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 STUFF = ("sky", "ground", "water")
 

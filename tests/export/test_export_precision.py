@@ -24,8 +24,8 @@ from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_export.passes.half import LARGEST
 from edgeseg_export.passes.quantize import int8_nodes, quantize, values_to_calibrate
 from edgeseg_export.precision import assign, convert, values_needed
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
-from edgeseg_runtime.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT, bytes_for_cpu
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.onnx.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT, bytes_for_cpu
 from edgeseg_runtime.tasks import create_task
 
 NUM_PICTURES = 4

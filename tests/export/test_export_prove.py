@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg_export.prove import prove_bundle
 from edgeseg_export.trace import ExportError
-from edgeseg_runtime.manifest import Artifact
+from edgeseg_runtime.bundle.manifest import Artifact
 
 ROWS = 20
 PICTURES = [np.full((40, 50, 3), grey, np.uint8) for grey in (0, 200)]

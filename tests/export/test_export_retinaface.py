@@ -8,8 +8,8 @@ from retinaface_cases import tied_model
 import edgeseg
 import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
-from edgeseg_runtime.engines import build_bundle
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 TARGETS = ["sm75", "sm86", "sm89", "sm120"]
 

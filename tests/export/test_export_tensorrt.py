@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 
 import edgeseg
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 TARGETS = ["sm75", "sm86", "sm89", "sm120"]
 

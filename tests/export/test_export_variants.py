@@ -12,8 +12,8 @@ import edgeseg_runtime
 from edgeseg_bench.datasets import open_dataset
 from edgeseg_export.onnx_model import model_from_proto
 from edgeseg_export.weights import share_weights
-from edgeseg_runtime.graph_files import read_graph
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.graph_files import read_graph
+from edgeseg_runtime.bundle.manifest import Manifest
 
 SIZE = 128, 192
 

@@ -6,7 +6,7 @@ from yolact_cases import load_clip, load_instances
 
 import edgeseg
 import edgeseg_runtime
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ Step = list[Any]
 Plan = dict[str, Any]
 
 BESIDE = {"beside/secret.txt": b"nobody's business", "beside/more/notes.txt": b"years of work"}
-"""Files on every stage that are no concern of what is tried."""
+"""Files on every stage that what is tried has nothing to do with."""
 NAMES = (
     "a",
     "x.jpg",
@@ -154,9 +154,14 @@ def _carry_out(root: Path, action: str, name: str, *values: Any) -> None:
     elif action == "size":
         os.truncate(_plain(path), values[0])
     elif action == "flip":
-        content = bytearray(_plain(path).read_bytes())
-        content[values[0] % len(content)] ^= 1 << values[1]
-        path.write_bytes(content)
+        _flip(_plain(path), *values)
+
+
+def _flip(path: Path, position: int, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    if content:
+        content[position % len(content)] ^= 1 << bit
+    path.write_bytes(content)
 
 
 def _on_stage(root: Path, name: str) -> Path:
@@ -178,7 +183,7 @@ def _without_link(path: Path) -> Path:
 def _plain(path: Path) -> Path:
     """Return the path of a file that is small enough to be read."""
     if not _without_link(path).is_file() or path.stat().st_size > 2**20:
-        raise PermissionError(f"{path} is no small file")
+        raise PermissionError(f"{path} is not a small file")
     return path
 
 

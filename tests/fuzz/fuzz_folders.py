@@ -31,9 +31,9 @@ from edgeseg_bench.datasets.segmentation import rle_from_mask as rle_of
 from edgeseg_bench.evaluation import measure_accuracy
 from edgeseg_export.folder import new_folder
 from edgeseg_runtime import load
+from edgeseg_runtime.bundle.manifest import Manifest, read_artifact
 from edgeseg_runtime.errors import EdgesegError
-from edgeseg_runtime.manifest import Manifest, read_artifact
-from edgeseg_runtime.rle import rle_from_mask
+from edgeseg_runtime.results.rle import rle_from_mask
 
 NOT_OURS = ("mistake in edgeseg", "Traceback", "\x1b")
 """What no message may hold."""

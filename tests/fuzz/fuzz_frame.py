@@ -179,7 +179,7 @@ def _memory_bytes(process: int) -> int:
 
 
 def _is_stopped(process: int) -> bool:
-    """Tell whether somebody has stopped a process, which is no fault of its own."""
+    """Tell whether somebody has stopped a process, which is not its own fault."""
     return _status(process, "State:").startswith("T")
 
 

@@ -12,8 +12,8 @@ from fake_model import instance_manifest
 from fake_panoptic import panoptic_manifest
 from fuzz_frame import Kind
 
+from edgeseg_runtime.bundle.manifest import Graph, Manifest, Rows, Schedule, TensorSpec, Variant
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.manifest import Graph, Manifest, Rows, Schedule, TensorSpec, Variant
 from edgeseg_runtime.tasks import create_task
 
 NUMBERS = (

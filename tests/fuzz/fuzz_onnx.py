@@ -20,11 +20,11 @@ from operator_zoo import random_model
 from edgeseg_export.functions.atlas_roi_align import atlas_roi_align_function
 from edgeseg_export.functions.nms import nms_function
 from edgeseg_runtime.backends import open_backend
+from edgeseg_runtime.bundle.manifest import Artifact, Manifest, Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.errors import EngineBuildError
-from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec, one_graph
-from edgeseg_runtime.onnx_check import check_graph
-from edgeseg_runtime.onnx_model import DTYPES as ONNX_DTYPES
-from edgeseg_runtime.onnx_model import ExternalData, read_model
+from edgeseg_runtime.onnx.check import check_graph
+from edgeseg_runtime.onnx.model import DTYPES as ONNX_DTYPES
+from edgeseg_runtime.onnx.model import ExternalData, read_model
 
 # ---------------------------------------------------------------- models
 

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from fuzz_frame import Kind
 
-from edgeseg_runtime.headers import HEAD_BYTES, picture_format, read_header
-from edgeseg_runtime.image import decode_image, max_pixels
+from edgeseg_runtime.picture.headers import HEAD_BYTES, picture_format, read_header
+from edgeseg_runtime.picture.image import decode_image, max_pixels
 
 SIDES = (0, 1, 2, 255, 256, 4095, 16383, 16384, 32767, 32768, 65535, 65536, 2**24 - 1, 2**30)
 SIDES += (2**31 - 1, 2**31, 2**32 - 1)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from edgeseg_runtime.onnx_model import Function, Graph, Model, Node, Tensor, ValueInfo
+from edgeseg_runtime.onnx.model import Function, Graph, Model, Node, Tensor, ValueInfo
 
 BFLOAT16 = 16
 

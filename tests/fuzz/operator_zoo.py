@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx_cases import constant, node
 
-from edgeseg_runtime.onnx_operators import ATTRIBUTES, OPERATORS
+from edgeseg_runtime.onnx.operators import ATTRIBUTES, OPERATORS
 
 Shape = tuple[int, ...]
 Inputs = list[Any]  # arrays; None for one that is left out

@@ -7,7 +7,7 @@ import onnx
 from fake_model import task_manifest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.manifest import Artifact, one_graph
+from edgeseg_runtime.bundle.manifest import Artifact, one_graph
 
 
 def constant_graph(outputs, *, size=(64, 64)):

@@ -4,8 +4,8 @@ import dataclasses
 
 from tiny_bundle import tiny_model
 
-from edgeseg_runtime.cuda import DeviceInfo
-from edgeseg_runtime.engine_key import EngineKey
+from edgeseg_runtime.tensorrt.cuda import DeviceInfo
+from edgeseg_runtime.tensorrt.key import EngineKey
 
 ONNX = tiny_model().SerializeToString()
 RTX_4090 = DeviceInfo(

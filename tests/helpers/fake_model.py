@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 HEIGHT, WIDTH, ROWS, CELLS = 48, 64, 3, 8
 LABELS = ("cat", "dog", "sky", "ground")

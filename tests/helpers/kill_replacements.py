@@ -13,8 +13,8 @@ from pathlib import Path
 from tiny_bundle import write_bundle
 
 from edgeseg_export import folder as replacing
+from edgeseg_runtime.bundle.manifest import Manifest, read_artifact
 from edgeseg_runtime.errors import BundleError
-from edgeseg_runtime.manifest import Manifest, read_artifact
 
 STEPS = {"open", "os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "ctypes.dlsym"}
 FOREIGN = {

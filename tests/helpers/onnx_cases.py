@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.onnx_fields import LENGTH_DELIMITED, VARINT, delimited, fields_between
+from edgeseg_runtime.onnx.fields import LENGTH_DELIMITED, VARINT, delimited, fields_between
 
 OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid("edgeseg", 1)]
 

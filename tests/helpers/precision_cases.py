@@ -7,7 +7,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg_export.onnx_model import OnnxModel
-from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Artifact, Manifest, Preprocess, TensorSpec, one_graph
 
 SIZE, CELL, K = 64, 8, 6
 NUM_CELLS = (SIZE // CELL) ** 2

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.graphs import Graph, Rows, Schedule
-from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.bundle.graphs import Graph, Rows, Schedule
+from edgeseg_runtime.bundle.manifest import Artifact, Manifest, Preprocess, TensorSpec
 
 HEIGHT, WIDTH, K, M = 32, 48, 6, 8
 CELLS = 4

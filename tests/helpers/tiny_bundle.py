@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeseg_runtime.manifest import Artifact, Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Artifact, Manifest, Preprocess, TensorSpec, one_graph
 
 HEIGHT, WIDTH, K, M = 48, 64, 4, 8
 

@@ -7,19 +7,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgeseg.models import get_spec, list_models, model_manifest
 
 SPECS = {name: get_spec(name) for name in list_models()}
-SUPPRESSING = ("densepose", "maskrcnn", "retinaface")
+SUPPRESSING = ("densepose", "maskrcnn", "retinaface", "upsnet", "vpsnet")
 """Families whose suppression looks at the scores."""
 
 
 def look_at_shapes_alone(monkeypatch):
-    """Give suppression and RoI-Align, which have no product, the form they have in an export."""
+    """Give suppression and RoI-Align, which have no product, the form they have in an export.
+
+    A deformable convolution has the products of an ordinary one.
+    """
 
     def results(*_, dtypes, shapes, **__):
         return [
             torch.empty(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes, strict=True)
         ]
 
-    def result(*_, dtype, shape, **__):
+    def result(operator, inputs, attributes=None, *, dtype, shape, **__):
+        if operator == "edgeseg::DeformConv2d":
+            x, _, weight, bias, _ = inputs
+            options = {key: attributes[key] for key in ("stride", "padding", "dilation", "groups")}
+            return torch.nn.functional.conv2d(x, weight, bias, **options)
         return torch.empty(shape, dtype=dtype)
 
     monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)

@@ -15,9 +15,11 @@ from edgeseg.models.cornernet.config import PRESETS
 from edgeseg.models.cornernet.model import CornerNet
 from edgeseg.models.cornernet.spec import SPECS, key_table
 from edgeseg.models.layers.running_max import DIRECTIONS, corner_pool
+from edgeseg_runtime.picture.geometry import kept_scale
 
 # A float64 run of the originals differs by 5e-6; a permuted layer deep inside by 1e-3.
 TOLERANCE = 2e-5
+OFFICIAL = [name for name in SPECS if not name.endswith("_tiny")]
 TAPS = {
     "input": "input",
     "cnv": "features",
@@ -106,7 +108,7 @@ def test_the_checkpoint_s_keys_and_shapes_are_exactly_ours(system, case):
     assert own_state(meta_model(name)) == theirs
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", OFFICIAL)
 def test_every_parameter_has_a_name_in_the_original_and_back(name):
     table = key_table(name)
     for ours in meta_model(name).state_dict():
@@ -133,6 +135,25 @@ def test_cornernet_lite_s_names_of_cornernet_load_as_well():
 def test_parameters_are_counted(name):
     count = sum(parameter.numel() for parameter in meta_model(name).parameters())
     assert count == get_spec(name).num_parameters
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_both_orientations_of_coco_s_pictures_keep_their_scale(name):
+    model = meta_model(name)
+    variants = {key: model_manifest(each) for key, each in get_spec(name).variants(model).items()}
+    assert list(variants) == ["portrait"]
+    shapes = [model_manifest(model).preprocess, variants["portrait"].preprocess]
+    for size in ((480, 640), (640, 480), (427, 640), (500, 500)):
+        assert max(kept_scale(size, shape) for shape in shapes) == 1
+
+
+def test_the_other_orientation_has_the_same_parameters():
+    model = small(image_size=(63, 127))
+    (portrait,) = get_spec("cornernet_squeeze").variants(model).values()
+    assert portrait.config.image_size == (127, 63)
+    for key, value in model.state_dict().items():
+        assert portrait.state_dict()[key].data_ptr() == value.data_ptr(), key
+    assert get_spec("cornernet_squeeze").variants(small(image_size=(63, 63))) == {}
 
 
 @pytest.mark.parametrize("name", SPECS)

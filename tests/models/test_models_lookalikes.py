@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import edgeseg
-from edgeseg.models import get_spec
+from edgeseg.models import MODELS, get_spec
 from edgeseg.models.building import create
 from edgeseg.models.checkpoint import CheckpointError, load_weights
 from edgeseg.models.lookalikes import check_file_name, fitting_model, lookalikes
-from edgeseg.models.state_dicts import entries_of
+from edgeseg.models.state_dicts import entries_of, fits_of
 
 
 def _official(name, **config):
@@ -31,6 +31,9 @@ def _official(name, **config):
     [
         ("yolact_resnet50", ("yolact_resnet50_pascal", {}), "yolact_resnet50_pascal; with classes of your own it fits with --num-classes 21"),
         ("centernet_resnet18_dcn", ("centernet_resnet18_dcn_pascal", {}), "centernet_resnet18_dcn_pascal; with classes of your own it fits with --num-classes 20"),
+        ("yolact_edge_resnet50", ("yolact_resnet50_pascal", {}), "yolact_resnet50_pascal; with classes of your own it fits with --num-classes 21"),
+        ("yolact_edge_resnet50", ("yolact_edge_vid_resnet50", {}), "yolact_edge_vid_resnet50"),
+        ("yolact_resnet50", ("yolact_edge_resnet50", {}), "yolact_edge_resnet50"),
         ("yolact_resnet50", ("yolact_plus_resnet50", {}), "yolact_plus_resnet50"),
         ("yolact_resnet50", ("yolact_resnet101", {}), "yolact_resnet101"),
         ("maskrcnn_resnet50_fpn", ("maskrcnn_resnet50_fpn_3x", {}), "maskrcnn_resnet50_fpn_3x"),
@@ -74,6 +77,8 @@ def test_own_classes_that_are_as_many_as_an_official_model_s_are_said(caplog):
     ("name", "config", "expected"),
     [
         ("yolact_resnet50", {"num_classes": 21}, {"yolact_resnet50_pascal"}),
+        ("yolact_edge_resnet50", {"num_classes": 21}, {"yolact_resnet50_pascal"}),
+        ("yolact_edge_resnet50", {"num_classes": 81}, set()),
         ("yolact_resnet50", {"labels": tuple(map(str, range(20)))}, set()),
         ("yolact_resnet50_pascal", {}, set()),
         ("yolact_resnet101", {"num_classes": 21}, set()),
@@ -114,6 +119,9 @@ def test_a_model_outside_the_package_is_told_of_the_package_s_that_fits():
         ("yolact_resnet50_pascal_120_40000.pth", "yolact_resnet50_pascal", {}, None),
         ("yolact_resnet50_pascal_120_40000.pth", "yolact_resnet50", {"num_classes": 21}, "take yolact_resnet50_pascal, or rename"),
         ("yolact_resnet50_54_800000.pth", "yolact_resnet50_pascal", {}, "take yolact_resnet50, or rename"),
+        ("yolact_resnet50_54_800000.pth", "yolact_edge_resnet50", {}, None),
+        ("yolact_im700_54_800000.pth", "yolact_edge_resnet101", {}, "--image-size 700x700"),
+        ("yolact_resnet50_pascal_120_40000.pth", "yolact_edge_resnet50", {"num_classes": 21}, "take yolact_resnet50_pascal"),
         ("ctdet_pascal_dla_384.pth", "centernet_dla34_pascal", {}, None),
         ("ctdet_pascal_dla_512.pth", "centernet_dla34_pascal", {}, "--image-size 512x512"),
         ("ctdet_pascal_dla_512.pth", "centernet_dla34_pascal", {"image_size": (384, 384)}, None),
@@ -135,6 +143,31 @@ def test_an_official_file_is_known_by_its_name_where_its_content_does_not_tell(
 def test_the_name_is_looked_at_before_the_file():
     with pytest.raises(CheckpointError, match="--image-size 700x700"):
         create("yolact_resnet101", weights="yolact_im700_54_800000.pth", config={})
+
+
+@pytest.mark.exhaustive
+def test_a_checkpoint_fits_no_other_official_model_unless_it_computes_the_same():
+    built = {}
+    for name in MODELS:
+        spec = get_spec(name)
+        with torch.device("meta"):
+            model = spec.build(name, None, {})
+        built[name] = model, spec.key_table(name, {}), entries_of(_official(name))
+    same = {
+        (name, other)
+        for name, (_, _, entries) in built.items()
+        for other, (model, table, _) in built.items()
+        if name != other
+        and sum(not table.is_ignored(entry.name) for entry in entries) == len(model.state_dict())
+        and fits_of(entries, model.state_dict(), table)[0].is_complete
+    }
+    assert same == {
+        ("yolact_resnet50", "yolact_edge_resnet50"),
+        ("yolact_resnet101", "yolact_edge_resnet101"),
+    }
+    for name, other in same:
+        own, its = built[name][0].config, built[other][0].config
+        assert all(getattr(its, key) == value for key, value in vars(own).items())
 
 
 class _Small(torch.nn.Module):

@@ -61,8 +61,8 @@ def test_segments_are_the_original_s(found):
 
 def test_the_semantic_map_is_the_original_s(golden_model, found):
     golden, stages, _ = found
-    from edgeseg_runtime.geometry import geometry_of
-    from edgeseg_runtime.merge import labels_from_logits
+    from edgeseg_runtime.picture.geometry import geometry_of
+    from edgeseg_runtime.tasks.merge import labels_from_logits
 
     _, model = golden_model(SYSTEM, CASE)
     preprocess = model_manifest(model).preprocess

@@ -211,8 +211,8 @@ def _archive(path, pickled, storage=bytes(16)):
         pytest.param(_tensor_call((2, 2), (2, 1)), None, id="fits"),
         pytest.param(_tensor_call((2, 3), (3, 1)), "2x3 elements in a storage of 4", id="too large"),
         pytest.param(_tensor_call((2, 2), (2, 1), offset=1), "2x2 elements in a storage", id="too far"),
-        pytest.param(_tensor_call((4,), (-1,)), "a length or place that is none", id="backwards"),
-        pytest.param(_tensor_call((-4,), (1,)), "a length or place that is none", id="negative"),
+        pytest.param(_tensor_call((4,), (-1,)), "a length or position that is not valid", id="backwards"),
+        pytest.param(_tensor_call((-4,), (1,)), "a length or position that is not valid", id="negative"),
         pytest.param(_tensor_call((2, 2), (1,)), "shape and strides do not belong", id="rank"),
         pytest.param(_tensor_call((2,), (1,), count=9), "shorter than it says", id="storage"),
         pytest.param(_tensor_call((2,), (1,), name="torch QInt8Storage"), "QInt8Storage", id="int8"),
@@ -226,6 +226,23 @@ def test_a_tensor_lies_inside_its_storage(tmp_path, call, kind):
     else:
         assert isinstance(found, Opaque)
         assert kind in found.kind
+
+
+def test_an_array_of_text_is_named(tmp_path):
+    """Python 2 keeps the bytes of an array as text, in which no letter is above 255."""
+    arrays = {"w": np.full(2, 2.0, np.float32), "other": np.ones(3, np.float32)}
+    whole = pickle.dumps(arrays, protocol=2)
+    text = "\x00\x00\x00@\x00\x00\x00@"
+    before = b"X" + struct.pack("<I", len(text)) + text.encode()
+    assert whole.count(before) == 1
+    longer = text.replace("@", "\u0644").encode()
+    path = tmp_path / "w.pkl"
+    path.write_bytes(whole)
+    assert read_checkpoint(path)["w"].read().tolist() == [2, 2]
+    path.write_bytes(whole.replace(before, b"X" + struct.pack("<I", len(longer)) + longer))
+    found = read_checkpoint(path)["w"]
+    assert isinstance(found, Opaque)
+    assert found.kind == "an array with text in the place of its bytes"
 
 
 def _shared(levels, start, level):

@@ -18,8 +18,10 @@ def single_node_model(op_type, inputs, attributes):
     given = {name: array for name, array in zip(names, inputs, strict=True) if name}
     types = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in given.items()}
     outputs = {
+        "Correlation": [value("likeness", types["input_0"], "D", "H", "W")],
         "DeformConv2d": [value("y", types["input_0"], "O", "R", "S")],
         "Nms": [value("indices", TensorProto.INT64, "K"), value("valid", TensorProto.BOOL, "K")],
+        "Warp": [value("moved", types["input_0"], "C", "H", "W")],
     }[op_type]
     node = helper.make_node(
         op_type, names, [output.name for output in outputs], domain="edgeseg", **attributes

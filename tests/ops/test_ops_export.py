@@ -97,6 +97,7 @@ def test_each_operator_is_one_node_with_its_settings(exported):
         "canonical_scale": 224.0,
         "canonical_level": 4,
         "rois_last": 0,
+        "min_cells": 1.0,
     }
 
 
@@ -161,7 +162,8 @@ def test_an_unknown_operator_is_refused():
     model.graph.node[0].op_type = "Nsm"
     with pytest.raises(
         ValueError,
-        match="is edgeseg::Nsm, expected one of AtlasRoiAlign, DeformConv2d, Nms, PyramidAtlas",
+        match="is edgeseg::Nsm, expected one of AtlasRoiAlign, Correlation, DeformConv2d, Nms, "
+        "PyramidAtlas, Warp",
     ):
         add_functions(model)
 

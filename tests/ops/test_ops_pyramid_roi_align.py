@@ -112,7 +112,7 @@ def test_onnx_agrees_with_pytorch(pool_onnx, output_size, sampling_ratio, aligne
         "output_size": np.broadcast_to(output_size, 2).tolist(),
         "sampling_ratio": sampling_ratio,
         "aligned": aligned,
-        "level_rule": ["torchvision", "detectron2"][seed % 2],
+        "level_rule": ["torchvision", "detectron2", "upsnet"][seed],
         "canonical_scale": 100.0,
         "canonical_level": 3,
     }
@@ -212,6 +212,34 @@ def test_no_boxes_give_an_empty_result_that_can_be_trained_on():
     assert not features[0].grad.any()
 
 
+def test_a_box_may_have_a_least_size_of_its_own(pool_onnx):
+    """Without any, small boxes are sampled where they are (mmdetection 1), and negative ones at a point."""
+    ramp = np.arange(12, dtype=np.float32) + np.zeros((1, 1, 12, 1), np.float32)
+    rois = np.array([[[8, 8, 9, 9], [8, 8, 8, 40], [8, 8, 4, 4]]], np.float32)
+    settings = {"strides": [4], "output_size": [1, 1], "sampling_ratio": 2}
+    for least, widths in ((0.0, [0.25, 0, 0]), (0.5, [0.5] * 3), (1.0, [1] * 3)):
+        pooled = pyramid_roi_align(
+            [torch.from_numpy(ramp)],
+            torch.from_numpy(rois),
+            aligned=False,
+            min_cells=least,
+            **settings,
+        )
+        expected = 2 + np.array(widths) / 2
+        np.testing.assert_allclose(pooled.numpy().ravel(), expected, rtol=0, atol=1e-6)
+        found = pool_onnx(
+            [ramp],
+            rois,
+            aligned=0,
+            min_cells=least,
+            level_rule="torchvision",
+            canonical_scale=224.0,
+            canonical_level=4,
+            **settings,
+        )
+        np.testing.assert_allclose(found, pooled, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("side", "rule", "level"),
     [
@@ -223,6 +251,12 @@ def test_no_boxes_give_an_empty_result_that_can_be_trained_on():
         (223.9999, "detectron2", 1),
         (224.0, "detectron2", 2),
         (448.0, "detectron2", 3),
+        (111.9999, "mmdetection", 0),
+        (112.0, "mmdetection", 1),
+        (448.0, "mmdetection", 3),
+        (110.99, "upsnet", 0),
+        (111.0, "upsnet", 1),  # a pixel more on each side
+        (222.9999, "upsnet", 2),
         (5000.0, "torchvision", 3),
         (float("nan"), "torchvision", 0),
     ],

@@ -72,7 +72,7 @@ def test_a_wheel_installs_exactly_these_top_level_names(wheels, distribution, ex
 def test_both_wheels_hold_the_same_runtime(wheels):
     runtime = [{n for n in names(w) if n.startswith("edgeseg_runtime/")} for w in wheels.values()]
     assert runtime[0] == runtime[1]
-    assert "edgeseg_runtime/backends/trt.py" in runtime[0]
+    assert "edgeseg_runtime/tensorrt/backend.py" in runtime[0]
 
 
 @pytest.mark.parametrize("distribution", ["edgeseg", "edgeseg_runtime"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_model import task_manifest
-from onnx import helper
+from onnx import helper, numpy_helper
 from tiny_bundle import feed, tiny_model, write_bundle
 
 import edgeseg
@@ -107,6 +107,19 @@ def test_wrong_inputs_are_refused_and_the_model_lives_on(backend, change):
     backend.run(feed())
 
 
+def test_an_input_that_no_output_depends_on_may_stay_in_a_bundle(tmp_path):
+    model = tiny_model()
+    size = numpy_helper.from_array(np.zeros((1, 2), np.int32), "no_size")
+    model.graph.initializer.append(size)
+    next(node for node in model.graph.node if node.name == "size").input[0] = "no_size"
+    manifest = write_bundle(tmp_path, model)
+    expected = open_backend("onnxruntime", tmp_path, manifest).run(feed())
+    backend = OpenVinoBackend(tmp_path, manifest)
+    np.testing.assert_allclose(backend.run(feed())["masks"], expected["masks"], rtol=0, atol=1e-5)
+    with pytest.raises(InputContractError, match="picture"):
+        backend.run({**feed(), "picture": np.zeros(1, np.uint8)})
+
+
 def test_an_operator_that_openvino_does_not_know_is_named(tmp_path):
     model = tiny_model()
     model.opset_import.append(helper.make_opsetid("nowhere", 1))
@@ -146,7 +159,7 @@ CHOICE = """
 import sys
 for name in sys.argv[2:]: sys.modules[name] = None
 from edgeseg_runtime.backends import open_backend
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
 try: print(open_backend("auto", sys.argv[1], Manifest.load(sys.argv[1])).name)
 except Exception as error: print(error)
 """

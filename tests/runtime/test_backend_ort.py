@@ -158,7 +158,7 @@ def test_a_missing_onnxruntime_names_the_package_to_install(bundle):
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from edgeseg_runtime.backends import open_backend\n"
         "from edgeseg_runtime.errors import BackendUnavailable\n"
-        "from edgeseg_runtime.manifest import Manifest\n"
+        "from edgeseg_runtime.bundle.manifest import Manifest\n"
         "try: open_backend('onnxruntime', sys.argv[1], Manifest.load(sys.argv[1]))\n"
         "except BackendUnavailable as error: print(error)\n"
     )

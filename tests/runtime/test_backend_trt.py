@@ -17,12 +17,7 @@ import pytest
 from fake_engine import compile_driver, open_driver
 from tiny_bundle import feed, write_bundle
 
-from edgeseg_runtime import cuda, engine_key, engine_store, engines, trt_compat
 from edgeseg_runtime.backends import open_backend
-from edgeseg_runtime.backends.trt import TrtBackend, TrtRtxBackend, load_engine
-from edgeseg_runtime.backends.trt_session import EngineSession
-from edgeseg_runtime.backends.trt_streams import SessionPool
-from edgeseg_runtime.cuda import CudaDevice
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -31,6 +26,14 @@ from edgeseg_runtime.errors import (
     InputContractError,
     OutOfMemory,
 )
+from edgeseg_runtime.tensorrt import compat as trt_compat
+from edgeseg_runtime.tensorrt import cuda, engines
+from edgeseg_runtime.tensorrt import key as engine_key
+from edgeseg_runtime.tensorrt import store as engine_store
+from edgeseg_runtime.tensorrt.backend import TrtBackend, TrtRtxBackend, load_engine
+from edgeseg_runtime.tensorrt.cuda import CudaDevice
+from edgeseg_runtime.tensorrt.session import EngineSession
+from edgeseg_runtime.tensorrt.streams import SessionPool
 
 
 def has_gpu():

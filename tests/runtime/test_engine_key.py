@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from engine_cases import ONNX, RTX_4090, key_of
 
-from edgeseg_runtime import engine_key
-from edgeseg_runtime.engine_key import EngineOptions
 from edgeseg_runtime.errors import BackendUnavailable
+from edgeseg_runtime.tensorrt import key as engine_key
+from edgeseg_runtime.tensorrt.key import EngineOptions
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ import pytest
 from engine_cases import ONNX, key_of
 from tiny_bundle import write_bundle
 
-from edgeseg_runtime import engine_key, engine_store, engines
-from edgeseg_runtime.engine_key import EngineOptions
+from edgeseg_runtime.tensorrt import engines
+from edgeseg_runtime.tensorrt import key as engine_key
+from edgeseg_runtime.tensorrt import store as engine_store
+from edgeseg_runtime.tensorrt.key import EngineOptions
 
 
 @pytest.fixture(scope="module")

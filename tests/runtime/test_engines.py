@@ -12,9 +12,12 @@ from engine_cases import ONNX, RTX_4090
 from onnx import TensorProto, helper, numpy_helper
 from tiny_bundle import write_bundle
 
-from edgeseg_runtime import engine_key, engine_store, engines, trt_compat
-from edgeseg_runtime.engine_key import EngineOptions
 from edgeseg_runtime.errors import BackendUnavailable, CorruptArtifact, EngineBuildError
+from edgeseg_runtime.tensorrt import compat as trt_compat
+from edgeseg_runtime.tensorrt import engines
+from edgeseg_runtime.tensorrt import key as engine_key
+from edgeseg_runtime.tensorrt import store as engine_store
+from edgeseg_runtime.tensorrt.key import EngineOptions
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +198,7 @@ def test_without_a_gpu_a_build_for_this_machine_says_what_is_missing(tmp_path):
 def test_a_missing_library_names_its_package():
     code = (
         "import sys; sys.modules[sys.argv[1]] = None\n"
-        "from edgeseg_runtime import trt_compat\n"
+        "from edgeseg_runtime.tensorrt import compat as trt_compat\n"
         "try: trt_compat.import_tensorrt(sys.argv[1])\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
@@ -212,7 +215,8 @@ def test_a_library_that_does_not_load_is_unavailable_and_auto_goes_on(tmp_path):
     write_bundle(tmp_path / "bundle")
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from edgeseg_runtime import load, trt_compat\n"
+        "from edgeseg_runtime import load\n"
+        "from edgeseg_runtime.tensorrt import compat as trt_compat\n"
         "print(load(sys.argv[2], threads=1).backend.name)\n"
         "try: trt_compat.import_tensorrt('tensorrt')\n"
         "except Exception as error: print(type(error).__name__, error)\n"
@@ -516,7 +520,7 @@ def test_the_layers_are_read_from_the_builders_log_once_and_by_the_thread_that_b
 
 
 def test_tensorrt_rtx_runs_in_int8_what_the_graph_asks_for_in_int8(trt, caplog):
-    caplog.set_level("INFO", "edgeseg_runtime.engines")
+    caplog.set_level("INFO", "edgeseg_runtime.tensorrt.engines")
     engines.build_engine(model_of(*PRODUCT_IN_INT8), flavour="tensorrt_rtx", targets=["sm86"])
     assert trt_compat.layers_in_log(trt) == []
     (record,) = (r for r in caplog.records if "layers of the engine" in r.getMessage())

@@ -11,13 +11,16 @@ from onnx import TensorProto, helper
 from stateful_bundle import K, write_stateful_bundle
 from tiny_bundle import write_bundle
 
-from edgeseg_runtime import engine_key, engine_store, engines, trt_compat
 from edgeseg_runtime.__main__ import main
-from edgeseg_runtime.backends.trt import TrtRtxBackend
-from edgeseg_runtime.engine_key import EngineOptions
+from edgeseg_runtime.bundle.graph_files import all_graphs, read_graph
+from edgeseg_runtime.bundle.manifest import Artifact, Variant
 from edgeseg_runtime.errors import CorruptArtifact, EngineBuildError, OutOfMemory
-from edgeseg_runtime.graph_files import all_graphs, read_graph
-from edgeseg_runtime.manifest import Artifact, Variant
+from edgeseg_runtime.tensorrt import compat as trt_compat
+from edgeseg_runtime.tensorrt import engines
+from edgeseg_runtime.tensorrt import key as engine_key
+from edgeseg_runtime.tensorrt import store as engine_store
+from edgeseg_runtime.tensorrt.backend import TrtRtxBackend
+from edgeseg_runtime.tensorrt.key import EngineOptions
 
 TARGETS = ["sm86"]
 FAST = EngineOptions(optimization_level=0)

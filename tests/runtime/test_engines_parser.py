@@ -6,8 +6,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeseg_runtime import engines
 from edgeseg_runtime.errors import EngineBuildError
+from edgeseg_runtime.tensorrt import engines
 
 
 def fake_tensorrt(version, name="tensorrt"):

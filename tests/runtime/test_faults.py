@@ -16,9 +16,9 @@ import pytest
 from onnx import numpy_helper
 from tiny_bundle import feed, tiny_model, write_bundle
 
-from edgeseg_runtime import engine_key, engine_store, engines, load
+from edgeseg_runtime import load
 from edgeseg_runtime.backends import open_backend
-from edgeseg_runtime.engine_key import EngineKey
+from edgeseg_runtime.bundle.manifest import FILE_NAME, Manifest
 from edgeseg_runtime.errors import (
     BundleError,
     CorruptArtifact,
@@ -30,7 +30,10 @@ from edgeseg_runtime.errors import (
     SchemaTooNew,
     UnsafePath,
 )
-from edgeseg_runtime.manifest import FILE_NAME, Manifest
+from edgeseg_runtime.tensorrt import engines
+from edgeseg_runtime.tensorrt import key as engine_key
+from edgeseg_runtime.tensorrt import store as engine_store
+from edgeseg_runtime.tensorrt.key import EngineKey
 
 NUM_POSITIONS = 200
 
@@ -293,7 +296,8 @@ KEY = EngineKey(
 WRITER = textwrap.dedent(
     """
     import dataclasses, logging, pathlib, resource, sys
-    from edgeseg_runtime import engine_key, engine_store
+    from edgeseg_runtime.tensorrt import key as engine_key
+    from edgeseg_runtime.tensorrt import store as engine_store
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     key = engine_key.EngineKey(
         onnx_sha256="ab" * 32, flavour="tensorrt_rtx", version="1.7.1.116", targets=("sm86",),

@@ -8,9 +8,9 @@ from onnx_cases import fan, loop, model_of, node, with_long_tag
 from tiny_bundle import tiny_model, write_bundle
 
 from edgeseg_runtime import load
-from edgeseg_runtime.engines import build_bundle
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, ManifestError, UnsafeModel
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.tensorrt.engines import build_bundle
 
 GOOD = tiny_model().SerializeToString()
 MODELS = {

@@ -11,7 +11,7 @@ from onnx_cases import body_loop, fan, loop, model_of, mutants, node, tiny_model
 from tiny_bundle import tiny_model as picture_model
 
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, EngineBuildError, UnsafeModel
-from edgeseg_runtime.onnx_check import check_encoding, check_graph
+from edgeseg_runtime.onnx.check import check_encoding, check_graph
 
 ONNX = picture_model().SerializeToString()
 
@@ -342,7 +342,7 @@ LOOPS = {
     "no condition": (loop(GOES_ON, needed=""), r"\(Loop\) runs without end"),
     "a count without a number": (
         loop(GOES_ON, count="n", constants={"n": np.zeros(0, np.int64)}),
-        "a count or condition that is no scalar",
+        "a count or condition that is not a scalar",
     ),
     "too many steps": (
         loop(GOES_ON, count="n", constants={"n": np.int64(2**40)}),

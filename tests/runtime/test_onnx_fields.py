@@ -3,7 +3,7 @@
 import pytest
 from onnx import ModelProto, helper
 
-from edgeseg_runtime.onnx_fields import fields_of, opset_of
+from edgeseg_runtime.onnx.fields import fields_of, opset_of
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgeseg_runtime.errors import BundleError, CorruptArtifact
-from edgeseg_runtime.onnx_inline import inline_functions
+from edgeseg_runtime.onnx.inline import inline_functions
 
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
 

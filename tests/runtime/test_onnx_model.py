@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_cases import body_loop, fan, mutants, tiny_model, with_long_tag
 from tiny_bundle import tiny_model as picture_model
 
-from edgeseg_runtime.onnx_model import DTYPES, ExternalData, read_model
+from edgeseg_runtime.onnx.model import DTYPES, ExternalData, read_model
 
 NUM_MUTANTS = 3000
 
@@ -209,6 +209,10 @@ def clear(model, field):
     model.graph.initializer[0].ClearField(field)
 
 
+def add(model, **fields):
+    model.graph.initializer.add(name="added", dims=[1], **fields)
+
+
 CHANGES = {
     "data and typed data": (
         lambda m: m.graph.initializer[0].float_data.append(1.0),
@@ -221,6 +225,22 @@ CHANGES = {
     "a negative size": (
         lambda m: m.graph.initializer[0].dims.__setitem__(0, -2),
         r"is of shape \[-2, 3\]",
+    ),
+    "a truth value of 14336": (
+        lambda m: add(m, data_type=TensorProto.BOOL, int32_data=[14336]),
+        "has numbers that bool does not have",
+    ),
+    "a truth value of 2, raw": (
+        lambda m: add(m, data_type=TensorProto.BOOL, raw_data=b"\x02"),
+        "has numbers that bool does not have",
+    ),
+    "an int8 of 128": (
+        lambda m: add(m, data_type=TensorProto.INT8, int32_data=[128]),
+        "has numbers that int8 does not have",
+    ),
+    "17 bits of a float16": (
+        lambda m: add(m, data_type=TensorProto.FLOAT16, int32_data=[65536]),
+        "has numbers that float16 does not have",
     ),
     "strings": (
         lambda m: m.graph.initializer[0].MergeFrom(TensorProto(data_type=TensorProto.STRING)),

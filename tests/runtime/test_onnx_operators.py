@@ -3,8 +3,8 @@
 import pytest
 from onnx import AttributeProto, defs
 
-from edgeseg_runtime import onnx_operators
-from edgeseg_runtime.onnx_operators import ANY, ATTRIBUTES, MAX_OPSET, MIN_OPSET, OPERATORS
+from edgeseg_runtime.onnx import operators as onnx_operators
+from edgeseg_runtime.onnx.operators import ANY, ATTRIBUTES, MAX_OPSET, MIN_OPSET, OPERATORS
 
 OPSETS = range(MIN_OPSET, MAX_OPSET + 1)
 MANY = 2**31 - 1  # how ONNX says any number

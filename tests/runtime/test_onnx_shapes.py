@@ -8,11 +8,11 @@ import pytest
 from onnx import TensorProto, numpy_helper, shape_inference
 from onnx_cases import model_of, node
 
-from edgeseg_runtime.onnx_check import check_graph
-from edgeseg_runtime.onnx_infer import values_of
-from edgeseg_runtime.onnx_model import DTYPES, read_model
-from edgeseg_runtime.onnx_operators import OPERATORS
-from edgeseg_runtime.onnx_shapes import Value
+from edgeseg_runtime.onnx.check import check_graph
+from edgeseg_runtime.onnx.infer import values_of
+from edgeseg_runtime.onnx.model import DTYPES, read_model
+from edgeseg_runtime.onnx.operators import OPERATORS
+from edgeseg_runtime.onnx.rules.values import Value
 
 F = TensorProto.FLOAT
 

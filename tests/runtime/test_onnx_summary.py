@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tiny_bundle import tiny_model
 
-from edgeseg_runtime.onnx_summary import summarise
+from edgeseg_runtime.onnx.summary import summarise
 
 
 def test_a_model_is_described_as_onnx_reads_it():
@@ -61,7 +61,7 @@ def test_what_is_no_model_is_refused(content):
 
 
 def test_the_names_of_types_are_onnx_s():
-    from edgeseg_runtime.onnx_summary import _DTYPES
+    from edgeseg_runtime.onnx.summary import _DTYPES
 
     for number, name in enumerate(_DTYPES):
         if name not in ("undefined", "string"):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from golden import FOLDER, fill
 
-from edgeseg_runtime.geometry import (
+from edgeseg_runtime.bundle.manifest import Preprocess
+from edgeseg_runtime.picture.geometry import (
     fit_image,
     fit_image_with_fraction,
     geometry_of,
     scale_points_to_source,
 )
-from edgeseg_runtime.manifest import Preprocess
 
 CASE = FOLDER / "landmark_crops" / "dev"
 DESCRIPTION = json.loads((CASE / "case.json").read_text())

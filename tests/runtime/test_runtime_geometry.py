@@ -5,18 +5,20 @@ import math
 import numpy as np
 import pytest
 
-from edgeseg_runtime.geometry import (
+from edgeseg_runtime.bundle.manifest import Preprocess
+from edgeseg_runtime.errors import ManifestError
+from edgeseg_runtime.picture.geometry import (
     Geometry,
     clip_boxes,
     fit_image,
+    fit_image_with_fraction,
     geometry_of,
     kept_scale,
     resized_size,
     scale_boxes_to_source,
     scale_of,
 )
-from edgeseg_runtime.manifest import Preprocess
-from edgeseg_runtime.paste import (
+from edgeseg_runtime.results.paste import (
     MaskCrop,
     crop_image_aligned,
     keypoints_bicubic_argmax,
@@ -53,6 +55,10 @@ def preprocess(**changes):
         ((640, 480), {"resize": "letterbox", "min_size": None, "max_size": None}, (800, 600)),
         ((10, 480), {"resize": "letterbox", "min_size": None, "max_size": None}, (28, 1344)),
         ((480, 640), {"max_size": None}, (800, 1066)),
+        ((480, 640), {"rounding": "factor"}, (800, 1067)),
+        ((640, 426), {"rounding": "factor"}, (800, 532)),  # 532.5 to even
+        ((1080, 1920), {"rounding": "factor"}, (750, 1333)),
+        ((1, 100_000), {"rounding": "factor"}, (1, 1333)),
     ],
 )
 def test_the_resized_size_follows_the_original(source, changes, expected):
@@ -296,3 +302,48 @@ def test_a_portrait_keeps_the_original_s_scale_in_an_input_of_its_own(rounding, 
     assert scale_of(size, portrait) > scale_of(size, landscape)
     assert kept_scale(size, portrait) == 1
     assert kept_scale(size, landscape) == pytest.approx(0.6, abs=0.01)
+
+
+# ---------------------------------------------------------------- by a factor
+
+
+@pytest.mark.parametrize("source", [(27, 40), (53, 31), (33, 100), (64, 96)])
+def test_pixels_lie_as_the_factor_says_whatever_the_rounded_size(source):
+    """UPSNet: source position = (i + 0.5) / scale - 0.5; with the ratio of the sizes values would differ."""
+    rule = preprocess(height=64, width=96, min_size=64, max_size=96, rounding="factor")
+    geometry = geometry_of(source, rule)
+    image = np.random.default_rng(0).integers(0, 256, (*source, 3), dtype=np.uint8)
+    whole, fraction = fit_image_with_fraction(image, geometry, rule)
+    found = whole[0].astype(np.float64) + fraction[0] / 256.0
+    height, width = geometry.resized
+    scale = geometry.scale[0]
+    expected = image.astype(np.float64)
+    for axis, size in enumerate((height, width)):
+        position = np.clip((np.arange(size) + 0.5) / scale - 0.5, 0, source[axis] - 1)
+        low = np.floor(position).astype(int)
+        high = np.minimum(low + 1, source[axis] - 1)
+        weight = (position - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        expected = expected.take(low, axis) * (1 - weight) + expected.take(high, axis) * weight
+    np.testing.assert_allclose(found[:height, :width], expected, atol=1 / 128)
+    assert not found[height:].any()
+    assert not found[:, width:].any()
+
+
+def test_sizes_are_rounded_as_the_product_is():
+    """Geometry keeps the step, which is the factor's inverse: the way back must not change a tie."""
+    rule = preprocess(rounding="factor")
+    for height in range(2, 1400, 7):
+        for width in range(height % 5 + 1, 1400, 11):
+            scale = 800 / min(height, width)
+            if round(scale * max(height, width)) > 1333:
+                scale = 1333 / max(height, width)
+            if round(scale * height) > 800:
+                scale = 800 / height
+            expected = round(height * scale), round(width * scale)
+            if min(expected) > 0:
+                assert geometry_of((height, width), rule).resized == expected, (height, width)
+
+
+def test_the_rounding_by_a_factor_belongs_to_the_shorter_side():
+    with pytest.raises(ManifestError, match="shortest_edge, linear with rounding factor"):
+        Preprocess(height=64, width=64, resize="letterbox", rounding="factor")

@@ -10,8 +10,8 @@ import pytest
 from fake_model import instance_manifest, instance_outputs, task_manifest
 from golden import load_case as load_golden
 
-from edgeseg_runtime.geometry import fit_image, geometry_of, scale_boxes_to_source
-from edgeseg_runtime.manifest import Preprocess, TensorSpec
+from edgeseg_runtime.bundle.manifest import Preprocess, TensorSpec
+from edgeseg_runtime.picture.geometry import fit_image, geometry_of, scale_boxes_to_source
 from edgeseg_runtime.tasks import create_task
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from fake_model import FakeBackend, instance_manifest, instance_outputs
 
-from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.graphs import (
+from edgeseg_runtime.bundle.graphs import (
     Graph,
     Rows,
     Schedule,
@@ -19,7 +18,8 @@ from edgeseg_runtime.graphs import (
     staying_outputs,
     taken_outputs,
 )
-from edgeseg_runtime.manifest import Manifest, Variant
+from edgeseg_runtime.bundle.manifest import Manifest, Variant
+from edgeseg_runtime.errors import ManifestError
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.session import Route, Session, rows_found
 from edgeseg_runtime.tasks import create_task

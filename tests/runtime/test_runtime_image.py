@@ -10,15 +10,15 @@ import pytest
 from PIL import Image as PillowImage
 
 from edgeseg_runtime.errors import ImageError, ImageTooLarge
-from edgeseg_runtime.headers import read_header
-from edgeseg_runtime.image import (
+from edgeseg_runtime.picture.headers import read_header
+from edgeseg_runtime.picture.image import (
     check_image,
     decode_image,
     read_image,
     resize_image,
     resize_linear_fixed_point,
 )
-from edgeseg_runtime.pillow_bilinear import resize_pillow_bilinear
+from edgeseg_runtime.picture.pillow_bilinear import resize_pillow_bilinear
 
 
 def picture(height=20, width=30, seed=0):
@@ -215,10 +215,10 @@ def test_a_picture_of_a_camera_s_own_format_is_not_its_preview():
     ("data", "message"),
     [
         (b"", "is empty; expected a PNG or JPEG or WebP"),
-        (b"%PDF-1.4", "none of PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC"),
-        (b"BMW of my uncle, 1987", "none of PNG"),
-        (b"II*\0\x10\0\0\0CR\2\0", "none of PNG"),
-        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "none of PNG"),
+        (b"%PDF-1.4", "not one of PNG, JPEG, WebP, BMP, TIFF, GIF, AVIF, HEIC"),
+        (b"BMW of my uncle, 1987", "not one of PNG"),
+        (b"II*\0\x10\0\0\0CR\2\0", "not one of PNG"),
+        (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2", "not one of PNG"),
         (b"\xff\xd8\xff\xe0", "cut off in the header"),
         (b"GIF89a", "cut off in the header"),
         (GIF[:13] + b"\x3b", "there is no picture in it"),
@@ -284,7 +284,7 @@ def test_linear_is_half_pixel_bilinear_without_antialiasing(seed):
 
 
 def test_an_unknown_interpolation_is_refused():
-    with pytest.raises(ValueError, match="expected linear or pillow_bilinear"):
+    with pytest.raises(ValueError, match="expected linear, pillow_bilinear or opencv_linear"):
         resize_image(picture(), (3, 3), interpolation="cubic")
 
 

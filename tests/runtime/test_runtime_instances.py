@@ -1,14 +1,15 @@
 """What an instance has beside box, score and label: from the network's outputs to the drawing."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from fake_model import fake_predictor, task_manifest
 
-from edgeseg_runtime.draw import colour_from_number
 from edgeseg_runtime.errors import ManifestError
 from edgeseg_runtime.results import Instances, Landmarks
+from edgeseg_runtime.results.draw import colour_from_number
 from edgeseg_runtime.tasks import create_task
 
 PICTURE = np.full((80, 120, 3), 50, np.uint8)  # the middle 64 x 64 of it lies at a shift
@@ -221,6 +222,17 @@ def test_names_and_bones_come_from_the_manifest():
 def test_a_manifest_that_is_no_instance_task_is_refused(shapes, changes, message):
     with pytest.raises(ManifestError, match=message):
         create_task(manifest(shapes={**SHAPES, **shapes}, **changes))
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
+def test_an_output_whose_first_axis_is_not_a_batch_of_one_is_refused(shape):
+    whole = manifest()
+    graph = whole.graphs["main"]
+    broken = dataclasses.replace(graph.output("labels"), shape=shape)
+    outputs = tuple(broken if spec.name == "labels" else spec for spec in graph.outputs)
+    graphs = {"main": dataclasses.replace(graph, outputs=outputs)}
+    with pytest.raises(ManifestError, match=r"labels int32 \[.*\], whose first axis"):
+        create_task(dataclasses.replace(whole, graphs=graphs))
 
 
 # ---------------------------------------------------------------- candidates

@@ -10,6 +10,14 @@ from pathlib import Path
 import pytest
 from fake_model import instance_manifest
 
+from edgeseg_runtime.bundle.files import write_atomic
+from edgeseg_runtime.bundle.manifest import (
+    MAX_BYTES,
+    Artifact,
+    Manifest,
+    Preprocess,
+    read_artifact,
+)
 from edgeseg_runtime.errors import (
     BundleError,
     CorruptArtifact,
@@ -17,14 +25,6 @@ from edgeseg_runtime.errors import (
     MissingArtifact,
     SchemaTooNew,
     UnsafePath,
-)
-from edgeseg_runtime.files import write_atomic
-from edgeseg_runtime.manifest import (
-    MAX_BYTES,
-    Artifact,
-    Manifest,
-    Preprocess,
-    read_artifact,
 )
 
 

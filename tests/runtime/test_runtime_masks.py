@@ -6,8 +6,8 @@ import threading
 import numpy as np
 import pytest
 
-from edgeseg_runtime.masks import MaskSet
-from edgeseg_runtime.paste import MaskCrop
+from edgeseg_runtime.results.masks import MaskSet
+from edgeseg_runtime.results.paste import MaskCrop
 
 
 def _masks(seed, count=3, size=(20, 30)):

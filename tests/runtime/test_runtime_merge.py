@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeseg_runtime.geometry import Geometry
-from edgeseg_runtime.merge import (
+from edgeseg_runtime.picture.geometry import Geometry
+from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.tasks.merge import (
     Contender,
     labels_from_logits,
     mask_window,
@@ -16,7 +17,6 @@ from edgeseg_runtime.merge import (
     stack_segments,
     unify,
 )
-from edgeseg_runtime.paste import MaskCrop
 
 NUM_STUFF, NUM_THINGS = 3, 4
 SIZE = 22, 30

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg_runtime.merge import remove_masks, settle_segments
+from edgeseg_runtime.tasks.merge import remove_masks, settle_segments
 
 FOLDER = Path(__file__).parents[1] / "golden" / "panoptic_merge"
 CASES = json.loads((FOLDER / "case.json").read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ import pytest
 
 from edgeseg_runtime.errors import ImageError
 from edgeseg_runtime.results import Panoptic
-from edgeseg_runtime.rle import mask_from_rle
+from edgeseg_runtime.results.rle import mask_from_rle
 
 NAMES = ("cat", "dog", "sky", "ground")
 STUFF, CAT, DOG, OTHER_CAT = 2000, 11, 300_000, 5  # ids of segments
@@ -99,7 +99,7 @@ def test_a_void_picture_has_no_segments(size):
         ({"segment_ids": [DOG, STUFF, CAT, 256**3]}, "segment id 16777216 found; expected 1 to"),
         ({"segment_ids": [DOG, STUFF, CAT, 0]}, "segment id 0 found"),
         ({"segment_ids": [DOG, STUFF, CAT, CAT]}, "segment_ids has an id twice"),
-        ({"segment_ids": [DOG, STUFF, CAT, 6]}, "ids has pixels of 5, which is none of segment"),
+        ({"segment_ids": [DOG, STUFF, CAT, 6]}, "ids has pixels of 5, which is not one of segment"),
         ({"ids": np.full((8, 12), CAT)}, f"segment {DOG} has no pixel in ids"),
         ({"ids": np.full((8, 12), -1)}, "ids has pixels of -1"),
         ({"semantic": np.zeros((8, 11), np.int32)}, r"semantic has shape \(8, 11\)"),

@@ -8,7 +8,7 @@ from fake_model import fake_predictor
 from fake_panoptic import HEIGHT, OPTIONS, ROWS, WIDTH, panoptic_manifest, panoptic_outputs
 
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.geometry import Geometry
+from edgeseg_runtime.picture.geometry import Geometry
 from edgeseg_runtime.tasks import create_task
 
 IMAGE = np.zeros((HEIGHT, WIDTH, 3), np.uint8)

@@ -11,8 +11,8 @@ from fake_model import FakeBackend, task_manifest
 from tiny_bundle import HEIGHT, WIDTH
 
 import edgeseg_runtime
+from edgeseg_runtime.bundle.manifest import FILE_NAME
 from edgeseg_runtime.errors import BundleError
-from edgeseg_runtime.manifest import FILE_NAME
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.tasks import create_task
 

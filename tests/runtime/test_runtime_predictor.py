@@ -36,8 +36,8 @@ from edgeseg_runtime.errors import (
     OutputContractError,
     SourceError,
 )
+from edgeseg_runtime.picture.sources import Source
 from edgeseg_runtime.predictor import Predictor
-from edgeseg_runtime.sources import Source
 from edgeseg_runtime.tasks import create_task
 
 BOXES = [[8, 4, 24, 20], [0, 0, 64, 48], [0, 0, 0, 0]]
@@ -373,7 +373,8 @@ def test_auto_gives_each_backend_the_options_that_it_knows(tmp_path, caplog):
 @pytest.mark.usefixtures("own_backends")
 def test_an_option_that_no_backend_of_auto_knows_is_a_usage_error(tmp_path):
     with pytest.raises(
-        ValueError, match=r"'magic' is no option of a backend; .*tensorrt takes contexts; .*colour"
+        ValueError,
+        match=r"'magic' is not an option of any backend; .*tensorrt takes contexts; .*colour",
     ):
         open_backend("auto", tmp_path, instance_manifest(), colour="red", magic=1)
 
@@ -395,7 +396,7 @@ def test_an_option_that_no_backend_of_auto_knows_is_a_usage_error(tmp_path):
 )
 def test_an_option_that_the_backend_does_not_know_names_those_it_has(tmp_path, name, options):
     with pytest.raises(
-        ValueError, match=f"'magic' is no option of a backend; {name} takes {options}$"
+        ValueError, match=f"'magic' is not an option of any backend; {name} takes {options}$"
     ):
         open_backend(name, tmp_path, instance_manifest(), magic=1)
 

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeseg_runtime import quantized
-from edgeseg_runtime.quantized import (
+from edgeseg_runtime.onnx import quantized
+from edgeseg_runtime.onnx.quantized import (
     NONNEGATIVE_ZERO_POINT,
     ZERO_POINT,
     bytes_for_cpu,

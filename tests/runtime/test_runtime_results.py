@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from edgeseg_runtime.draw import colour_from_number
 from edgeseg_runtime.errors import ImageError
-from edgeseg_runtime.masks import MaskSet
-from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.results import Instances, Landmarks, Panoptic, Result
+from edgeseg_runtime.results.draw import colour_from_number
+from edgeseg_runtime.results.masks import MaskSet
+from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.results.rle import mask_from_rle, rle_from_crop, rle_from_mask
 from edgeseg_runtime.results.rows import ROW_FIELDS
-from edgeseg_runtime.rle import mask_from_rle, rle_from_crop, rle_from_mask
 
 NAMES = ("__background__", "cat", "", "dog")
 
@@ -248,6 +248,14 @@ def test_an_index_out_of_range_is_refused(index):
 def test_iteration_gives_single_rows():
     assert [row.track_ids.tolist() for row in instances()] == [[7], [8], [9]]
     assert all(len(row) == 1 and row.label_names == NAMES for row in instances())
+
+
+def test_a_class_beyond_the_names_goes_by_its_number():
+    found = instances(labels=np.array([1, 9, 2], np.int32))
+    assert [found.label_name(row) for row in range(3)] == ["cat", "9", "2"]
+    assert len(found.filter(labels=[9])) == 1
+    assert found.draw(np.zeros((20, 30, 3), np.uint8)).any()
+    assert len(found.records(1)) == 3
 
 
 def test_filter_by_score_and_label():

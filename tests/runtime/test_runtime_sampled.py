@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeseg_runtime.geometry import (
+from edgeseg_runtime.bundle.manifest import Preprocess
+from edgeseg_runtime.picture.geometry import (
     fit_image,
     fit_image_with_fraction,
     geometry_of,
@@ -13,7 +14,6 @@ from edgeseg_runtime.geometry import (
     scale_points_to_network,
     scale_points_to_source,
 )
-from edgeseg_runtime.manifest import Preprocess
 
 RULES = {
     "shortest_edge": {"min_size": 96},

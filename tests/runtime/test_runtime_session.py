@@ -25,15 +25,15 @@ from stateful_bundle import (
 from edgeseg_runtime import load
 from edgeseg_runtime.backends import CheckedBackend
 from edgeseg_runtime.backends.state import KeptTensors
-from edgeseg_runtime.backends.trt_streams import EngineStreams
-from edgeseg_runtime.cuda import CudaDevice
+from edgeseg_runtime.bundle.graph_files import read_graph
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import BackendError, InputContractError
-from edgeseg_runtime.graph_files import read_graph
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.picture.sources import Source
 from edgeseg_runtime.predictor import Predictor
 from edgeseg_runtime.session import Probe
-from edgeseg_runtime.sources import Source
 from edgeseg_runtime.tasks import create_task
+from edgeseg_runtime.tensorrt.cuda import CudaDevice
+from edgeseg_runtime.tensorrt.streams import EngineStreams
 
 ENGINES = ("onnxruntime", "openvino", "tensorrt")
 """TensorRT without a GPU: its streams and states are ours, the driver and the engines are fakes."""

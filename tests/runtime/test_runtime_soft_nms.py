@@ -5,8 +5,8 @@ import pytest
 from cornernet_cases import match
 from golden import load_case
 
-from edgeseg_runtime.centers import check_centers
-from edgeseg_runtime.soft_nms import soft_nms
+from edgeseg_runtime.tasks.centers import check_centers
+from edgeseg_runtime.tasks.soft_nms import soft_nms
 
 
 def original_soft_nms(boxes):

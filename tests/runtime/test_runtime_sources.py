@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from fake_model import fake_predictor, instance_manifest, instance_outputs
 
-from edgeseg_runtime import sources
 from edgeseg_runtime.errors import BrokenSource, ImageTooLarge, SourceError
-from edgeseg_runtime.sources import Source, open_sources, pause_s_after
+from edgeseg_runtime.picture import sources
+from edgeseg_runtime.picture.sources import Source, open_sources, pause_s_after
 
 PICTURE = np.full((96, 128, 3), 50, np.uint8)
 GOOD, BROKEN, GONE = "good", "broken", "gone"
@@ -146,12 +146,20 @@ def test_a_folder_says_what_it_leaves_out(tmp_path, caplog):
     assert source.left_out == [
         f"{tmp_path}/{name}" for name in ("Thumbs.db", "below/", "clip.avi", "labels.json", "notes.txt")
     ]  # fmt: skip
-    assert f"left out of {tmp_path}, because they are no pictures: " in caplog.text
+    assert f"left out of {tmp_path}, because they are not pictures in one of the " in caplog.text
     assert "Thumbs.db, " in caplog.text
     assert "clip.avi and 2 more" in caplog.text
     deep = Source(tmp_path, recursive=True)
     assert [Path(frame.name).name for frame in deep if "below" in frame.name] == ["h.png"]
     assert len(deep.left_out) == 4
+
+
+def test_a_pipe_is_named_as_what_it_is_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(SourceError, match=r"pipe\.jpg is a pipe or a device; expected a picture"):
+        Source(tmp_path / "pipe.jpg")
+    with pytest.raises(SourceError, match=r"holds no pictures, only .*pipe\.jpg"):
+        Source(tmp_path)
 
 
 def test_links_do_not_lead_a_deep_search_in_circles(tmp_path):

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from edgeseg_runtime.draw_surfaces import SURFACE_STYLES, draw_surface
 from edgeseg_runtime.results import Instances
-from edgeseg_runtime.surfaces import Surface, SurfaceMaps, SurfaceSet
-from edgeseg_runtime.texture import Texture, picture_from_texture, texture_from_picture
+from edgeseg_runtime.results.draw_surfaces import SURFACE_STYLES, draw_surface
+from edgeseg_runtime.results.surfaces import Surface, SurfaceMaps, SurfaceSet
+from edgeseg_runtime.results.texture import Texture, picture_from_texture, texture_from_picture
 
 SIZE = (50, 70)
 

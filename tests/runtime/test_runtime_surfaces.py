@@ -10,10 +10,10 @@ import pytest
 from fake_model import fake_predictor, task_manifest
 
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.results import Instances
-from edgeseg_runtime.rle import rle_from_crop
-from edgeseg_runtime.surfaces import CONFIDENCES, Surface, SurfaceMaps, SurfaceSet
+from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.results.rle import rle_from_crop
+from edgeseg_runtime.results.surfaces import CONFIDENCES, Surface, SurfaceMaps, SurfaceSet
 from edgeseg_runtime.tasks import create_task
 
 BOXES = np.float32([[3.7, 2.2, 23.9, 13.1], [0.0, 0.0, 0.4, 0.9], [30.0, 10.0, 60.0, 40.0]])

@@ -4,8 +4,8 @@ import pickle
 
 import pytest
 
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import CorruptArtifact, EdgesegError, ManifestError
-from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.text import printable
 
 

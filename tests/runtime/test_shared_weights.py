@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeseg_runtime.bundle.weights import with_weights
 from edgeseg_runtime.errors import CorruptArtifact
-from edgeseg_runtime.shared_weights import with_weights
 
 DTYPES = {
     "F32": np.float32,
@@ -152,7 +152,7 @@ ENTRIES = {
     "half on another tensor": ({"data_offsets": [22, 26]}, "'b' lies on another one"),
     "too few bytes": ({"shape": [5]}, "'b' does not lie where"),
     "an unknown type": ({"dtype": "BF16"}, "'b' has dtype 'BF16'"),
-    "a type that is none": ({"dtype": ["I8"]}, "'b' has dtype ['I8']"),
+    "a type that is not one": ({"dtype": ["I8"]}, "'b' has dtype ['I8']"),
     "many axes": ({"shape": [1] * 16 + [4]}, "'b' has dtype 'I8', shape [1, 1, 1"),
     "a size without end": ({"shape": [10**3000]}, "'b' does not lie where"),
     "one key more": ({"more": 1}, "'b' has no dtype, shape and data_offsets"),

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from edgeseg_runtime.bundle.strict_json import MAX_BYTES, MAX_DEPTH, parse_json
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.strict_json import MAX_BYTES, MAX_DEPTH, parse_json
 
 # Read with the square of their length, each of these takes minutes.
 HOSTILE = {

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from record_tensorrt_api import CLASSES, ENUMS, record
 
-from edgeseg_runtime import engines, trt_compat
-from edgeseg_runtime.backends import trt as trt_backend
-from edgeseg_runtime.backends import trt_session, trt_streams
+from edgeseg_runtime.tensorrt import backend as trt_backend
+from edgeseg_runtime.tensorrt import compat as trt_compat
+from edgeseg_runtime.tensorrt import engines
+from edgeseg_runtime.tensorrt import session as trt_session
+from edgeseg_runtime.tensorrt import streams as trt_streams
 
 FOLDER = Path(__file__).with_name("tensorrt_api")
 RELEASES = {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))}

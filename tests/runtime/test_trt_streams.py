@@ -12,13 +12,13 @@ from stateful_bundle import HEIGHT, WIDTH, K, M, pictures, write_stateful_bundle
 from tiny_bundle import feed, write_bundle
 
 from edgeseg_runtime import load
-from edgeseg_runtime.backends.trt_streams import EngineStreams
-from edgeseg_runtime.cuda import CudaDevice
-from edgeseg_runtime.engine_key import EngineOptions
-from edgeseg_runtime.engines import check_batch
+from edgeseg_runtime.bundle.graph_files import read_graph
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import BackendError, DeviceLost, InputContractError, OutOfMemory
-from edgeseg_runtime.graph_files import read_graph
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.tensorrt.cuda import CudaDevice
+from edgeseg_runtime.tensorrt.engines import check_batch
+from edgeseg_runtime.tensorrt.key import EngineOptions
+from edgeseg_runtime.tensorrt.streams import EngineStreams
 
 pytest.importorskip("onnxruntime")
 

@@ -31,7 +31,7 @@ OPENERS = {
 }
 """Scheme -> "module:function" that opens it, imported on first use."""
 KINDS = {"cityscapes": "panoptic", "cityscapes-vps": "panoptic", "youtube-vis": "instances"}
-"""Scheme -> what is labelled, where these are no faces."""
+"""Scheme -> what is labelled, where these are not faces."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +55,8 @@ def open_dataset(
             YouTube-VIS; None = the one for validation.
         limit: use only the first pictures; None = all.
         kind: what is labelled: "instances", "person_keypoints", "densepose", "faces" or "panoptic". Shapes draws pictures of
-            it, or "clips"; a COCO data set reads `annotations/KIND_SPLIT.json`; None = instances. The other schemes have
-            one kind: faces, panoptic (Cityscapes) or instances (YouTube-VIS).
+            it, or "clips" with segments or "instance_clips"; a COCO data set reads `annotations/KIND_SPLIT.json`; None = instances. The other schemes have
+            one kind: faces, panoptic (Cityscapes) or instances (YouTube-VIS). Of files, clips of instances are instances.
         on_picture: read the pictures of files now and leave out those that cannot be read, see `check_pictures`.
             None = they are read when they are asked for, and one that cannot be read is an error then.
 
@@ -64,10 +64,10 @@ def open_dataset(
         ValueError: no data set has this name, or it has no such split or kind.
         DatasetError: the files on disk are not such a data set.
     """
-    if name == "shapes" and kind == "clips":
+    if name == "shapes" and kind in {"clips", "instance_clips"}:
         from edgeseg_bench.datasets.clips import ClipsDataset
 
-        return ClipsDataset(split or "val", limit=limit)
+        return ClipsDataset(split or "val", kind=kind, limit=limit)
     if name == "shapes":
         from edgeseg_bench.datasets.shapes import ShapesDataset
 
@@ -126,6 +126,8 @@ def open_training_split(
 def _open_files(
     scheme: str, folder: Path, split: str | None, *, limit: int | None, kind: str | None
 ) -> Dataset:
+    if kind == "instance_clips":
+        kind = "instances"
     if scheme == "coco" and kind == "panoptic":
         from edgeseg_bench.datasets.coco_panoptic import open_coco_panoptic
 

@@ -25,6 +25,8 @@ from edgeseg_bench.datasets.bodies import Body, Float
 from edgeseg_bench.datasets.heads import rotation
 
 Ints = npt.NDArray[np.int64]
+Window: TypeAlias = tuple[slice, slice]
+"""Rows and columns of a picture."""
 Point: TypeAlias = "tuple[Float | float, Float | float]"
 """x around a tube and y along it, of one point or of many."""
 
@@ -264,13 +266,14 @@ class _Painter:
         thickness = max(1, round(2 * radius))
         cv2.polylines(inside, [outline], True, 1, thickness=thickness, shift=SUBPIXEL_BITS)
         top, bottom = (corners[0] + corners[1]) / 2, (corners[2] + corners[3]) / 2
-        along, across = self.along_and_across(top, bottom)
+        window = self.window(corners, thickness)
+        along, across = self.along_and_across(top, bottom, window)
         half_widths = np.array(
             [np.hypot(*(corners[1] - corners[0])), np.hypot(*(corners[2] - corners[3]))]
         )
         share = along / max(float(np.hypot(*(bottom - top))), 1e-6)
         half = half_widths[0] + (half_widths[1] - half_widths[0]) * np.clip(share, 0, 1)
-        self.paint("trunk", inside > 0, across / (half / 2 + radius), share)
+        self.paint("trunk", window, inside[window] > 0, across / (half / 2 + radius), share)
 
     def head(self) -> None:
         """Paint the neck as a part of the trunk, and the head."""
@@ -282,7 +285,8 @@ class _Painter:
         radius = bodies.HEAD_BONE.radii[0] * scale
         half = (top - neck) / 2
         length = max(float(np.hypot(*half)), radius)
-        along, across = self.along_and_across(neck, top)
+        window = self.window(np.stack([neck, top]), max(radius, length))
+        along, across = self.along_and_across(neck, top, window)
         middle = along - np.hypot(*half)
         inside = (middle / length) ** 2 + (across / radius) ** 2 <= 1
         share = np.clip(across / radius, -1, 1)
@@ -290,7 +294,7 @@ class _Painter:
         v = 0.5 + 0.5 * middle / length
         right, left = TUBES["head"].charts
         for chart, is_here in ((right, is_right), (left, ~is_right)):
-            self.put(chart, inside & is_here, np.abs(share), v)
+            self.put(chart, window, inside & is_here, np.abs(share), v)
 
     def capsule(
         self,
@@ -303,35 +307,49 @@ class _Painter:
         at_v: float | None = None,
     ) -> None:
         """Paint a stretch with round ends."""
-        along, across = self.along_and_across(first, second)
+        window = self.window(np.stack([first, second]), max(first_radius, second_radius))
+        along, across = self.along_and_across(first, second, window)
         length = float(np.hypot(*(second - first)))
         share = np.clip(along / max(length, 1e-6), 0, 1)
         radius = first_radius + (second_radius - first_radius) * share
         beyond = np.maximum(np.maximum(-along, along - length), 0)
         inside = across**2 + beyond**2 <= radius**2
         v = (along + first_radius) / (length + first_radius + second_radius)
-        self.paint(name, inside, across / radius, v if at_v is None else np.full_like(v, at_v))
+        v = v if at_v is None else np.full_like(v, at_v)
+        self.paint(name, window, inside, across / radius, v)
 
-    def along_and_across(self, first: Float, second: Float) -> tuple[Float, Float]:
+    def window(self, points_N2: Float, reach: float) -> Window:
+        """Return the part of the picture that is at most so far from some points."""
+        low = np.floor(points_N2.min(axis=0) - reach).astype(int) - 1
+        high = np.ceil(points_N2.max(axis=0) + reach).astype(int) + 1
+        height, width = self.parts.shape
+        (left, top), (right, bottom) = (np.clip(each, 0, (width, height)) for each in (low, high))
+        return slice(int(top), int(bottom)), slice(int(left), int(right))
+
+    def along_and_across(self, first: Float, second: Float, window: Window) -> tuple[Float, Float]:
         """Return how many pixels along a stretch every pixel's centre lies, and how many beside it.
 
         Beside it counts from the person's right to the left as it is seen from the front, for a
         stretch that points down.
         """
-        rows, columns = np.indices(self.parts.shape)
+        rows, columns = np.mgrid[window]
         offset = np.stack([columns + 0.5 - first[0], rows + 0.5 - first[1]], axis=-1)
         length = float(np.hypot(*(second - first)))
         axis = (second - first) / length if length > 1e-6 else np.array([0.0, 1.0])
         normal = np.array([axis[1], -axis[0]])
         return offset @ axis, offset @ normal
 
-    def paint(self, name: str, inside: npt.NDArray[np.bool_], across: Float, v: Float) -> None:
+    def paint(
+        self, name: str, window: Window, inside: npt.NDArray[np.bool_], across: Float, v: Float
+    ) -> None:
         """Paint the chart of a tube that faces the camera."""
         back, front = TUBES[name].charts
-        self.put(front if self.is_facing else back, inside, (across + 1) / 2, v)
+        self.put(front if self.is_facing else back, window, inside, (across + 1) / 2, v)
 
-    def put(self, chart: int, inside: npt.NDArray[np.bool_], u: Float, v: Float) -> None:
-        """Write part, u and v where they belong."""
-        self.parts[inside] = chart
-        self.u[inside] = np.clip(u[inside], 0, 1)
-        self.v[inside] = np.clip(v[inside], 0, 1)
+    def put(
+        self, chart: int, window: Window, inside: npt.NDArray[np.bool_], u: Float, v: Float
+    ) -> None:
+        """Write part, u and v where they belong, (h, w) arrays of a window."""
+        self.parts[window][inside] = chart
+        self.u[window][inside] = np.clip(u[inside], 0, 1)
+        self.v[window][inside] = np.clip(v[inside], 0, 1)

@@ -13,8 +13,8 @@ from edgeseg_bench.datasets.base import (
     Sample,
     coco_from_samples,
 )
+from edgeseg_runtime.bundle.files import listed
 from edgeseg_runtime.errors import ImageError
-from edgeseg_runtime.files import listed
 
 __all__ = ["Checked", "OnPicture", "check_pictures", "skipped_pictures"]
 

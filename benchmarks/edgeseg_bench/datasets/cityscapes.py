@@ -137,13 +137,15 @@ def write_cityscapes_vps(dataset: Dataset, folder: str | Path, *, split: str = "
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: a picture is no frame of a clip.
+        ValueError: a picture does not belong to a clip.
     """
     folder = Path(folder)
     places = []
     for index, sample in enumerate(dataset):
         if sample.video_id is None:
-            raise ValueError(f"{sample.file_name} is no frame of a clip; give a data set of clips.")
+            raise ValueError(
+                f"{sample.file_name} does not belong to a clip; give a data set of clips."
+            )
         name = f"{sample.video_id:04d}_{index:04d}_{CITY}_{sample.video_id:06d}_{index:06d}"
         picture = folder / split / "img" / f"{name}_leftImg8bit.png"
         labels = folder / split / "panoptic_video" / f"{name}_gtFine_color.png"

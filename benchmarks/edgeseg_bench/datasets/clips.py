@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ NUM_FRAMES = 12
 """Of a clip."""
 SPLIT_SIZES = {"train": 1_000, "val": 50}
 """Clips."""
+KINDS = ("clips", "instance_clips")
 SEED_NUMBER = 1_000  # where other kinds of pictures have their place in KINDS
 
 
@@ -28,22 +29,31 @@ class ClipsDataset:
 
     Args:
         split: "train" or "val"; no clip is in both.
+        kind: what is labelled: "clips" for all segments, "instance_clips" for the figures alone.
         limit: use only the first frames; None = all.
         seed: another seed is another, disjoint data set.
 
     Raises:
-        ValueError: there is no such split, or the limit is not positive.
+        ValueError: there is no such split or kind, or the limit is not positive.
     """
 
-    kind = "clips"
-
-    def __init__(self, split: str = "val", *, limit: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        split: str = "val",
+        *,
+        kind: str = "clips",
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
         if split not in SPLIT_SIZES:
             raise ValueError(
                 f"Data set shapes has no split {split!r}: choose from {list(SPLIT_SIZES)}."
             )
+        if kind not in KINDS:
+            raise ValueError(f"There are no clips of kind {kind!r}: choose from {list(KINDS)}.")
         check_limit(limit)
         self.split = split
+        self.kind = kind
         self.seed = seed
         size = NUM_FRAMES * SPLIT_SIZES[split]
         self._length = min(limit or size, size)
@@ -56,7 +66,7 @@ class ClipsDataset:
     @property
     def categories(self) -> tuple[Category, ...]:
         """COCO categories, with "isthing"."""
-        return landscapes.CATEGORIES
+        return tuple(filter(self._is_labelled, landscapes.CATEGORIES))
 
     def __len__(self) -> int:
         return self._length
@@ -66,11 +76,12 @@ class ClipsDataset:
         landscape = self.landscape(clip)
         canvas_HW3, numbers_HW = landscapes.view(landscape, frame)
         image_id = clip * NUM_FRAMES + frame + 1
+        annotations = landscapes.panoptic_annotations(landscape, numbers_HW, image_id=image_id)
         return Sample(
             image=landscapes.photographed(landscape, canvas_HW3, self._rng(clip, 1 + frame)),
             image_id=image_id,
             file_name=f"{clip + 1:04d}/{frame:05d}.png",
-            annotations=landscapes.panoptic_annotations(landscape, numbers_HW, image_id=image_id),
+            annotations=tuple(filter(self._is_labelled, annotations)),
             video_id=clip + 1,
         )
 
@@ -101,6 +112,10 @@ class ClipsDataset:
                 f"Frame {index} is of clip {clip}, frame {other} of clip {other_clip}: give two of one clip."
             )
         return landscapes.flow(self.landscape(clip), frame, other_frame)
+
+    def _is_labelled(self, entry: Mapping[str, Any]) -> bool:
+        """Tell whether a category or annotation is of the kind."""
+        return self.kind == "clips" or bool(entry["isthing"])
 
     def _place(self, index: int) -> tuple[int, int]:
         if not -self._length <= index < self._length:

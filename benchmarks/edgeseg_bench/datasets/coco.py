@@ -16,7 +16,7 @@ from edgeseg_bench.datasets.base import (
     coco_from_parts,
 )
 from edgeseg_bench.datasets.coco_content import read_coco_file
-from edgeseg_runtime.image import read_image
+from edgeseg_runtime.picture.image import read_image
 
 PREFERRED_SPLITS = ("val2017", "val", "valid", "validation")
 OTHER_NAMES = {"val": ("valid", "validation")}
@@ -226,7 +226,7 @@ def picture_path(folder: Path, entry: Mapping[str, Any]) -> Path:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether a file is there; a name that no file can have is no error."""
+    """Tell whether a file is there; a name that no file can have is not an error."""
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where a name is too long
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from edgeseg_bench.datasets.base import DatasetError, read_file
-from edgeseg_runtime.rle import mask_from_rle
+from edgeseg_runtime.results.rle import mask_from_rle
 
 MAX_BYTES = 4 * 2**30
 """Of a file; that of Objects365, with 27 million boxes, has 6 GB, that of COCO's training pictures 0.5 GB."""

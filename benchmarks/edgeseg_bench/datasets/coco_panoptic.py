@@ -48,7 +48,7 @@ def open_coco_panoptic(
     content = read_annotation_file(source, REQUIRED_KEYS)
     labels = source.with_suffix("")
     if not labels.is_dir():
-        raise DatasetError(f"{source} has no segments: {labels} is no folder. {LAYOUT}")
+        raise DatasetError(f"{source} has no segments: {labels} is not a folder. {LAYOUT}")
     annotations = segments_of(content["annotations"], source)
     images = [image for image in content["images"] if image["id"] in annotations][:limit]
     pictures = find_pictures(place, source, split, images)

@@ -19,7 +19,7 @@ from edgeseg_bench.datasets.base import (
     coco_image,
 )
 from edgeseg_bench.datasets.faces import CATEGORIES
-from edgeseg_runtime.image import read_image
+from edgeseg_runtime.picture.image import read_image
 
 Points = npt.NDArray[np.float64]
 
@@ -119,7 +119,7 @@ def numbers_in(words: Sequence[str], *, source: Path, line: int) -> Points:
     """Return the numbers of a line of a label file.
 
     Raises:
-        DatasetError: one of them is no finite number.
+        DatasetError: one of them is not a finite number.
     """
     try:
         numbers = np.array([float(word) for word in words])

@@ -281,7 +281,7 @@ def _scaled_grey(rng: np.random.Generator) -> Colour:
 
 
 def _invent_decoy(rng: np.random.Generator, setting: Setting) -> tuple[Silhouette, Paint]:
-    """Return a figure in the colours of skin or hair that is no face."""
+    """Return a figure in the colours of skin or hair that is not a face."""
     colours = (SKINS, HAIRS)[int(rng.random() < 0.3)]
     first = varied_colour(rng, colours[int(rng.integers(0, len(colours)))], 0.1)
     silhouette = Silhouette(

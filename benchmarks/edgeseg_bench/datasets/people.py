@@ -238,7 +238,7 @@ def _invent_outfit(rng: np.random.Generator) -> Outfit:
 
 
 def _invent_figure(rng: np.random.Generator, setting: Setting) -> tuple[Silhouette, Paint]:
-    """Return a geometric figure that is no person."""
+    """Return a geometric figure that is not a person."""
     silhouette = Silhouette(
         kind=str(rng.choice(list(shapes_draw.CONTOURS))),
         centre=(float(rng.uniform(0, setting.width)), float(rng.uniform(0, setting.height))),

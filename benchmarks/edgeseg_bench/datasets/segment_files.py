@@ -19,7 +19,7 @@ from edgeseg_bench.datasets.base import (
     coco_from_parts,
 )
 from edgeseg_bench.datasets.segmentation import mask_from_segmentation
-from edgeseg_runtime.image import read_image
+from edgeseg_runtime.picture.image import read_image
 from edgeseg_runtime.results import CocoPanoptic, Panoptic
 
 REQUIRED_KEYS = {

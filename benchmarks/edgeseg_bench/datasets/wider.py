@@ -262,7 +262,7 @@ def _read_subset(source: Path) -> Mapping[str, list[int]]:
         for file, faces in pairs:
             if isinstance(faces, (list, str)):
                 raise DatasetError(
-                    f"{source}: the faces of {file} are no numbers. Download it again."
+                    f"{source}: the faces of {file} are not numbers. Download it again."
                 )
             numbers[f"{event}/{file}"] = np.asarray(faces, dtype=np.int64).ravel().tolist()
     return numbers

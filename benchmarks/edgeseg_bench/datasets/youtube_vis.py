@@ -20,7 +20,7 @@ from edgeseg_bench.datasets.base import (
 )
 from edgeseg_bench.datasets.coco_content import read_annotation_file
 from edgeseg_bench.datasets.face_files import check_folder, check_limit, write_picture
-from edgeseg_runtime.image import read_image
+from edgeseg_runtime.picture.image import read_image
 
 SPLITS = ("valid", "train")
 OTHER_NAMES = {"val": "valid"}
@@ -153,14 +153,16 @@ def write_youtube_vis(dataset: Dataset, folder: str | Path, *, split: str = "val
 
     Raises:
         OSError: a file cannot be written.
-        ValueError: a picture is no frame of a clip, or an annotation has no track.
+        ValueError: a picture does not belong to a clip, or an annotation has no track.
     """
     folder = Path(folder)
     videos: dict[int, dict[str, Any]] = {}
     tracks: dict[tuple[int, int], dict[str, Any]] = {}
     for sample in dataset:
         if sample.video_id is None:
-            raise ValueError(f"{sample.file_name} is no frame of a clip; give a data set of clips.")
+            raise ValueError(
+                f"{sample.file_name} does not belong to a clip; give a data set of clips."
+            )
         video = videos.setdefault(
             sample.video_id,
             {

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from faster_coco_eval.core import mask as rle_codec
 
 from edgeseg_bench.metrics.coco import GEOMETRY, coco_ap
+from edgeseg_bench.metrics.surfaces import average_precision, map_similarity
 
 Result: TypeAlias = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ class Agreement:
 
     Attributes:
         ap: agreement by kind. "bbox", "segm", "keypoints": COCO AP of the candidate with the reference's
-            detections as labels. "points": share of points within 0 to 5 % of the size of the box, averaged.
+            detections as labels. "surfaces": the same by the similarity of surfaces, see `map_similarity`. "points": share of points within 0 to 5 % of the size of the box, averaged.
             "pq", "vpq": panoptic quality, picture by picture or over tubes, with the reference's segments as labels.
             Where the reference found nothing at or above the threshold: None, nothing to compare, if the
             candidate did not either, else 0.0.
@@ -101,7 +102,7 @@ def agreement_ap(
         reference: COCO results of the reference on all pictures.
         candidate: COCO results of the candidate on the same pictures.
         images: COCO image entries (id, height, width) of those pictures.
-        kinds: which geometry to compare: "bbox", "segm", "keypoints".
+        kinds: what to compare: "bbox", "segm", "keypoints", "surfaces".
         score_threshold: below it, reference detections are noise: ties and threshold crossers.
         num_worst: how many of the least agreeing pictures to name.
     """
@@ -149,6 +150,8 @@ def _ap(
     iou_type: str,
     score_threshold: float,
 ) -> float | None:
+    if iou_type == "surfaces":
+        return _surface_ap(confident, candidate, images, score_threshold)
     confident = [result for result in confident if _has_extent(result, iou_type)]
     candidate = [result for result in candidate if _has_extent(result, iou_type)]
     if not confident:
@@ -166,6 +169,34 @@ def _ap(
     }
     score = coco_ap(truth, candidate, iou_type=iou_type, max_detections=MAX_DETECTIONS)["AP"]
     assert score is not None  # there are labels of every size that is asked for
+    return score
+
+
+def _surface_ap(
+    confident: Sequence[Result],
+    candidate: Sequence[Result],
+    images: Sequence[Mapping[str, Any]],
+    score_threshold: float,
+) -> float | None:
+    """Return the AP of surfaces by `map_similarity`; who has none, since a model bounds them, is left out."""
+    confident, candidate = (
+        [result for result in results if result.get("densepose") is not None]
+        for results in (confident, candidate)
+    )
+    if not confident:
+        return 0.0 if any(r["score"] >= score_threshold for r in candidate) else None
+    truth = {
+        "images": images,
+        "annotations": [
+            {**result, "id": number, "area": result["bbox"][2] * result["bbox"][3], "iscrowd": 0}
+            for number, result in enumerate(confident, 1)
+        ],
+        "categories": [{"id": i} for i in sorted({r["category_id"] for r in confident})],
+    }
+    score = average_precision(
+        truth, candidate, similarity=map_similarity, max_detections=MAX_DETECTIONS
+    )["AP"]
+    assert score is not None  # there are labels
     return score
 
 

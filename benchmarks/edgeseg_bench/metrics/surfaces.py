@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import cv2
@@ -31,6 +32,8 @@ AREAS = {"": (0, 1e10), "m": (32**2, 96**2), "l": (96**2, 1e10)}
 """Suffix of a score -> least and largest area in square pixels."""
 BOX_IOU = 0.8
 """From which overlap on an unmatched detection belongs to a person that is left out."""
+MAP_SCALE = 0.1
+"""The distance of u and v at which a pixel counts exp(-1/2); two points of a part are 0.52 apart on average."""
 GRID = 255.0
 """Labelled points are given in a box of this side, masks in one of a pixel more."""
 
@@ -126,6 +129,35 @@ def point_similarity(person: Entry, found: Entry, model: SurfaceModel) -> float:
     return float(similarity.mean())
 
 
+def map_similarity(person: Entry, found: Entry) -> float:
+    """Return how far two records show the same surface in the same place, 0..1.
+
+    Of all pixels at which one of them shows a part: 0 where the other one shows another part or none,
+    else exp(-d^2 / (2 `MAP_SCALE`^2)) for a distance d of u and v.
+
+    Args:
+        person: a record with bbox and densepose.
+        found: another.
+    """
+    surfaces = [
+        (int(one["bbox"][0]), int(one["bbox"][1]), iuv_of_record(one)) for one in (person, found)
+    ]
+    ends = [(left + iuv.shape[2], top + iuv.shape[1]) for left, top, iuv in surfaces]
+    left, top = max(one[0] for one in surfaces), max(one[1] for one in surfaces)
+    right, bottom = (min(end[axis] for end in ends) for axis in (0, 1))
+    num_shown = sum(int((iuv[0] > 0).sum()) for *_, iuv in surfaces)
+    if right <= left or bottom <= top or num_shown == 0:
+        return 0.0
+    first, second = (
+        iuv[:, top - y : bottom - y, left - x : right - x].astype(np.float64)
+        for x, y, iuv in surfaces
+    )
+    num_shown -= int(((first[0] > 0) & (second[0] > 0)).sum())
+    is_same = (first[0] > 0) & (first[0] == second[0])
+    squares = (((first[1:, is_same] - second[1:, is_same]) / GRID) ** 2).sum(axis=0)
+    return float(np.exp(-squares / (2 * MAP_SCALE**2)).sum() / num_shown)
+
+
 def iuv_of_record(record: Entry) -> npt.NDArray[np.uint8]:
     """Return (3, h, w) part, u and v of a record as bytes; no pixels for one without a surface.
 
@@ -171,10 +203,34 @@ def surface_ap(
         AP over the thresholds 0.50, 0.55 ... 0.95, AP50, AP75, APm, APl and AR, in 0..1; None =
         undefined.
     """
+    similarity = partial(point_similarity, model=model)
+    return average_precision(ground_truth, results, similarity=similarity, masks=masks)
+
+
+def average_precision(
+    ground_truth: Entry,
+    results: Sequence[Entry],
+    *,
+    similarity: Callable[[Entry, Entry], float],
+    masks: bool = False,
+    max_detections: int = MAX_DETECTIONS,
+) -> Scores:
+    """Return average precision and recall by a similarity of an annotation and a record, 0..1.
+
+    Args:
+        ground_truth: a COCO data set; only annotations with "dp_x" or "densepose" are labelled.
+        results: records.
+        similarity: of a labelled annotation and a record.
+        masks: use the geometric mean of the similarity and the overlap of the masks.
+        max_detections: how many of the best detections of a picture count.
+
+    Returns:
+        What `surface_ap` does.
+    """
     of_category = [
-        [(picture, _Overlaps.of(picture, model, masks=masks)) for picture in pictures]
+        [(picture, _Overlaps.of(picture, similarity, masks=masks)) for picture in pictures]
         for category in ground_truth["categories"]
-        if (pictures := list(_pictures(ground_truth, results, category["id"])))
+        if (pictures := list(_pictures(ground_truth, results, category["id"], max_detections)))
     ]
     scores: Scores = {}
     for suffix, area in AREAS.items():
@@ -201,7 +257,9 @@ class _Picture:
     found: list[Entry]
 
 
-def _pictures(ground_truth: Entry, results: Sequence[Entry], category: int) -> Iterable[_Picture]:
+def _pictures(
+    ground_truth: Entry, results: Sequence[Entry], category: int, max_detections: int
+) -> Iterable[_Picture]:
     persons: dict[int, list[Entry]] = {}
     found: dict[int, list[Entry]] = {}
     for entries, entry in (
@@ -213,7 +271,7 @@ def _pictures(ground_truth: Entry, results: Sequence[Entry], category: int) -> I
     for image in sorted(ground_truth["images"], key=lambda image: image["id"]):
         here, seen = persons.get(image["id"], []), found.get(image["id"], [])
         if here or seen:
-            best = sorted(seen, key=lambda result: -result["score"])[:MAX_DETECTIONS]
+            best = sorted(seen, key=lambda result: -result["score"])[:max_detections]
             yield _Picture((image["height"], image["width"]), here, best)
 
 
@@ -225,7 +283,9 @@ class _Overlaps:
     boxes: Floats
 
     @classmethod
-    def of(cls, picture: _Picture, model: SurfaceModel, *, masks: bool) -> _Overlaps:
+    def of(
+        cls, picture: _Picture, similarity_of: Callable[[Entry, Entry], float], *, masks: bool
+    ) -> _Overlaps:
         shape = len(picture.found), len(picture.persons)
         similarity = np.zeros(shape)
         if 0 in shape:
@@ -233,7 +293,7 @@ class _Overlaps:
         for column, person in enumerate(picture.persons):
             if _is_labelled(person):
                 for row, found in enumerate(picture.found):
-                    similarity[row, column] = point_similarity(person, found, model)
+                    similarity[row, column] = similarity_of(person, found)
         is_crowd = [int(person.get("iscrowd", 0)) for person in picture.persons]
         if masks:
             pairs = _found_masks(picture), _true_masks(picture)
@@ -246,7 +306,7 @@ class _Overlaps:
 
 
 def _is_labelled(person: Entry) -> bool:
-    return person.get("dp_x") is not None
+    return person.get("dp_x") is not None or person.get("densepose") is not None
 
 
 def _found_masks(picture: _Picture) -> list[Any]:

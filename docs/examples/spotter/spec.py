@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
 from spotter.config import PRESETS
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from torch import Tensor
 from centernet import draw_gaussian, focal_loss, gaussian_radius
 from edgeseg.models.layers.peaks import take_places
 from edgeseg_bench.datasets import Sample, open_dataset
-from edgeseg_runtime.geometry import scale_boxes_to_network
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.geometry import scale_boxes_to_network
 from edgeseg_runtime.tasks import create_task
 from loop import Arrays, Defaults, mirrored, train
 from spotter.config import STRIDE

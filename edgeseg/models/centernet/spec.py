@@ -14,7 +14,7 @@ from edgeseg.models.labels import (
     COCO_SKELETON,
     ClassRules,
 )
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import configured
+from edgeseg.models.building import configured, turned
 from edgeseg.models.densepose.config import PRESETS
 from edgeseg.models.labels import ClassRules
 from edgeseg.models.maskrcnn.spec import (
@@ -18,10 +18,9 @@ from edgeseg.models.maskrcnn.spec import (
     preprocess,
     sides_of,
     staged,
-    variants,
 )
-from edgeseg_runtime.graphs import Graph, Schedule
-from edgeseg_runtime.manifest import Manifest, TensorSpec
+from edgeseg_runtime.bundle.graphs import Graph, Schedule
+from edgeseg_runtime.bundle.manifest import Manifest, TensorSpec
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -118,7 +117,7 @@ FAMILY = Family(
     key_table=key_table,
     constants=constants,
     manifest=manifest,
-    variants=variants,
+    variants=turned,
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeseg.models.hourglass.config import HourglassConfig
-from edgeseg_runtime.manifest import CROP_ROUNDINGS
+from edgeseg_runtime.bundle.manifest import CROP_ROUNDINGS
 
 STRIDE = 4
 """Network pixels a pixel of the heat maps."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.landmarks.config import PRESETS, LandmarksConfig
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable

@@ -21,6 +21,34 @@ def base_anchors(size: float, ratios: Sequence[float], *, rounded: bool) -> Tens
     return anchors_A4.round() if rounded else anchors_A4
 
 
+def twice_rounded_anchors(size: float, ratios: Sequence[float], *, stride: int) -> Tensor:
+    """Return the anchors of one place, (A, 4) x1 y1 x2 y2, of which the pixel at x2 y2 is part.
+
+    py-faster-rcnn, generate_anchors.py, which UPSNet took over: a square of the stride's size is reshaped to a whole
+    width and from that to a whole height, each rounded half to even, and then enlarged about its centre.
+    """
+    ratios_A = torch.tensor(ratios, dtype=torch.float64)
+    widths_A = torch.sqrt(stride**2 / ratios_A).round()
+    heights_A = (widths_A * ratios_A).round()
+    sizes_A2 = torch.stack([widths_A, heights_A], dim=1) * (size / stride)
+    centre = (stride - 1) / 2
+    half_A2 = (sizes_A2 - 1) / 2
+    return torch.cat([centre - half_A2, centre + half_A2], dim=1).float()
+
+
+def once_rounded_anchors(size: float, ratios: Sequence[float], stride: int) -> Tensor:
+    """Return the anchors of one place, (A, 4) x1 y1 x2 y2, of which the pixel at x2 y2 is part.
+
+    mmdetection 1, anchor_generator.py, which VPSNet took over: they lie about the middle of the first cell, and corners
+    are rounded half to even.
+    """
+    ratios_A = torch.tensor(ratios, dtype=torch.float32)
+    sizes_A2 = torch.stack([size / ratios_A.sqrt(), size * ratios_A.sqrt()], dim=1)
+    centre = (stride - 1) / 2
+    half_A2 = (sizes_A2 - 1) / 2
+    return torch.cat([centre - half_A2, centre + half_A2], dim=1).round()
+
+
 def grid_anchors(base_A4: Tensor, map_size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     """Return the anchors of a whole map, (H * W * A, 4), ordered by y, x, anchor.
 

@@ -1,4 +1,4 @@
-"""The modulated deformable convolution that finds its offsets itself (Zhu et al., 2018: DCN v2)."""
+"""Deformable convolutions that find their offsets themselves (Dai et al., 2017; Zhu et al., 2018)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from edgeseg.ops import deform_conv2d
+
+
+class DeformConv2d(nn.Module):
+    """A 3x3 convolution whose taps sample at learned offsets (DCN v1); padding keeps the size.
+
+    The offsets, dy before dx of each tap, come from an ordinary 3x3 convolution of the same input. Before training it is an
+    ordinary convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.offset = nn.Conv2d(in_channels, 18, 3, padding=1)
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        nn.init.zeros_(self.offset.weight)
+        nn.init.zeros_(self.offset.bias)  # type: ignore[arg-type]  # it has one
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return the convolution's output, (B, out_channels, H, W)."""
+        return deform_conv2d(x_BCHW, self.offset(x_BCHW), self.weight, self.bias, padding=1)
 
 
 class ModulatedDeformConv2d(nn.Module):

@@ -45,7 +45,7 @@ def fast_nms(
 
     Args:
         boxes_BN4: x1 y1 x2 y2 in any unit.
-        scores_BYN: 0 where a prior is no candidate.
+        scores_BYN: 0 where a prior is not a candidate.
         top_k: candidates of each class.
         iou_threshold: the largest overlap that is kept.
         max_output: K, the number of results of all classes together.
@@ -100,7 +100,7 @@ def greedy_nms(
 
     Args:
         boxes_BN4: x1 y1 x2 y2 in network pixels.
-        scores_BYN: 0 where a prior is no candidate.
+        scores_BYN: 0 where a prior is not a candidate.
         score_threshold: only better pairs take part.
         iou_threshold: the smallest overlap that suppresses.
         max_output: K, the number of results of all classes together.

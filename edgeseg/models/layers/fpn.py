@@ -7,19 +7,29 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeseg.models.layers.conv import ConvNorm
+from edgeseg.models.layers.conv import ConvNorm, dense
 
 
 class FPN(nn.Module):
     """Top-down pyramid over C2..C5, and P6 as every second pixel of P5.
 
-    ``norm_eps`` adds a batch normalisation behind every convolution (torchvision's v2 models).
+    ``norm_eps`` adds a batch normalisation behind every convolution (torchvision's v2 models). With
+    ``has_global_average`` the mean of C5 over the whole map, through a linear layer, is part of the lateral of C5 and so
+    of every level (UPSNet).
     """
 
     def __init__(
-        self, in_channels: Sequence[int], out_channels: int, *, norm_eps: float | None = None
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        *,
+        norm_eps: float | None = None,
+        has_global_average: bool = False,
     ) -> None:
         super().__init__()
+        self.global_average = (
+            nn.Linear(in_channels[-1], out_channels) if has_global_average else None
+        )
         self.lateral = nn.ModuleList(
             ConvNorm(channels, out_channels, kernel_size=1, norm_eps=norm_eps, relu=False)
             for channels in in_channels
@@ -31,6 +41,9 @@ class FPN(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Return P2..P6, each (B, out_channels, H_level, W_level), from C2..C5."""
         merged = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
+        if self.global_average is not None:
+            mean_BC1 = features[-1].mean(dim=(2, 3))[..., None]
+            merged[-1] = merged[-1] + dense(mean_BC1, self.global_average)[..., None]
         for level in range(len(merged) - 2, -1, -1):
             size = merged[level].shape[-2:]
             merged[level] = merged[level] + F.interpolate(merged[level + 1], size=size)

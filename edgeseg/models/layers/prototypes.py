@@ -102,7 +102,7 @@ def assemble_masks(prototypes_BCHW: Tensor, coefficients_BKC: Tensor) -> Tensor:
         kernels = coefficients_BKC.reshape(-1, num_prototypes, 1, 1)
         maps_1CHW = prototypes_BCHW.reshape(1, -1, height, width)
         logits = F.conv2d(maps_1CHW, kernels, groups=pictures)
-    else:  # a batch axis that is left free in an export is no number of groups
+    else:  # a batch axis that an export leaves free cannot be a number of groups
         logits = coefficients_BKC @ prototypes_BCHW.flatten(2)
     return logits.reshape(pictures, -1, height, width).sigmoid()
 

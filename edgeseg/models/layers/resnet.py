@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseg.models.layers.conv import ConvNorm
-from edgeseg.models.layers.deform import ModulatedDeformConv2d
+from edgeseg.models.layers.deform import DeformConv2d, ModulatedDeformConv2d
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 BOTTLENECK_DEPTHS = (50, 101)
@@ -20,7 +20,7 @@ class Bottleneck(nn.Module):
 
     ``stride_in_1x1`` puts the stride in the first convolution (the MSRA weights that detectron2
     uses); otherwise it is in the 3x3 (torchvision, "v1.5"). ``deformable`` makes the 3x3 one that
-    samples at learned offsets (DCN v2).
+    samples at learned offsets (DCN v2, or v1 unless ``modulated``, then of stride 1).
     """
 
     expansion = 4
@@ -34,10 +34,19 @@ class Bottleneck(nn.Module):
         stride_in_1x1: bool,
         norm_eps: float,
         deformable: bool = False,
+        modulated: bool = True,
     ) -> None:
         super().__init__()
         out_channels = width * self.expansion
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
+        conv: nn.Module | None = None
+        if deformable:
+            assert modulated or stride_3x3 == 1
+            conv = (
+                ModulatedDeformConv2d(width, width, stride=stride_3x3)
+                if modulated
+                else DeformConv2d(width, width, bias=False)
+            )
         self.conv1 = ConvNorm(
             in_channels, width, kernel_size=1, stride=stride_1x1, norm_eps=norm_eps
         )
@@ -46,7 +55,7 @@ class Bottleneck(nn.Module):
             width,
             stride=stride_3x3,
             norm_eps=norm_eps,
-            conv=ModulatedDeformConv2d(width, width, stride=stride_3x3) if deformable else None,
+            conv=conv,
         )
         self.conv3 = ConvNorm(width, out_channels, kernel_size=1, norm_eps=norm_eps, relu=False)
         self.shortcut = (
@@ -93,7 +102,7 @@ class ResNet(nn.Module):
     """ResNet-18, -34, -50 or -101 without its classifier: C2..C5 at strides 4, 8, 16, 32.
 
     ``is_deformable`` tells from the number of a stage and of a block in it, both from 0, whether the
-    block is a deformable one (bottlenecks only). ``channels`` has the number of channels of C2..C5.
+    block is a deformable one (bottlenecks only), ``modulated`` of which version. ``channels`` has the number of channels of C2..C5.
     """
 
     def __init__(
@@ -103,6 +112,7 @@ class ResNet(nn.Module):
         stride_in_1x1: bool = False,
         norm_eps: float,
         is_deformable: Callable[[int, int], bool] = lambda stage, block: False,
+        modulated: bool = True,
     ) -> None:
         super().__init__()
         if depth not in BLOCKS:
@@ -125,6 +135,7 @@ class ResNet(nn.Module):
                         stride_in_1x1=stride_in_1x1,
                         norm_eps=norm_eps,
                         deformable=is_deformable(stage, block),
+                        modulated=modulated,
                     )
                     if has_bottlenecks
                     else BasicBlock(in_channels, width, stride=stride, norm_eps=norm_eps)

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgeseg.models.layers.boxes import clip_boxes, decode_boxes, has_min_size, take_rows
+from edgeseg.models.layers.boxes import (
+    clip_boxes,
+    decode_boxes,
+    has_min_size,
+    take_rows,
+    with_last_pixel,
+)
 from edgeseg.models.layers.conv import ConvNorm, dense
 from edgeseg.ops import nms
 
@@ -146,7 +152,8 @@ class DetectionRule:
     ``background_first`` tells the column of the background class: 0 (torchvision) or the last
     (detectron2). ``max_candidates`` bounds the (region, class) pairs that enter the suppression:
     the result is the original's whenever it has no more above ``score_thresh``, or when those
-    suffice to fill ``max_detections``.
+    suffice to fill ``max_detections``. ``pixel`` is 1 where the pixel at x2 y2 is part of a box, see
+    `decode_boxes`.
     """
 
     num_classes: int
@@ -156,6 +163,7 @@ class DetectionRule:
     max_detections: int
     max_candidates: int
     min_box_size: float | None
+    pixel: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -203,13 +211,16 @@ def select_detections(
     num_box_classes = deltas_BRD.shape[-1] // 4
     row_BT = region_BT * num_box_classes + column_BT
     deltas_BT4 = take_rows(deltas_BRD.reshape(deltas_BRD.shape[0], -1, 4), row_BT)
-    boxes_BT4 = decode_boxes(deltas_BT4, take_rows(proposals_BR4, region_BT), weights=BOX_WEIGHTS)
-    boxes_BT4 = clip_boxes(boxes_BT4, image_size_B2)
+    boxes_BT4 = decode_boxes(
+        deltas_BT4, take_rows(proposals_BR4, region_BT), weights=BOX_WEIGHTS, pixel=rule.pixel
+    )
+    boxes_BT4 = clip_boxes(boxes_BT4, image_size_B2, pixel=rule.pixel)
     if rule.min_box_size is not None:
-        scores_BT = torch.where(has_min_size(boxes_BT4, rule.min_box_size), scores_BT, 0.0)
+        is_large = has_min_size(boxes_BT4, rule.min_box_size, pixel=rule.pixel)
+        scores_BT = torch.where(is_large, scores_BT, 0.0)
 
     kept_BK, is_kept_BK = nms(
-        boxes_BT4,
+        with_last_pixel(boxes_BT4, rule.pixel),
         scores_BT,
         column_BT,
         iou_threshold=rule.nms_thresh,
@@ -223,8 +234,75 @@ def select_detections(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContenderRule:
+    """How regions become the instances that compete for the pixels of a panoptic map.
+
+    ``score_thresh`` is at least 0.5, so that a region has one class above it at most. Column 0 is the
+    background. ``pixel`` as in `DetectionRule`.
+    """
+
+    score_thresh: float
+    nms_thresh: float
+    max_contenders: int
+    pixel: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.score_thresh <= 1:
+            raise ValueError(
+                f"score_thresh {self.score_thresh} found, expected 0.5 to 1: a region contends for one "
+                "class"
+            )
+
+
+def select_contenders(
+    logits_BRY: Tensor,
+    deltas_BRD: Tensor,
+    proposals_BR4: Tensor,
+    is_proposal_BR: Tensor,
+    limit_B2: Tensor,
+    rule: ContenderRule,
+) -> Detections:
+    """Return the regions that compete for pixels, after one suppression over all classes (UPSNet, mask_roi.py).
+
+    Args:
+        logits_BRY: class logits, that of the background first.
+        deltas_BRD: box deltas, class-major, those of the background first.
+        proposals_BR4: x1 y1 x2 y2 in network pixels.
+        is_proposal_BR: which rows hold a proposal.
+        limit_B2: height and width that boxes are clipped to: of the valid part of the input (UPSNet) or of all (VPSNet).
+        rule: thresholds and limits.
+    """
+    scores_BR, column_BR = logits_BRY.softmax(-1)[..., 1:].max(dim=-1)
+    column_BR = column_BR + 1
+    scores_BR = torch.where(is_proposal_BR, scores_BR, 0.0)
+    num_classes = deltas_BRD.shape[-1] // 4
+    regions = torch.arange(proposals_BR4.shape[1], device=column_BR.device)
+    row_BR = regions * num_classes + column_BR
+    deltas_BR4 = take_rows(deltas_BRD.reshape(deltas_BRD.shape[0], -1, 4), row_BR)
+    boxes_BR4 = decode_boxes(deltas_BR4, proposals_BR4, weights=BOX_WEIGHTS, pixel=rule.pixel)
+    boxes_BR4 = clip_boxes(boxes_BR4, limit_B2, pixel=rule.pixel)
+    kept_BK, is_kept_BK = nms(
+        with_last_pixel(boxes_BR4, rule.pixel),
+        scores_BR,
+        iou_threshold=rule.nms_thresh,
+        max_output=rule.max_contenders,
+        score_threshold=rule.score_thresh,
+    )
+    return Detections(
+        boxes=torch.where(is_kept_BK[..., None], take_rows(boxes_BR4, kept_BK), 0.0),
+        scores=torch.where(is_kept_BK, scores_BR.gather(1, kept_BK), 0.0),
+        labels=torch.where(is_kept_BK, column_BR.gather(1, kept_BK), 0).to(torch.int32),
+    )
+
+
 def select_masks(corners: Sequence[Tensor], labels_BK: Tensor) -> Tensor:
-    """Return the probabilities (B, K, M, M) of each detection's own class.
+    """Return the probabilities (B, K, M, M) of each detection's own class; see `select_mask_logits`."""
+    return select_mask_logits(corners, labels_BK).sigmoid()
+
+
+def select_mask_logits(corners: Sequence[Tensor], labels_BK: Tensor) -> Tensor:
+    """Return the mask logits (B, K, M, M) of each detection's own class.
 
     Args:
         corners: :meth:`MaskHead.corners` of all detections, each (B * K, Y, M / 2, M / 2).
@@ -233,7 +311,7 @@ def select_masks(corners: Sequence[Tensor], labels_BK: Tensor) -> Tensor:
     index_R1 = labels_BK.reshape(-1, 1).long()
     size = corners[0].shape[2:]
     chosen = [take_rows(corner.flatten(2), index_R1).reshape(-1, 1, *size) for corner in corners]
-    masks = interleave_corners(chosen).squeeze(1).sigmoid()
+    masks = interleave_corners(chosen).squeeze(1)
     return masks.reshape(*labels_BK.shape, *masks.shape[1:])
 
 

@@ -6,7 +6,7 @@ level, P proposals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseg.models.layers.anchors import base_anchors, grid_anchors
-from edgeseg.models.layers.boxes import clip_boxes, decode_boxes, has_min_size
+from edgeseg.models.layers.boxes import (
+    MAX_LOG_SCALE,
+    clip_boxes,
+    decode_boxes,
+    has_min_size,
+    with_last_pixel,
+)
 from edgeseg.models.layers.conv import ConvNorm
 from edgeseg.ops import nms
 
@@ -25,13 +31,15 @@ class AnchorGrid:
 
     ``sizes`` holds one size in network pixels per level. ``strides_from_map`` divides the network
     size by the map size (torchvision: a 13-row map of 800 rows has stride 61); otherwise level l
-    has stride 4 * 2**l. ``rounded`` rounds the corners of the base anchors.
+    has stride 4 * 2**l. ``rounded`` rounds the corners of the base anchors. ``cell`` makes the base anchors of a level in
+    another way, from its size, the ratios and its stride.
     """
 
     sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rounded: bool = False
     strides_from_map: bool = False
+    cell: Callable[[float, Sequence[float], int], Tensor] | None = None
 
     def anchors(self, image_size: tuple[int, int]) -> list[Tensor]:
         """Return the anchors of every level for a network input of (height, width)."""
@@ -45,7 +53,11 @@ class AnchorGrid:
                 if self.strides_from_map
                 else (nominal, nominal)
             )
-            base_A4 = base_anchors(size, self.ratios, rounded=self.rounded)
+            base_A4 = (
+                base_anchors(size, self.ratios, rounded=self.rounded)
+                if self.cell is None
+                else self.cell(size, self.ratios, nominal)
+            )
             anchors.append(grid_anchors(base_A4, map_size, stride))
         return anchors
 
@@ -65,6 +77,8 @@ class RPN(nn.Module):
         nms_thresh: float = 0.7,
         min_box_size: float = 0.0,
         score_is_probability: bool = True,
+        pixel: float = 0.0,
+        clamps_small: bool = False,
     ) -> None:
         """Build the network.
 
@@ -79,6 +93,8 @@ class RPN(nn.Module):
             min_box_size: shortest side of a proposal, in network pixels.
             score_is_probability: rank by the sigmoid (torchvision: saturated logits tie) or by the
                 logit itself (detectron2).
+            pixel: 1 where the pixel at x2 y2 is part of a box, see `decode_boxes`.
+            clamps_small: bound predicted size ratios below, too (mmdetection).
         """
         super().__init__()
         num_anchors = len(grid.ratios)
@@ -90,6 +106,8 @@ class RPN(nn.Module):
         self.nms_thresh = nms_thresh
         self.min_box_size = min_box_size
         self.score_is_probability = score_is_probability
+        self.pixel = pixel
+        self.min_log_scale = -MAX_LOG_SCALE if clamps_small else None
         self.num_levels = len(grid.sizes)
         for level, anchors_N4 in enumerate(grid.anchors(image_size)):
             self.register_buffer(f"anchors_{level}", anchors_N4, persistent=False)
@@ -127,14 +145,15 @@ class RPN(nn.Module):
         scores_BLT = torch.stack([_pad(s, num_candidates, -torch.inf) for s, _ in candidates], 1)
         boxes_BLT4 = torch.stack([_pad(b, num_candidates, 0.0) for _, b in candidates], 1)
 
-        boxes_BM4 = clip_boxes(boxes_BLT4.flatten(1, 2), image_size_B2)
+        boxes_BM4 = clip_boxes(boxes_BLT4.flatten(1, 2), image_size_B2, pixel=self.pixel)
         scores_BM = scores_BLT.flatten(1, 2)
-        scores_BM = torch.where(has_min_size(boxes_BM4, self.min_box_size), scores_BM, -torch.inf)
+        is_large = has_min_size(boxes_BM4, self.min_box_size, pixel=self.pixel)
+        scores_BM = torch.where(is_large, scores_BM, -torch.inf)
 
         # Each level is a row of its own: levels never suppress each other.
         shape_LT = (-1, num_candidates)
         kept, is_kept = nms(
-            boxes_BM4.reshape(*shape_LT, 4),
+            with_last_pixel(boxes_BM4, self.pixel).reshape(*shape_LT, 4),
             scores_BM.reshape(shape_LT),
             iou_threshold=self.nms_thresh,
             max_output=num_candidates,
@@ -159,7 +178,12 @@ class RPN(nn.Module):
         num_candidates = min(self.pre_nms_top_n, anchors_N4.shape[0])
         best_BT, order_BT = logits_BN.topk(num_candidates, dim=1)
         deltas_BT4 = deltas_BN4.gather(1, order_BT[..., None].expand(-1, -1, 4))
-        boxes_BT4 = decode_boxes(deltas_BT4, anchors_N4[order_BT])
+        boxes_BT4 = decode_boxes(
+            deltas_BT4,
+            anchors_N4[order_BT],
+            pixel=self.pixel,
+            min_log_scale=self.min_log_scale,
+        )
         return best_BT.sigmoid() if self.score_is_probability else best_BT, boxes_BT4
 
 

@@ -15,8 +15,8 @@ from edgeseg.models.labels import (
     SHAPES,
 )
 from edgeseg.models.layers.limits import MAX_TOP_K
-from edgeseg_runtime.manifest import INTERPOLATIONS, SIZE_ROUNDINGS
-from edgeseg_runtime.paste import PASTE_RULES
+from edgeseg_runtime.bundle.manifest import INTERPOLATIONS, SIZE_ROUNDINGS
+from edgeseg_runtime.results.paste import PASTE_RULES
 
 STRIDES = (4, 8, 16, 32)
 SIZE_DIVISOR = 32
@@ -27,7 +27,7 @@ CHOICES = {
     "interpolation": INTERPOLATIONS,
     "rounding": SIZE_ROUNDINGS,
     "channel_order": ("rgb", "bgr"),
-    "roi_level_rule": ("torchvision", "detectron2"),
+    "roi_level_rule": ("torchvision", "detectron2", "upsnet", "mmdetection"),
 }
 """Fields of `DetectorConfig` that hold the name of a rule."""
 
@@ -159,6 +159,11 @@ class DetectorConfig:
                 )
 
     @property
+    def pixel(self) -> float:
+        """What a box is wider than the difference of its sides: 1 where the pixel at x2 y2 is part of it."""
+        return 0.0
+
+    @property
     def num_logits(self) -> int:
         """Columns of the classifier, background included."""
         return self.num_classes + (0 if self.background_first else 1)
@@ -228,7 +233,7 @@ class MaskRCNNConfig(DetectorConfig):
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a field that is none of its choices."""
+    """Refuse a field that is not among its choices."""
     if value not in choices:
         raise ValueError(f"{name} {value!r} found, expected one of {', '.join(choices)}")
 

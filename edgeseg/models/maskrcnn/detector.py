@@ -39,16 +39,11 @@ class RegionDetector(ReferenceModel):
         self.name = name
         self.config = config
         self.normalize = ImageNormalization(config.mean, config.std, order=config.channel_order)
-        self.backbone: ResNet | SmallResNet = _backbone(config)
-        self.fpn = FPN(self.backbone.channels, config.fpn_channels, norm_eps=config.head_norm_eps)
+        self.backbone: ResNet | SmallResNet = self.make_backbone(config)
+        self.fpn = self.make_fpn(config)
         self.rpn = RPN(
             config.fpn_channels,
-            AnchorGrid(
-                sizes=config.anchor_sizes,
-                ratios=config.anchor_ratios,
-                rounded=config.anchors_rounded,
-                strides_from_map=config.anchor_strides_from_map,
-            ),
+            self.anchor_grid(config),
             config.image_size,
             conv_depth=config.rpn_conv_depth,
             pre_nms_top_n=config.rpn_pre_nms_top_n,
@@ -56,6 +51,7 @@ class RegionDetector(ReferenceModel):
             nms_thresh=config.rpn_nms_thresh,
             min_box_size=config.rpn_min_box_size,
             score_is_probability=config.rpn_score_is_probability,
+            pixel=config.pixel,
         )
         self.box_head = BoxHead(
             config.fpn_channels,
@@ -81,6 +77,24 @@ class RegionDetector(ReferenceModel):
             max_detections=config.box_detections_per_img,
             max_candidates=config.box_candidates,
             min_box_size=config.box_min_size,
+            pixel=config.pixel,
+        )
+
+    def make_backbone(self, config: DetectorConfig) -> ResNet | SmallResNet:
+        """Return a new backbone."""
+        return _backbone(config)
+
+    def make_fpn(self, config: DetectorConfig) -> FPN:
+        """Return a new pyramid on the backbone that there is."""
+        return FPN(self.backbone.channels, config.fpn_channels, norm_eps=config.head_norm_eps)
+
+    def anchor_grid(self, config: DetectorConfig) -> AnchorGrid:
+        """Return where the anchors lie."""
+        return AnchorGrid(
+            sizes=config.anchor_sizes,
+            ratios=config.anchor_ratios,
+            rounded=config.anchors_rounded,
+            strides_from_map=config.anchor_strides_from_map,
         )
 
     def detect_stages(
@@ -117,10 +131,23 @@ class RegionDetector(ReferenceModel):
         stages["box_features"] = self._pool_for_boxes(stages["atlas"], proposals)
         class_logits, box_deltas = self.classify(stages["box_features"])
         stages |= {"class_logits": class_logits, "box_deltas": box_deltas}
+        return stages | self.region_results(
+            class_logits, box_deltas, proposals, is_proposal, image_size
+        )
+
+    def region_results(
+        self,
+        class_logits: Tensor,
+        box_deltas: Tensor,
+        proposals: Tensor,
+        is_proposal: Tensor,
+        image_size: Tensor,
+    ) -> dict[str, Tensor]:
+        """Return the results that do not need a branch; for the arguments see :func:`select_detections`."""
         detections = select_detections(
             class_logits, box_deltas, proposals, is_proposal, image_size, self.detection_rule
         )
-        return stages | {
+        return {
             "boxes": detections.boxes,
             "scores": detections.scores,
             "labels": detections.labels,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeseg.models import Family, ModelSpec, PrecisionRecipe
-from edgeseg.models.building import configured
+from edgeseg.models.building import configured, turned
 from edgeseg.models.labels import ClassRules
 from edgeseg.models.maskrcnn.config import (
     DETECT,
@@ -20,8 +20,8 @@ from edgeseg.models.maskrcnn.config import (
     DetectorConfig,
     MaskRCNNConfig,
 )
-from edgeseg_runtime.graphs import Graph, Rows, Schedule, one_graph
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec
+from edgeseg_runtime.bundle.graphs import Graph, Rows, Schedule, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -163,7 +163,7 @@ def detect_graph(config: DetectorConfig, *further: TensorSpec) -> Graph:
 
 
 def staged(detect: Graph, name: str, branch: Graph) -> dict[str, Graph]:
-    """Return detector and branch by name, or one graph: a row that is always there is no free number of rows."""
+    """Return detector and branch by name, or one graph: a row that is always there needs no free axis."""
     assert branch.rows is not None
     if branch.rows.maximum > 1:
         return {DETECT: detect, name: branch}
@@ -177,6 +177,7 @@ def branch_graph(
     *,
     maximum: int,
     buckets: Sequence[int],
+    counts: str = "scores",
 ) -> Graph:
     """Return a stage that runs once for each of the first ``maximum`` detections.
 
@@ -186,6 +187,7 @@ def branch_graph(
         outputs: of the stage, with free rows.
         maximum: number of rows.
         buckets: numbers of rows, beside ``maximum``, that engines of fixed shapes are built for.
+        counts: which of its outputs tells how many there are.
     """
     inputs = []
     for name in takes:
@@ -198,7 +200,7 @@ def branch_graph(
         outputs=tuple(outputs),
         takes={name: f"{DETECT}.{name}" for name in takes},
         rows=Rows(
-            counts="scores",
+            counts=counts,
             maximum=maximum,
             buckets=tuple(sorted({min(bucket, maximum) for bucket in (*buckets, maximum)})),
         ),
@@ -232,22 +234,6 @@ def _graphs(model: MaskRCNN) -> dict[str, Graph]:
         buckets=BUCKETS,
     )
     return staged(detect, model.branch, branch)
-
-
-def variants(model: ReferenceModel) -> dict[str, ReferenceModel]:
-    """Return the model for pictures of the other orientation, with the same parameters.
-
-    The originals scale the shorter side, whichever it is.
-    """
-    from edgeseg.models.maskrcnn.detector import RegionDetector
-
-    assert isinstance(model, RegionDetector)
-    height, width = model.config.image_size
-    if height == width:
-        return {}
-    turned = type(model)(model.name, dataclasses.replace(model.config, image_size=(width, height)))
-    turned.load_state_dict(model.state_dict(), assign=True)
-    return {"portrait" if height < width else "landscape": turned.eval()}
 
 
 _ORIGINS = {  # licence of code and weights, source of the figures
@@ -290,7 +276,7 @@ FAMILY = Family(
     key_table=key_table,
     constants=constants,
     manifest=manifest,
-    variants=variants,
+    variants=turned,  # the originals scale the shorter side, whichever it is
 )
 
 SPECS: dict[str, ModelSpec] = {

@@ -174,7 +174,7 @@ class RetinaFace(ReferenceModel):
 
     def _scores(self, logits_BN2: Tensor) -> Tensor:
         """Return the scores (B, N) of a face, 0 where they are not above the threshold."""
-        # The softmax over two classes; not a number is no candidate, and TopK would put it first.
+        # The softmax over two classes; NaN is not a candidate, and TopK would put it first.
         scores_BN = (logits_BN2[..., 1] - logits_BN2[..., 0]).sigmoid()
         return torch.where(scores_BN > self.config.confidence_threshold, scores_BN, 0.0)
 

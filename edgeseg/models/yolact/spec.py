@@ -11,7 +11,7 @@ from edgeseg.models import Family, ModelSpec, PrecisionRecipe
 from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
 from edgeseg.models.yolact.config import PRESETS, YolactConfig
-from edgeseg_runtime.manifest import Manifest, Preprocess, TensorSpec, one_graph
+from edgeseg_runtime.bundle.manifest import Manifest, Preprocess, TensorSpec, one_graph
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable

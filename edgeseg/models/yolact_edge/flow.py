@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgeseg.models.layers.conv import ConvNorm
-from edgeseg.models.layers.warp import warp
+from edgeseg.ops import warp
 
 LEAK = 0.1
 FLOW_UNIT = 8.0

@@ -17,7 +17,7 @@ STEP = "step"
 CARRIED = ("merged4", "merged5", "reduced")
 """Outputs of the graph of a key frame that the frames behind it read."""
 FIRST_MAPS = 2
-"""C2 and C3: what the backbone computes in a frame that is none."""
+"""C2 and C3: what the backbone computes in a frame between key frames."""
 
 
 class YolactEdge(Yolact):

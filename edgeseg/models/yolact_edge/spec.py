@@ -12,8 +12,8 @@ from edgeseg.models.building import configured
 from edgeseg.models.labels import ClassRules
 from edgeseg.models.yolact import spec as yolact
 from edgeseg.models.yolact_edge.config import PRESETS, YolactEdgeConfig
-from edgeseg_runtime.graphs import Graph, Schedule, TensorSpec
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.graphs import Graph, Schedule, TensorSpec
+from edgeseg_runtime.bundle.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgeseg.models.checkpoint import KeyTable
@@ -106,6 +106,13 @@ _ORIGINS = {  # licence of code and weights, source of the figures
     ),
 }
 
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "yolact_im400": ("yolact_edge_resnet101", {"image_size": (400, 400)}),
+    "yolact_im700": ("yolact_edge_resnet101", {"image_size": (700, 700)}),
+    "yolact_resnet50_pascal": ("yolact_resnet50_pascal", {}),
+}
+"""See :class:`edgeseg.models.ModelSpec`: models of pictures read YOLACT's checkpoints, without its priors."""
+
 FAMILY = Family(
     name="yolact_edge",
     purpose="instances",
@@ -114,6 +121,7 @@ FAMILY = Family(
     precision=PRECISION,
     build=build,
     key_table=key_table,
+    files=FILES,
     manifest=manifest,
 )
 

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from edgeseg_export.functions.atlas_roi_align import atlas_roi_align_function
+from edgeseg_export.functions.correlation import correlation_function
 from edgeseg_export.functions.deform_conv2d import deform_conv2d_function
 from edgeseg_export.functions.nms import nms_function
 from edgeseg_export.functions.pyramid_atlas import pyramid_atlas_function
+from edgeseg_export.functions.warp import warp_function
 
 DOMAIN = "edgeseg"
 
@@ -130,6 +132,28 @@ def _atlas_roi_align(name: str, attributes: Mapping[str, Any], inputs: list[Type
     )
 
 
+def _correlation(name: str, attributes: Mapping[str, Any], inputs: list[Type]) -> FunctionProto:
+    first = inputs[0]
+    return correlation_function(
+        name,
+        (first.shape[2], first.shape[3]),
+        first.shape[1],
+        is_half=first.dtype == TensorProto.FLOAT16,
+        **attributes,
+    )
+
+
+def _warp(name: str, attributes: Mapping[str, Any], inputs: list[Type]) -> FunctionProto:
+    map_, flow = inputs
+    return warp_function(
+        name,
+        (map_.shape[2], map_.shape[3]),
+        outside=attributes["outside"].decode(),
+        spacing=attributes["spacing"].decode(),
+        is_half=(map_.dtype == TensorProto.FLOAT16, flow.dtype == TensorProto.FLOAT16),
+    )
+
+
 def _deform_conv2d(name: str, attributes: Mapping[str, Any], inputs: list[Type]) -> FunctionProto:
     x, offset, weight = inputs[:3]
     return deform_conv2d_function(
@@ -171,9 +195,11 @@ _OPERATORS = {
         ),
         free_rows=1,
     ),
+    "Correlation": Operator(_correlation, lambda attributes, inputs: _by(*inputs[0].shape[1:])),
     "DeformConv2d": Operator(_deform_conv2d, lambda attributes, inputs: _by(*inputs[0].shape[1:])),
     "Nms": Operator(
         _nms, lambda attributes, inputs: f"{inputs[0].shape[1]}to{attributes['max_output']}"
     ),
     "PyramidAtlas": Operator(_pyramid_atlas, lambda attributes, inputs: _by(*inputs[0].shape[1:])),
+    "Warp": Operator(_warp, lambda attributes, inputs: _by(*inputs[0].shape[1:])),
 }

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import FunctionProto, TensorProto, helper
 
 from edgeseg.ops.pyramid_atlas import atlas_layout
-from edgeseg.ops.pyramid_roi_align import MAX_BIN_CELLS, level_boundaries
+from edgeseg.ops.pyramid_roi_align import LAST_PIXEL, MAX_BIN_CELLS, level_boundaries
 from edgeseg_export.functions.axis import Axis, fixed_samples, num_taps, taps
 from edgeseg_export.functions.body import OPSET, Body
 
@@ -35,6 +35,7 @@ def atlas_roi_align_function(
     canonical_scale: float,
     canonical_level: int,
     rois_last: bool = False,
+    min_cells: float = 1.0,
     is_half: bool = False,
 ) -> FunctionProto:
     """Return the function for R boxes a picture, which computes what `edgeseg.ops.atlas_roi_align` does.
@@ -60,6 +61,7 @@ def atlas_roi_align_function(
         canonical_scale: Side in pixels of the box that belongs to `canonical_level`.
         canonical_level: log2 of the stride from which a box of `canonical_scale` is pooled.
         rois_last: Whether the boxes are the last axis of the result instead of the second.
+        min_cells: Least width and height of a box in cells, unless aligned.
         is_half: Whether the atlas is float16; it is sampled in float32.
     """
     body = Body()
@@ -70,7 +72,17 @@ def atlas_roi_align_function(
         canonical_scale=canonical_scale,
         canonical_level=canonical_level,
     )
-    y, x = _axes(body, level_sizes, strides, boundaries, output_size, sampling_ratio, aligned)
+    y, x = _axes(
+        body,
+        level_sizes,
+        strides,
+        boundaries,
+        output_size,
+        sampling_ratio,
+        aligned,
+        None if aligned else min_cells,
+        LAST_PIXEL.get(level_rule, 0.0),
+    )
     if sampling_ratio > 0:
         pooled = _fixed(body, atlas, y, x, channels, sampling_ratio, rois_last)
     else:
@@ -99,6 +111,7 @@ def atlas_roi_align_function(
             "canonical_scale",
             "canonical_level",
             "rois_last",
+            "min_cells",
         ],
     )
 
@@ -111,11 +124,16 @@ def _axes(
     output_size: tuple[int, int],
     sampling_ratio: int,
     aligned: bool,
+    min_cells: float | None,
+    pixel: float,
 ) -> tuple[Axis, Axis]:
     """Return what the samples of each box depend on, y and x, taken from the level of its area."""
     rois_B1R4 = body.op("Unsqueeze", "rois", body.ints(1))
     x1, y1, x2, y2 = body.split(rois_B1R4, 4, axis=3)
-    area = body.op("Mul", body.op("Sub", x2, x1), body.op("Sub", y2, y1))
+    width, height = body.op("Sub", x2, x1), body.op("Sub", y2, y1)
+    if pixel:
+        width, height = (body.op("Add", side, body.floats([pixel])) for side in (width, height))
+    area = body.op("Mul", width, height)
     is_above_B1RL = body.op("GreaterOrEqual", area, body.floats(boundaries or [np.inf]))
     steps_B1RL = body.op("Cast", is_above_B1RL, to=TensorProto.INT64)
     level_B1R = body.op("ReduceSum", steps_B1RL, body.ints(3), keepdims=0)
@@ -133,8 +151,8 @@ def _axes(
     if aligned:
         in_cells = body.op("Sub", in_cells, body.floats(0.5))
     left, top, right, bottom = body.split(in_cells, 4, axis=3)
-    bin_width, count_x = _bins(body, left, right, output_size[1], sampling_ratio, aligned)
-    bin_height, count_y = _bins(body, top, bottom, output_size[0], sampling_ratio, aligned)
+    bin_width, count_x = _bins(body, left, right, output_size[1], sampling_ratio, min_cells)
+    bin_height, count_y = _bins(body, top, bottom, output_size[0], sampling_ratio, min_cells)
     return (
         Axis(top, bin_height, count_y, height, y0, output_size[0], layout.height),
         Axis(left, bin_width, count_x, width, x0, output_size[1], layout.width),
@@ -142,16 +160,16 @@ def _axes(
 
 
 def _bins(
-    body: Body, low: str, high: str, bins: int, sampling_ratio: int, aligned: bool
+    body: Body, low: str, high: str, bins: int, sampling_ratio: int, min_cells: float | None
 ) -> tuple[str, str]:
     """Return the size of a bin in cells and its number of samples along one axis."""
     size = body.op("Sub", high, low)
-    if not aligned:  # what is not finite stays so: its samples are outside
-        one, lowest = body.floats(1), body.floats(np.finfo(np.float32).min)
+    if min_cells is not None:  # what is not finite stays so: its samples are outside
+        least, lowest = body.floats(min_cells), body.floats(np.finfo(np.float32).min)
         is_small = body.op(
-            "And", body.op("Less", size, one), body.op("GreaterOrEqual", size, lowest)
+            "And", body.op("Less", size, least), body.op("GreaterOrEqual", size, lowest)
         )
-        size = body.op("Where", is_small, one, size)
+        size = body.op("Where", is_small, least, size)
     bin_size = body.op("Div", size, body.floats(bins))
     if sampling_ratio > 0:
         return bin_size, body.floats(sampling_ratio)

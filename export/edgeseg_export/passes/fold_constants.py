@@ -8,7 +8,7 @@ from onnx.reference import ReferenceEvaluator
 from edgeseg_export.onnx_model import OnnxModel
 
 FOLDED = frozenset({"Concat", "Gather", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that only rearrange: the result is no larger than the inputs."""
+"""Operators that only rearrange: the result is not larger than the inputs."""
 
 
 def fold_constants(model: OnnxModel) -> OnnxModel:

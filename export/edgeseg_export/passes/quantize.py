@@ -6,7 +6,7 @@ int32 DequantizeLinear.
 
 A ReLU stays between its convolution (or addition) and QuantizeLinear, where TensorRT expects it. The result is never
 negative and has a zero point of its own, by which ONNX Runtime is told so: quantising then clears negative values, and
-the ReLU needs no kernel, see `edgeseg_runtime.quantized`.
+the ReLU needs no kernel, see `edgeseg_runtime.onnx.quantized`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import onnx
 from onnx import NodeProto, helper
 
 from edgeseg_export.onnx_model import Array, OnnxModel
-from edgeseg_runtime.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT
+from edgeseg_runtime.onnx.quantized import NONNEGATIVE_ZERO_POINT, ZERO_POINT
 
 LEVELS = 127
 WEIGHT_AXES = {"Conv": 0, "ConvTranspose": 1}
@@ -159,7 +159,7 @@ class _Weights:
     """The weights of a graph; each node gets int8 ones of its own.
 
     ONNX Runtime cannot load a graph with shared ones on x86 without VNNI: where it makes them uint8
-    (`edgeseg_runtime.quantized.prepare_for_cpu`) it does so once for each reader, under one name.
+    (`edgeseg_runtime.onnx.quantized.prepare_for_cpu`) it does so once for each reader, under one name.
     """
 
     def __init__(self, model: OnnxModel) -> None:
@@ -252,7 +252,7 @@ def _magnitude(name: str, largest: Mapping[str, float]) -> float:
 
 
 def _activations(node: NodeProto) -> list[str]:
-    """Return the inputs that are no weights, shapes or sizes."""
+    """Return the inputs other than weights, shapes and sizes."""
     return list(node.input) if node.op_type in {"Add", "Concat"} else [node.input[0]]
 
 

@@ -26,6 +26,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg_runtime.bundle.graphs import MAIN, Graph, TensorSpec
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import (
     BackendUnavailable,
     EngineBuildError,
@@ -34,8 +36,6 @@ from edgeseg_runtime.errors import (
     OutOfMemory,
     OutputContractError,
 )
-from edgeseg_runtime.graphs import MAIN, Graph, TensorSpec
-from edgeseg_runtime.manifest import Manifest
 from edgeseg_runtime.pickling import Unpicklable
 
 __all__ = [
@@ -54,8 +54,8 @@ Tensors = dict[str, npt.NDArray[Any]]
 BACKENDS: dict[str, str] = {
     "onnxruntime": "edgeseg_runtime.backends.ort:OrtBackend",
     "openvino": "edgeseg_runtime.backends.openvino:OpenVinoBackend",
-    "tensorrt": "edgeseg_runtime.backends.trt:TrtBackend",
-    "tensorrt_rtx": "edgeseg_runtime.backends.trt:TrtRtxBackend",
+    "tensorrt": "edgeseg_runtime.tensorrt.backend:TrtBackend",
+    "tensorrt_rtx": "edgeseg_runtime.tensorrt.backend:TrtRtxBackend",
 }
 
 # Never "pip install edgeseg-runtime[...]": on a Jetson that would replace JetPack's own build.
@@ -294,7 +294,7 @@ def _check_options(names: Sequence[str], options: Mapping[str, Any]) -> None:
     for option in options:
         if not any(option in taken for taken in known.values()):
             texts = [f"{name} takes {', '.join(taken) or 'none'}" for name, taken in known.items()]
-            raise ValueError(f"{option!r} is no option of a backend; {'; '.join(texts)}")
+            raise ValueError(f"{option!r} is not an option of any backend; {'; '.join(texts)}")
 
 
 def _open_auto(

@@ -14,7 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import State, Tensors, missing_graph
-from edgeseg_runtime.backends.state import ExchangedTensors, first_rows
+from edgeseg_runtime.backends.state import ExchangedTensors, Value, first_rows
+from edgeseg_runtime.bundle.graph_files import read_graph
+from edgeseg_runtime.bundle.graphs import MAIN, Graph, staying_outputs
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -22,11 +25,8 @@ from edgeseg_runtime.errors import (
     InputContractError,
     OutOfMemory,
 )
-from edgeseg_runtime.graph_files import read_graph
-from edgeseg_runtime.graphs import MAIN, Graph, staying_outputs
 from edgeseg_runtime.libraries import import_library
-from edgeseg_runtime.manifest import Manifest
-from edgeseg_runtime.onnx_inline import inline_functions
+from edgeseg_runtime.onnx.inline import inline_functions
 from edgeseg_runtime.pickling import Unpicklable
 
 __all__ = ["OpenVinoBackend"]
@@ -48,7 +48,7 @@ class OpenVinoBackend(Unpicklable):
         precision: arithmetic of what the graph leaves in floating point: "f32" gives what the
             other engines give. Left to OpenVINO (None) it is bfloat16 on recent Xeons and float16
             on graphics.
-        allow_operators: operators that the caller vouches for, see `onnx_check.check_graph`.
+        allow_operators: operators that the caller vouches for, see `onnx.check.check_graph`.
 
     Raises:
         BundleError: if the model is missing, damaged, or holds what no bundle may hold.
@@ -118,6 +118,7 @@ class OpenVinoBackend(Unpicklable):
         model = self._models.get(graph)  # `close` in another thread must not take it half-way
         if model is None:
             raise ValueError("the backend is closed; load the bundle again")
+        inputs = self._used(inputs, graph, model)
         _check_inputs(inputs, [port for port in model.inputs if port.get_any_name() in inputs])
         if state is not None:
             assert isinstance(state, _State)
@@ -137,6 +138,12 @@ class OpenVinoBackend(Unpicklable):
                 idle.append(request)
         return dict(zip(names, arrays, strict=True))
 
+    def _used(self, inputs: Mapping[str, Value], graph: str, model: Any) -> dict[str, Value]:
+        """Return the inputs without those of the bundle that no output depends on: OpenVINO drops them."""
+        left = {port.get_any_name() for port in model.inputs}
+        dropped = {spec.name for spec in self._graphs[graph].inputs} - left
+        return {name: array for name, array in inputs.items() if name not in dropped}
+
     def _run_with_state(
         self, model: Any, inputs: Tensors, name: str, state: _State, rows: int | None
     ) -> Tensors:
@@ -145,7 +152,7 @@ class OpenVinoBackend(Unpicklable):
         fixed = {output for output in staying if not graph.output(output).has_free_axis}
         sources = first_rows(
             graph,
-            state.sources(name),
+            self._used(state.sources(name), name, model),
             lambda tensor: self._make_tensor(np.ascontiguousarray(tensor.data[:, :rows])),
         )
         targets = state.targets(name, fixed)

@@ -15,6 +15,9 @@ import numpy.typing as npt
 
 from edgeseg_runtime.backends import State, Tensors, missing_graph
 from edgeseg_runtime.backends.state import KeptTensors, first_rows
+from edgeseg_runtime.bundle.graph_files import read_graph
+from edgeseg_runtime.bundle.graphs import MAIN, staying_outputs
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import (
     BackendError,
     BackendUnavailable,
@@ -23,12 +26,9 @@ from edgeseg_runtime.errors import (
     InputContractError,
     OutOfMemory,
 )
-from edgeseg_runtime.graph_files import read_graph
-from edgeseg_runtime.graphs import MAIN, staying_outputs
 from edgeseg_runtime.libraries import import_library
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.onnx.quantized import prepare_for_cpu
 from edgeseg_runtime.pickling import Unpicklable
-from edgeseg_runtime.quantized import prepare_for_cpu
 
 __all__ = ["OrtBackend", "node_times"]
 
@@ -47,7 +47,7 @@ class OrtBackend(Unpicklable):
     """ONNX Runtime sessions, one for each graph, over verified bytes.
 
     The session is made from memory, never from a path, so the bytes that were hashed are the bytes
-    that are loaded. Models that hold what no bundle may hold are refused, see `onnx_check`.
+    that are loaded. Models that hold what no bundle may hold are refused, see `onnx.check`.
 
     `run` may be called from several threads at once; ONNX Runtime allows that.
 

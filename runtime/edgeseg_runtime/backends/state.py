@@ -8,7 +8,13 @@ from typing import Any, Generic, TypeVar
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.graphs import Graph, Schedule, TensorSpec, staying_outputs, taken_outputs
+from edgeseg_runtime.bundle.graphs import (
+    Graph,
+    Schedule,
+    TensorSpec,
+    staying_outputs,
+    taken_outputs,
+)
 from edgeseg_runtime.pickling import Unpicklable
 
 __all__ = ["ExchangedTensors", "KeptTensors", "first_rows", "typical_order"]

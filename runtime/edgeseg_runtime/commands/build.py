@@ -7,9 +7,9 @@ from pathlib import Path
 from edgeseg_runtime.commands.options import names_from_text
 from edgeseg_runtime.commands.tables import table_of_rows
 from edgeseg_runtime.commands.terminal import Terminal
-from edgeseg_runtime.engine_key import EngineOptions
-from edgeseg_runtime.engines import build_bundle
 from edgeseg_runtime.errors import BackendUnavailable
+from edgeseg_runtime.tensorrt.engines import build_bundle
+from edgeseg_runtime.tensorrt.key import EngineOptions
 
 __all__ = ["build"]
 

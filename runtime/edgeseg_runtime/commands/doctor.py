@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from edgeseg_runtime import __version__, cuda, engine_store, trt_compat
+from edgeseg_runtime import __version__
 from edgeseg_runtime.backends import INSTALL_HINTS
 from edgeseg_runtime.commands.tables import sections_from_document
 from edgeseg_runtime.commands.terminal import Terminal
 from edgeseg_runtime.environment import Environment, read_environment
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.libraries import import_library
+from edgeseg_runtime.tensorrt import compat as trt_compat
+from edgeseg_runtime.tensorrt import cuda
+from edgeseg_runtime.tensorrt import store as engine_store
 
 __all__ = ["ONE_NODE_MODEL", "doctor", "examine"]
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg_runtime.backends import missing_graph, open_backend
+from edgeseg_runtime.bundle.graph_files import all_graphs, read_graph
+from edgeseg_runtime.bundle.manifest import Artifact, Graph, Manifest, read_artifact
 from edgeseg_runtime.commands.tables import sections_from_document
 from edgeseg_runtime.commands.terminal import Terminal
-from edgeseg_runtime.engine_store import cache_folder, list_engines
 from edgeseg_runtime.errors import BundleError, CorruptArtifact, EdgesegError
-from edgeseg_runtime.graph_files import all_graphs, read_graph
 from edgeseg_runtime.libraries import import_library
-from edgeseg_runtime.manifest import Artifact, Graph, Manifest, read_artifact
-from edgeseg_runtime.onnx_fields import fields_between
-from edgeseg_runtime.onnx_summary import in_order, summarise
+from edgeseg_runtime.onnx.fields import fields_between
+from edgeseg_runtime.onnx.summary import in_order, summarise
 from edgeseg_runtime.progress import Progress, silent
+from edgeseg_runtime.tensorrt.store import cache_folder, list_engines
 
 __all__ = ["inspect", "inspect_path", "summary_from_document"]
 

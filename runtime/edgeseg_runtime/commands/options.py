@@ -48,6 +48,8 @@ RUN_HELP: Mapping[str, str] = {
     "reconnect": "Attempts in a row to reopen a camera; no end if left out.",
     "scene_cut": "Of a video model: a key frame where the picture changes by so many grey levels; 25 is usual.",
     "draw": "Write annotated pictures or a video.",
+    "surfaces": "How surfaces are drawn: parts, u, v, contours or iuv.",
+    "iuv": "Of surfaces: write NAME_iuv.png beside each picture's results, red part, green u, blue v.",
     "save_json": "Write COCO results, predictions.json.",
     "threads": "CPU threads of the engine; its own choice if left out.",
     "engines": "Folder of TensorRT engines that you built yourself; engines are programs.",

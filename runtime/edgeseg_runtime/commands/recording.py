@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import signal
 import threading
 import time
@@ -12,18 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgeseg_runtime.bundle.files import listed
 from edgeseg_runtime.commands.writing import (
     PREDICTIONS,
+    Drawing,
     JsonList,
     canvases,
-    picture_names,
-    video_names,
+    file_names,
 )
-from edgeseg_runtime.files import listed
 from edgeseg_runtime.outputs import OutputFolder
+from edgeseg_runtime.picture.sources import Source
 from edgeseg_runtime.predictor import Predictor, StageClock
 from edgeseg_runtime.progress import Progress
-from edgeseg_runtime.sources import Source
 
 __all__ = [
     "Outcome",
@@ -43,9 +42,10 @@ class Outcome:
         num_frames: frames that were predicted.
         num_skipped: frames that could not be decoded.
         num_missing: frames that headers of videos promised and that did not come.
-        left_out: files of folders and patterns that are no pictures.
+        left_out: files of folders and patterns that are not pictures.
         num_detections: over all frames, from the chosen score on.
         num_nonfinite: detections dropped because a number in them was NaN or infinite.
+        num_left_out: detections without the surface that the model gives to the best of a picture.
         num_shrunk: frames that fit into no shape of the bundle and lost scale.
         was_interrupted: whether a signal ended the run early.
         seconds: that the frames took, from the first one's reading to the last one's writing.
@@ -59,6 +59,7 @@ class Outcome:
     left_out: list[str] = field(default_factory=list)
     num_detections: int = 0
     num_nonfinite: int = 0
+    num_left_out: int = 0
     num_shrunk: int = 0
     was_interrupted: bool = False
     seconds: float = 0.0
@@ -67,17 +68,22 @@ class Outcome:
 
 
 def output_folder(
-    sources: Sequence[Source], folder: Path, *, draws: bool, writes_json: bool, overwrite: bool
+    sources: Sequence[Source],
+    folder: Path,
+    *,
+    drawing: Drawing,
+    writes_json: bool,
+    overwrite: bool,
 ) -> OutputFolder:
     """Return the folder for what `record` writes, which it does not touch before.
 
     Raises:
         FileExistsError: something of what would be written is there, or is one of the sources.
+        ValueError: a file for each picture is asked for, and a source is a video or camera.
     """
-    names = list(itertools.chain(*picture_names(sources))) + video_names(sources)
     return OutputFolder(
         folder,
-        (names if draws else []) + ([PREDICTIONS] if writes_json else []),
+        file_names(sources, drawing) + ([PREDICTIONS] if writes_json else []),
         overwrite=overwrite,
         sources=[path for source in sources for path in source.paths],
     )
@@ -89,7 +95,7 @@ def record(
     outputs: OutputFolder,
     *,
     score: float,
-    draws: bool = True,
+    drawing: Drawing = Drawing(),  # noqa: B008  # frozen
     writes_json: bool = True,
     stop: threading.Event,
     progress: Progress,
@@ -108,20 +114,21 @@ def record(
         sources: the frames.
         outputs: from `output_folder`, for the same sources.
         score: detections below are left out; see `filter` of the result's class.
-        draws: write annotated pictures or the videos.
+        drawing: what is drawn, and how.
         writes_json: write `predictions.json`.
         stop: ends the run after the current frame when it is set.
         progress: called as progress(stage, done, total); the total of a camera is 0.
         scene_cut: see `Predictor.session`.
 
     Raises:
-        ValueError: there is a `scene_cut` that does not fit the model.
+        ValueError: there is a `scene_cut` or a `drawing` that does not fit the model.
         SourceError: a source gives no frames (any more).
         RecordingError: OpenCV cannot encode, or what it wrote cannot be read again.
         FileExistsError: a file that is not to be replaced has appeared in the folder.
         OSError: the folder cannot be written.
     """
     predictor.session(scene_cut=scene_cut).close()  # refused before anything is written
+    drawing.check(predictor.manifest)
     outcome = Outcome(left_out=[path for source in sources for path in source.left_out])
     expected = [source.num_frames or 0 for source in sources]
     num_expected = sum(expected) if all(expected) else 0
@@ -131,7 +138,7 @@ def record(
         stack.enter_context(outputs)
         results = stack.enter_context(JsonList(outputs)) if writes_json else None
         progress("predict", 0, num_expected)
-        for source, canvas in zip(sources, canvases(sources, outputs, draws), strict=True):
+        for source, canvas in zip(sources, canvases(sources, outputs, drawing), strict=True):
             with canvas:
                 frames = predictor.stream_frames(source, probe=clock.stages, scene_cut=scene_cut)
                 for frame, found in frames:
@@ -141,6 +148,7 @@ def record(
                         if results is not None:
                             outcome.num_nonfinite += results.add(frame, kept)
                     outcome.num_nonfinite += found.num_nonfinite
+                    outcome.num_left_out += kept.num_left_out
                     outcome.num_shrunk += predictor.kept_scale(frame.image.shape[:2]) < 1
                     outcome.num_frames += 1
                     outcome.num_detections += kept.num_detections
@@ -171,7 +179,7 @@ def lines_from_outcome(outcome: Outcome, *, backend: str, score: float) -> list[
 
 
 def problem_of_outcome(outcome: Outcome) -> str | None:
-    """Return why a run that came to its end is none to rely on, or None."""
+    """Return why a run that finished cannot be relied on, or None."""
     if outcome.num_missing:
         return (
             f"the video ended early: {outcome.num_missing} frames that its header promises are "

@@ -18,9 +18,10 @@ from edgeseg_runtime.commands.recording import (
 )
 from edgeseg_runtime.commands.running import INTERRUPTED
 from edgeseg_runtime.commands.terminal import Terminal
+from edgeseg_runtime.commands.writing import Drawing
 from edgeseg_runtime.errors import BrokenSource
+from edgeseg_runtime.picture.sources import open_sources
 from edgeseg_runtime.predictor import load
-from edgeseg_runtime.sources import open_sources
 
 __all__ = ["run"]
 
@@ -38,6 +39,8 @@ def run(
     reconnect: int | None = None,
     scene_cut: float | None = None,
     draw: bool = True,
+    surfaces: str | None = None,
+    iuv: bool = False,
     save_json: bool = True,
     threads: int | None = None,
     engines: Path | None = None,
@@ -51,10 +54,13 @@ def run(
         EdgesegError: see `recording.record`.
     """
     check_engines(engines, [backend])
+    drawing = Drawing(draws=draw, surfaces=surfaces, writes_iuv=iuv)
     options: dict[str, Any] = {} if engines is None else {"engines_folder": engines}
     with terminal.progress() as progress, stop_on_signals() as stop:
         frames = open_sources(sources, stop=stop, max_reconnects=reconnect, recursive=recursive)
-        outputs = output_folder(frames, out, draws=draw, writes_json=save_json, overwrite=overwrite)
+        outputs = output_folder(
+            frames, out, drawing=drawing, writes_json=save_json, overwrite=overwrite
+        )
         progress("load the bundle", 0, 1)
         with load(bundle, backend=backend, threads=threads, **options) as predictor:
             used = predictor.backend.name
@@ -64,7 +70,7 @@ def run(
                 outputs,
                 score=score,
                 scene_cut=scene_cut,
-                draws=draw,
+                drawing=drawing,
                 writes_json=save_json,
                 stop=stop,
                 progress=progress,
@@ -91,6 +97,11 @@ def _remark(terminal: Terminal, outcome: Outcome) -> None:
         terminal.note(
             f"{outcome.num_nonfinite} detections were dropped or lost key points: NaN or infinite "
             "numbers"
+        )
+    if outcome.num_left_out:
+        terminal.note(
+            f"{outcome.num_left_out} detections have no surface: the model gives one to the best of a "
+            "picture; leave out less sure ones with --score, or export with a larger --set max_surfaces"
         )
     if outcome.num_shrunk:
         terminal.note(

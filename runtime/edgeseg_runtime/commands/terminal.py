@@ -140,7 +140,7 @@ class Terminal:
         """Say what is wrong with stdout, and let it lead nowhere.
 
         Raises:
-            BrokenPipeError: its reader is gone, which is no mistake of anybody.
+            BrokenPipeError: its reader is gone, which is nobody's mistake.
             StreamError: it cannot be written for another reason.
         """
         try:

@@ -8,25 +8,29 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import cv2
 import numpy as np
 
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import EdgesegError
 from edgeseg_runtime.outputs import OutputFolder
-from edgeseg_runtime.results import Result
-from edgeseg_runtime.sources import Frame, Source
+from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.picture.sources import Frame, Source
+from edgeseg_runtime.results import Instances, Result
+from edgeseg_runtime.results.draw_surfaces import check_style
 
 __all__ = [
     "PREDICTIONS",
     "Canvas",
+    "Drawing",
     "JsonList",
     "RecordingError",
     "canvases",
-    "picture_names",
-    "video_names",
+    "file_names",
 ]
 
 PREDICTIONS = "predictions.json"
@@ -34,6 +38,54 @@ VIDEO = "annotated.mp4"
 LIVE_FRAMES_PER_SECOND = 25.0
 """Speed at which a recorded camera is played: cameras do not tell theirs reliably."""
 PROBE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """What is drawn of the results, and how.
+
+    Attributes:
+        draws: write annotated pictures or videos.
+        surfaces: one of `SURFACE_STYLES`; None for the way of `Instances.draw`.
+        writes_iuv: write part, u and v of each picture, see `Instances.iuv_png`.
+
+    Raises:
+        ValueError: there is no such style, or nothing is drawn in it.
+    """
+
+    draws: bool = True
+    surfaces: str | None = None
+    writes_iuv: bool = False
+
+    def __post_init__(self) -> None:
+        if self.surfaces is None:
+            return
+        check_style(self.surfaces)
+        if not self.draws:
+            raise ValueError(
+                f"--surfaces {self.surfaces} is given, and --no-draw: nothing is drawn; leave one out"
+            )
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse what asks for surfaces of a model that gives none.
+
+        Raises:
+            ValueError: it does.
+        """
+        option = "--iuv" if self.writes_iuv else f"--surfaces {self.surfaces}"
+        has_surfaces = any(spec.name == "surface_coarse" for spec in manifest.outputs)
+        if (self.writes_iuv or self.surfaces is not None) and not has_surfaces:
+            raise ValueError(
+                f"{option} is given, but {manifest.name} gives no surfaces; leave it out, or take a "
+                "model such as densepose_resnet50_fpn"
+            )
+
+    def drawn(self, found: Result, image: Image) -> Image:
+        """Return a picture with what was found in it."""
+        if self.surfaces is None:
+            return found.draw(image)
+        assert isinstance(found, Instances)  # nothing else has surfaces
+        return found.draw(image, surfaces=self.surfaces)
 
 
 class RecordingError(EdgesegError):
@@ -128,6 +180,29 @@ class JsonList:
             )
 
 
+def file_names(sources: Sequence[Source], drawing: Drawing) -> list[str]:
+    """Return the names of all files that are drawn.
+
+    Raises:
+        ValueError: a file for each picture is asked for, and a source is a video or camera.
+    """
+    pictures = list(itertools.chain(*picture_names(sources)))
+    names = pictures + video_names(sources) if drawing.draws else []
+    if not drawing.writes_iuv:
+        return names
+    for source in sources:
+        if source.kind != "pictures":
+            raise ValueError(
+                f"--iuv writes a file for each picture, but {source.name} is a video or camera; leave "
+                "it out, or take the frames as pictures"
+            )
+    return names + [_iuv_name(name) for name in pictures]
+
+
+def _iuv_name(picture: str) -> str:
+    return f"{Path(picture).stem}_iuv.png"
+
+
 def picture_names(sources: Iterable[Source]) -> list[list[str]]:
     """Return the names of the annotated pictures of each source, in the order of its frames."""
     unique = _unique_names(".jpg")
@@ -158,17 +233,17 @@ def _unique_names(suffix: str) -> Callable[[str], str]:
     return unique
 
 
-def canvases(sources: Sequence[Source], outputs: OutputFolder, draws: bool) -> list[Canvas]:
+def canvases(sources: Sequence[Source], outputs: OutputFolder, drawing: Drawing) -> list[Canvas]:
     """Return what draws each source's frames: into pictures, into a video, or not at all."""
     pictures, videos = picture_names(sources), iter(video_names(sources))
     found: list[Canvas] = []
     for source, names in zip(sources, pictures, strict=True):
-        if not draws:
-            found.append(Canvas())
-        elif source.kind == "pictures":
-            found.append(_Pictures(outputs, names))
+        if source.kind == "pictures":
+            found.append(_Pictures(outputs, names, drawing))
+        elif drawing.draws:
+            found.append(_Video(outputs, next(videos), source, drawing))
         else:
-            found.append(_Video(outputs, next(videos), source))
+            found.append(Canvas())
     return found
 
 
@@ -191,27 +266,37 @@ class Canvas(contextlib.AbstractContextManager["Canvas", None]):
 
 
 class _Pictures(Canvas):
-    """Writes each annotated picture under the name of its source."""
+    """Writes what was found in each picture under the name of its source."""
 
-    def __init__(self, outputs: OutputFolder, names: Sequence[str]) -> None:
+    def __init__(self, outputs: OutputFolder, names: Sequence[str], drawing: Drawing) -> None:
         super().__init__()
         self._outputs = outputs
         self._names = names
+        self._drawing = drawing
 
     def add(self, frame: Frame, found: Result) -> None:
-        image = found.draw(frame.image)
+        name = self._names[frame.index]
+        if self._drawing.draws:
+            self.files.append(self._outputs.write(name, self._annotated(frame, found)))
+        if self._drawing.writes_iuv:
+            assert isinstance(found, Instances)  # nothing else has surfaces
+            self.files.append(self._outputs.write(_iuv_name(name), found.iuv_png()))
+
+    def _annotated(self, frame: Frame, found: Result) -> bytes:
+        image = self._drawing.drawn(found, frame.image)
         is_encoded, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
         if not is_encoded:
             raise RecordingError(f"OpenCV cannot encode the picture {frame.name} as JPEG")
-        self.files.append(self._outputs.write(self._names[frame.index], data.tobytes()))
+        return data.tobytes()
 
 
 class _Video(Canvas):
     """Writes annotated frames into a video, which appears, checked, when the block ends."""
 
-    def __init__(self, outputs: OutputFolder, name: str, source: Source) -> None:
+    def __init__(self, outputs: OutputFolder, name: str, source: Source, drawing: Drawing) -> None:
         super().__init__()
         self._outputs = outputs
+        self._drawing = drawing
         self._path = outputs.folder / name
         self._frames_per_second = source.frames_per_second or LIVE_FRAMES_PER_SECOND
         self._writer: cv2.VideoWriter | None = None
@@ -223,7 +308,7 @@ class _Video(Canvas):
         return self
 
     def add(self, frame: Frame, found: Result) -> None:
-        image = found.draw(frame.image)
+        image = self._drawing.drawn(found, frame.image)
         if self._writer is None:
             self._size = (image.shape[1], image.shape[0])
             self._writer = cv2.VideoWriter(

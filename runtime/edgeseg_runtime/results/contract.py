@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgeseg_runtime.image import Image
+from edgeseg_runtime.picture.image import Image
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,6 +23,11 @@ class Result(Protocol):
     @property
     def num_nonfinite(self) -> int:
         """How much was left out or set to 0 because a number in it was NaN or infinite."""
+        ...
+
+    @property
+    def num_left_out(self) -> int:
+        """How many detections lack what the model gives to the best few only, such as surfaces."""
         ...
 
     def __len__(self) -> int:
@@ -52,7 +57,7 @@ class Result(Protocol):
         """Return a copy of the source picture with everything that was found drawn in.
 
         Raises:
-            ImageError: if it is no picture.
+            ImageError: if it is not a picture.
             ValueError: if it has another size than the picture of this result.
         """
         ...

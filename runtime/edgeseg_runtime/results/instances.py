@@ -10,7 +10,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.draw import (
+from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.draw import (
     Colour,
     canvas_from_image,
     colour_from_number,
@@ -22,12 +24,11 @@ from edgeseg_runtime.draw import (
     placed_points,
     tint,
 )
-from edgeseg_runtime.draw_surfaces import check_style, draw_surface
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.masks import MaskSet, read_only
-from edgeseg_runtime.paste import MaskCrop
-from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.draw_surfaces import check_style, draw_surface
+from edgeseg_runtime.results.masks import MaskSet, read_only
 from edgeseg_runtime.results.naming import category_of_label, name_of_label, number_of_label
+from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.results.rle import rle_from_crop
 from edgeseg_runtime.results.rows import (
     OPTIONAL_FIELDS,
     ROW_FIELDS,
@@ -35,8 +36,7 @@ from edgeseg_runtime.results.rows import (
     extra_array,
     row_array,
 )
-from edgeseg_runtime.rle import rle_from_crop
-from edgeseg_runtime.surfaces import Surface, SurfaceSet, png_from_iuv
+from edgeseg_runtime.results.surfaces import Surface, SurfaceSet, png_from_iuv
 
 __all__ = ["Instances"]
 
@@ -192,6 +192,11 @@ class Instances:
         return 0 if self.surfaces is None else int((~self.surfaces.is_there).sum())
 
     @property
+    def num_left_out(self) -> int:
+        """`num_without_surface`: nothing else is given to the best few only."""
+        return self.num_without_surface
+
+    @property
     def extra(self) -> Mapping[str, npt.NDArray[Any]]:
         """The further arrays (N, ...) by name; read-only."""
         return MappingProxyType(self._extra)
@@ -277,7 +282,7 @@ class Instances:
         """Return the rows with at least this score and one of these labels (number or name).
 
         Raises:
-            ValueError: if a name is none of `label_names`.
+            ValueError: if a name is not one of `label_names`.
         """
         is_kept = np.ones(len(self), np.bool_)
         if score is not None:
@@ -333,7 +338,7 @@ class Instances:
                 equal u and v, "iuv" for part, u and v as blue, green and red.
 
         Raises:
-            ImageError: if it is no picture.
+            ImageError: if it is not a picture.
             ValueError: if it has another size than the picture of this result, or there is no such
                 way of drawing.
         """

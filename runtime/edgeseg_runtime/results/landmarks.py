@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.draw import (
+from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.draw import (
     canvas_from_image,
     colour_from_number,
     draw_box,
@@ -17,9 +19,7 @@ from edgeseg_runtime.draw import (
     line_width,
     placed_points,
 )
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.masks import read_only
-from edgeseg_runtime.results.conversions import import_supervision
+from edgeseg_runtime.results.masks import read_only
 
 __all__ = ["Landmarks"]
 
@@ -69,6 +69,11 @@ class Landmarks:
             )
         if self.box is not None and self.box.shape != (4,):
             raise ValueError(f"box has shape {self.box.shape}; expected (4,)")
+
+    @property
+    def num_left_out(self) -> int:
+        """0: every detection has all that the model gives."""
+        return 0
 
     @property
     def num_detections(self) -> int:
@@ -139,7 +144,7 @@ class Landmarks:
         """Return a copy of the source picture with the points, their bones and the box.
 
         Raises:
-            ImageError: if it is no picture.
+            ImageError: if it is not a picture.
             ValueError: if it has another size than the picture of this result.
         """
         canvas = canvas_from_image(image, self.image_size)

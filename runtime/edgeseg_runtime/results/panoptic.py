@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.draw import (
+from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.results.draw import (
     Colour,
     canvas_from_image,
     colour_from_number,
@@ -23,12 +24,11 @@ from edgeseg_runtime.draw import (
     muted_colour_from_number,
     tint_all,
 )
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.masks import MaskSet, read_only
-from edgeseg_runtime.paste import MaskCrop
 from edgeseg_runtime.results.instances import Instances
+from edgeseg_runtime.results.masks import MaskSet, read_only
 from edgeseg_runtime.results.naming import category_of_label, name_of_label, number_of_label
-from edgeseg_runtime.rle import rle_from_crop
+from edgeseg_runtime.results.paste import MaskCrop
+from edgeseg_runtime.results.rle import rle_from_crop
 
 __all__ = ["MAX_SEGMENT_ID", "CocoPanoptic", "Panoptic", "Segment"]
 
@@ -84,6 +84,8 @@ class Panoptic:
             one, such as stuff; None if the model does not track.
         semantic: (H, W) int32 label of each pixel before segments were made, negative for none;
             None if it was not asked for.
+        instances: what the model found apart from the segments, whose masks may overlap; None if it
+            gives none. `to_instances` are the things of the map.
         label_names: name of label number i; empty if unknown.
         category_ids: COCO category id of label number i; empty if they are the label numbers.
         num_nonfinite: what was dropped because a number in it was NaN or infinite.
@@ -102,6 +104,7 @@ class Panoptic:
     scores: Floats
     track_ids: Ints | None = None
     semantic: Ids | None = None
+    instances: Instances | None = None
     label_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
     num_nonfinite: int = 0
@@ -141,6 +144,11 @@ class Panoptic:
         return self.ids.shape[0], self.ids.shape[1]
 
     @property
+    def num_left_out(self) -> int:
+        """0: every detection has all that the model gives."""
+        return 0
+
+    @property
     def num_detections(self) -> int:
         """S, the number of segments."""
         return len(self)
@@ -161,7 +169,8 @@ class Panoptic:
             f"{len(self) - num_things} stuff",
             f"image {height}x{width}",
         ]
-        given = [name for name in ("track_ids", "semantic") if getattr(self, name) is not None]
+        optional = ("track_ids", "semantic", "instances")
+        given = [name for name in optional if getattr(self, name) is not None]
         if given:
             details.append("with " + ", ".join(given))
         if self.num_nonfinite:
@@ -177,10 +186,10 @@ class Panoptic:
     ) -> Panoptic:
         """Return the segments with at least this score and one of these labels (number or name).
 
-        The pixels of the others become void.
+        The pixels of the others become void. `instances` are filtered alike.
 
         Raises:
-            ValueError: if a name is none of `label_names`.
+            ValueError: if a name is not one of `label_names`.
         """
         is_kept = np.ones(len(self), np.bool_)
         if score is not None:
@@ -189,16 +198,20 @@ class Panoptic:
             is_kept &= np.isin(
                 self.labels, [number_of_label(label, self.label_names) for label in labels]
             )
-        return self if is_kept.all() else self._selected(is_kept)
+        found = self if is_kept.all() else self._selected(is_kept)
+        if self.instances is None:
+            return found
+        return found._with(instances=self.instances.filter(score=score, labels=labels))
 
     def with_backend(self, name: str) -> Panoptic:
         """Return the same segments as the result of another backend; nothing is checked again."""
-        found = copy.copy(self)
-        found._set("backend", name)
-        return found
+        instances = None if self.instances is None else self.instances.with_backend(name)
+        return self._with(backend=name, instances=instances)
 
     def materialize(self) -> None:
-        """Do nothing: all of it is computed already."""
+        """Compute the masks of `instances`; all else is there already."""
+        if self.instances is not None:
+            self.instances.materialize()
 
     def records(self, image_id: int) -> list[dict[str, Any]]:
         """Return one JSON object per segment, from which the whole map can be made again.
@@ -261,7 +274,7 @@ class Panoptic:
         Void stays as it is.
 
         Raises:
-            ImageError: if it is no picture.
+            ImageError: if it is not a picture.
             ValueError: if it has another size than the picture of this result.
         """
         canvas = canvas_from_image(image, self.image_size)
@@ -277,6 +290,13 @@ class Panoptic:
     def label_name(self, index: int) -> str:
         """Return the name of row `index`'s label, or its number where there is no name."""
         return name_of_label(int(self.labels[index]), self.label_names)
+
+    def _with(self, **changes: Any) -> Panoptic:
+        """Return a copy with other values of fields that need no check."""
+        found = copy.copy(self)
+        for name, value in changes.items():
+            found._set(name, value)
+        return found
 
     def _set(self, name: str, value: Any) -> None:
         value = read_only(value) if isinstance(value, np.ndarray) else value
@@ -398,7 +418,7 @@ class _Runs:
         """Return the runs of all segments; those of void are left out.
 
         Raises:
-            ValueError: if a pixel has an id that is no segment's.
+            ValueError: if a pixel has an id that belongs to no segment.
         """
         height, width = ids.shape
         begins = np.ones((height, width), np.bool_)
@@ -416,7 +436,7 @@ class _Runs:
         is_known_R[is_known_R] = known[place_R[is_known_R]] == values_R[is_known_R]
         if not is_known_R.all():
             raise ValueError(
-                f"ids has pixels of {values_R[~is_known_R][0]}, which is none of segment_ids; "
+                f"ids has pixels of {values_R[~is_known_R][0]}, which is not one of segment_ids; "
                 "expected 0 for void"
             )
         y, x1 = np.divmod(starts_R, max(width, 1))

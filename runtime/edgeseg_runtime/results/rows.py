@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.masks import read_only
+from edgeseg_runtime.results.masks import read_only
 
 __all__ = [
     "OPTIONAL_FIELDS",
@@ -38,7 +38,7 @@ class RowField:
         is_flat: it stands there as one list of numbers.
         slot: the argument of `supervision.Detections`; None for an entry of its `data`.
         dot: radius of a point in a drawing, in widths of a line; 0 for one pixel, None if these
-            are no points.
+            are not points.
         is_named: `keypoint_names` and `skeleton` are those of its points, or of the first such
             array that there is.
         is_required: all Instances have it.

@@ -3,7 +3,7 @@
 Task           turns pictures into the model's inputs and opens readers; stateless
 Reader         turns the outputs of one stream into results; tracks live in it
 RegionTask     a task of models that look at one box of the picture at a time
-TASKS          name in a manifest -> "module:class", imported on first use
+TASKS          name in a manifest -> "module:callable", imported on first use
 create_task    the task that a manifest asks for
 """
 
@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from edgeseg_runtime.backends import Tensors
+from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.geometry import Box, Geometry
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.picture.geometry import Box, Geometry
+from edgeseg_runtime.picture.image import Image
 
 __all__ = ["TASKS", "Reader", "RegionTask", "Task", "create_task"]
 
@@ -25,7 +25,7 @@ TASKS: dict[str, str] = {
     "instances": "edgeseg_runtime.tasks.instances:InstanceTask",
     "keypoints": "edgeseg_runtime.tasks.keypoints:KeypointTask",
     "landmarks": "edgeseg_runtime.tasks.landmarks:LandmarkTask",
-    "panoptic": "edgeseg_runtime.tasks.panoptic:PanopticTask",
+    "panoptic": "edgeseg_runtime.tasks.panoptic:panoptic_task",
 }
 
 Result = TypeVar("Result")

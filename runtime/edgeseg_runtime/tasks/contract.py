@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NoReturn, TypeVar
 
+from edgeseg_runtime.bundle.manifest import Manifest, TensorSpec
 from edgeseg_runtime.errors import ManifestError
-from edgeseg_runtime.manifest import Manifest, TensorSpec
 
 __all__ = [
     "check_choice",
@@ -50,7 +50,7 @@ def options_from_manifest(kind: type[Options], manifest: Manifest) -> Options:
 
 
 def check_choice(manifest: Manifest, name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Refuse an option that is none of its choices."""
+    """Refuse an option that is not among its choices."""
     if value not in choices:
         refuse(manifest, f"{name} {value!r}", f"one of {', '.join(choices)}")
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import numpy as np
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import (
+from edgeseg_runtime.bundle.manifest import SAMPLED_RESIZES, Manifest
+from edgeseg_runtime.picture.geometry import (
     Box,
     Geometry,
     fit_image,
     fit_image_with_fraction,
     geometry_of,
 )
-from edgeseg_runtime.image import Image, check_image
-from edgeseg_runtime.manifest import SAMPLED_RESIZES, Manifest
+from edgeseg_runtime.picture.image import Image, check_image
 from edgeseg_runtime.tasks.contract import describe, refuse
 
 __all__ = ["PictureInput"]
@@ -83,7 +83,9 @@ def _check(manifest: Manifest) -> None:
             refuse(manifest, "input no image", wanted)
     if "image_fraction" in specs and preprocess.interpolation != "linear":
         refuse(
-            manifest, "image_fraction with pillow_bilinear", "it only with linear: Pillow rounds"
+            manifest,
+            f"image_fraction with {preprocess.interpolation}",
+            "it only with linear: the others round",
         )
     if "image_size" in specs and preprocess.resize in SAMPLED_RESIZES:
         refuse(
@@ -91,5 +93,10 @@ def _check(manifest: Manifest) -> None:
             f"image_size with resize {preprocess.resize}",
             "it only where the picture lies at the top left",
         )
-    if any(spec.shape[0] not in {1, -1} for spec in (*manifest.inputs, *manifest.outputs)):
-        refuse(manifest, "a fixed batch size above 1", "1 or free: export with batch size 1")
+    for spec in (*manifest.inputs, *manifest.outputs):
+        if spec.shape[:1] not in {(1,), (-1,)}:
+            refuse(
+                manifest,
+                f"{describe(spec)}, whose first axis is not a batch of 1",
+                "1 or free: export with batch size 1",
+            )

@@ -23,27 +23,25 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.centers import check_centers
-from edgeseg_runtime.geometry import (
+from edgeseg_runtime.bundle.manifest import Manifest, TensorSpec
+from edgeseg_runtime.picture.geometry import (
     FAR,
     Geometry,
     clip_boxes,
     scale_boxes_to_source,
     scale_points_to_source,
 )
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest, TensorSpec
-from edgeseg_runtime.masks import MaskSet
-from edgeseg_runtime.paste import (
+from edgeseg_runtime.picture.image import Image
+from edgeseg_runtime.results import Instances
+from edgeseg_runtime.results.masks import MaskSet
+from edgeseg_runtime.results.paste import (
     PASTE_RULES,
     MaskCrop,
     crop_image_aligned,
     keypoints_bicubic_argmax,
 )
-from edgeseg_runtime.results import Instances
 from edgeseg_runtime.results.rows import OPTIONAL_FIELDS, RESERVED_NAMES, ROW_FIELDS, RowField
-from edgeseg_runtime.soft_nms import MODES, soft_nms
-from edgeseg_runtime.surfaces import (
+from edgeseg_runtime.results.surfaces import (
     CHART_CONFIDENCES,
     CONFIDENCES,
     PART_CONFIDENCES,
@@ -51,6 +49,7 @@ from edgeseg_runtime.surfaces import (
     SurfaceSet,
 )
 from edgeseg_runtime.tasks import Reader
+from edgeseg_runtime.tasks.centers import check_centers
 from edgeseg_runtime.tasks.contract import (
     check_choice,
     check_keypoint_names,
@@ -60,6 +59,7 @@ from edgeseg_runtime.tasks.contract import (
     refuse,
 )
 from edgeseg_runtime.tasks.inputs import PictureInput
+from edgeseg_runtime.tasks.soft_nms import MODES, soft_nms
 
 __all__ = ["InstanceTask", "Options"]
 

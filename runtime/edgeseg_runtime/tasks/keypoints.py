@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import Box, Geometry
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.geometry import Box, Geometry
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.results import Instances
 from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contract import (

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import Box, Geometry
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import Manifest
+from edgeseg_runtime.bundle.manifest import Manifest
+from edgeseg_runtime.picture.geometry import Box, Geometry
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.results import Landmarks
 from edgeseg_runtime.tasks import Reader
 from edgeseg_runtime.tasks.contract import (

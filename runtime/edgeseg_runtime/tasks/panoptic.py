@@ -1,9 +1,12 @@
 """Panoptic segmentation: every pixel to a thing or to stuff, from instances and a semantic map.
 
-Outputs of the model: those of the task `instances`, masks among them, and
+Outputs of a model that lays instances on stuff (Panoptic FPN): those of the task `instances`, masks among them, and
 
     semantic_logits (B, C, h, w): of a map that covers the network's input; class 0 is "some thing", classes 1 .. C - 1
     are the stuff, whose labels follow those of the things
+
+A model whose instances compete with the stuff has an output contender_boxes: see `tasks/contest.py`. One that tracks
+them has contender_embeddings, too: see `tasks/tracked.py`.
 """
 
 from __future__ import annotations
@@ -15,21 +18,35 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg_runtime.backends import Tensors
-from edgeseg_runtime.geometry import Geometry
-from edgeseg_runtime.image import Image
-from edgeseg_runtime.manifest import MAX_PIXELS, SAMPLED_RESIZES, Manifest, one_graph
-from edgeseg_runtime.merge import labels_from_logits, stack_segments
+from edgeseg_runtime.bundle.manifest import MAX_PIXELS, SAMPLED_RESIZES, Manifest, one_graph
+from edgeseg_runtime.picture.geometry import Geometry
+from edgeseg_runtime.picture.image import Image
 from edgeseg_runtime.results import Panoptic
 from edgeseg_runtime.tasks import Reader
+from edgeseg_runtime.tasks.contest import CONTENDER_BOXES, ContestTask
 from edgeseg_runtime.tasks.contract import describe, options_from_manifest, refuse
 from edgeseg_runtime.tasks.instances import InstanceTask
 from edgeseg_runtime.tasks.instances import Options as InstanceOptions
+from edgeseg_runtime.tasks.merge import labels_from_logits, stack_segments
+from edgeseg_runtime.tasks.tracked import CONTENDER_EMBEDDINGS, TrackedContestTask
 
-__all__ = ["Options", "PanopticTask"]
+__all__ = ["Options", "PanopticTask", "panoptic_task"]
 
 Ids = npt.NDArray[np.int32]
 
 SEMANTIC = "semantic_logits"
+
+
+def panoptic_task(manifest: Manifest) -> PanopticTask | ContestTask | TrackedContestTask:
+    """Return the task of the kind of head that a model has.
+
+    Raises:
+        ManifestError: if the manifest's tensors or options are not those of the task.
+    """
+    names = {spec.name for spec in manifest.outputs}
+    if CONTENDER_EMBEDDINGS in names:
+        return TrackedContestTask(manifest)
+    return ContestTask(manifest) if CONTENDER_BOXES in names else PanopticTask(manifest)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.geometry import FAR, Geometry, scale_points_to_source
+from edgeseg_runtime.picture.geometry import FAR, Geometry, scale_points_to_source
 
 __all__ = ["points_in_source"]
 

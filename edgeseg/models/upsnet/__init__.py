@@ -1,0 +1,1 @@
+"""UPSNet: panoptic segmentation in which every instance competes with every stuff for each pixel."""

@@ -1,0 +1,1 @@
+"""VPSNet: panoptic segmentation of videos, with identities."""

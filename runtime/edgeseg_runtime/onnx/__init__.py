@@ -1,0 +1,1 @@
+"""Reads, checks and prepares ONNX graphs without the package onnx."""

@@ -1,0 +1,1 @@
+"""TensorRT: compiles engines, keeps them, and runs them on CUDA."""
