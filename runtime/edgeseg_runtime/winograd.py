@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg_runtime.onnx_fields import VARINT, delimited, fields_of
-from edgeseg_runtime.onnx_infer import values_of
-from edgeseg_runtime.onnx_model import Graph, Node, Tensor, read_model
+from edgeseg_runtime.onnx.fields import VARINT, delimited, fields_of
+from edgeseg_runtime.onnx.infer import values_of
+from edgeseg_runtime.onnx.model import Graph, Node, Tensor, read_model
 
 __all__ = ["Layer", "rewrite"]
 
