@@ -39,6 +39,9 @@ def run(
     iuv: Annotated[bool, typer.Option("--iuv", help=RUN_HELP["iuv"])] = False,
     save_json: Annotated[bool, typer.Option(help=RUN_HELP["save_json"])] = True,
     threads: Threads = None,
+    winograd: Annotated[
+        str | None, typer.Option(metavar="auto|off", help=RUN_HELP["winograd"])
+    ] = None,
     engines: Engines = None,
     json: Json = False,
     verbose: Verbose = 0,
@@ -63,6 +66,7 @@ def run(
         iuv=iuv,
         save_json=save_json,
         threads=threads,
+        winograd=winograd,
         engines=engines,
     )
     raise typer.Exit(code)

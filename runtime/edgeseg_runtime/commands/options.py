@@ -52,6 +52,7 @@ RUN_HELP: Mapping[str, str] = {
     "iuv": "Of surfaces: write NAME_iuv.png beside each picture's results, red part, green u, blue v.",
     "save_json": "Write COCO results, predictions.json.",
     "threads": "CPU threads of the engine; its own choice if left out.",
+    "winograd": "On a CPU: auto computes convolutions in Winograd's form where that is faster, off none.",
     "engines": "Folder of TensorRT engines that you built yourself; engines are programs.",
 }
 

@@ -43,6 +43,7 @@ def run(
     iuv: bool = False,
     save_json: bool = True,
     threads: int | None = None,
+    winograd: str | None = None,
     engines: Path | None = None,
 ) -> int:
     """Run a bundle on sources and return the exit code; see `options.RUN_HELP` for the options.
@@ -55,7 +56,8 @@ def run(
     """
     check_engines(engines, [backend])
     drawing = Drawing(draws=draw, surfaces=surfaces, writes_iuv=iuv)
-    options: dict[str, Any] = {} if engines is None else {"engines_folder": engines}
+    given = {"engines_folder": engines, "winograd": winograd}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     with terminal.progress() as progress, stop_on_signals() as stop:
         frames = open_sources(sources, stop=stop, max_reconnects=reconnect, recursive=recursive)
         outputs = output_folder(
