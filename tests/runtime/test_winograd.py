@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeseg_runtime.onnx import winograd
 from edgeseg_runtime.onnx.check import check_graph
 from edgeseg_runtime.onnx.winograd import TILES, Layer, rewrite
 
@@ -120,3 +121,11 @@ def test_what_does_not_gain_stays():
     plain, asked = graph((2, 5, 9, 14)), []
     assert rewrite(plain, asked.append) == (plain, 0)
     assert asked == [Layer(channels=5, out=7, maps=2, height=7, width=12)] * 2
+
+
+def test_transformed_weights_stay_within_a_budget(monkeypatch):
+    monkeypatch.setattr(winograd, "MAX_WEIGHT_BYTES", 4 * 36 * 5 * 7)
+    rewritten, num_rewritten = rewrite(graph(pads=ONES), lambda layer: 4)
+    check_graph(rewritten)
+    assert num_rewritten == 1
+    assert rewrite(graph((1, 6, 9, 14), pads=ONES), lambda layer: 4)[1] == 0

@@ -22,11 +22,13 @@ from edgeseg_runtime.onnx.model import Graph, Model, Node, Tensor, read_model
 from edgeseg_runtime.onnx.rules.values import FLOAT, Value
 from edgeseg_runtime.onnx.write import constant_field, node_field
 
-__all__ = ["TILES", "Choice", "Layer", "rewrite"]
+__all__ = ["MAX_WEIGHT_BYTES", "TILES", "Choice", "Layer", "rewrite"]
 
 Floats = npt.NDArray[np.float64]
 
 _MODEL_GRAPH, _GRAPH_NODE = 7, 1
+MAX_WEIGHT_BYTES = 512 << 20
+"""Of all transformed weights of a graph, which are four times as large as the plain ones (F(4x4, 3x3)), and stay in memory."""
 
 
 class Layer(NamedTuple):
@@ -45,6 +47,14 @@ class Layer(NamedTuple):
 
 Choice = Callable[[Layer], int | None]
 """Gives the side of the blocks that a layer is to be computed in, a key of `TILES`, or None to leave it."""
+
+
+class _Chosen(NamedTuple):
+    """A layer with each number of rows, the side of its blocks, and how many maps it reads; None if that is free."""
+
+    layers: tuple[Layer, ...]
+    tile: int
+    maps: int | None
 
 
 class _Transforms(NamedTuple):
@@ -87,7 +97,7 @@ def rewrite(
     """Return the graph with the convolutions rewritten that gain, and how many these are.
 
     Transformed weights are written as nodes over the plain ones, which an engine computes once, when it loads the graph.
-    Convolutions that read one map share its tiles. Those whose weights are not float32 constants of the graph, and those in
+    Convolutions that read one map share its tiles. Those that would take more than `MAX_WEIGHT_BYTES`, those whose weights are not float32 constants of the graph, and those in
     the bodies of loops and functions, stay as they are.
 
     Args:
@@ -100,17 +110,43 @@ def rewrite(
     candidates = _candidates(model.graph)
     if not candidates:
         return onnx, 0
-    writer = _Writer()
-    replaced: dict[int, bytes] = {}
+    chosen: dict[int, _Chosen] = {}
     for index, (layers, has_free_maps) in _layers(model, candidates, rows).items():
         choices = [choose(layer) for layer in layers]
         tile = choices[-1]
         if tile is not None and None not in choices:
-            maps = None if has_free_maps else layers[0].maps
-            replaced[index] = writer.replacement(model.graph.nodes[index], layers[0], maps, tile)
+            chosen[index] = _Chosen(layers, tile, None if has_free_maps else layers[0].maps)
+    writer = _Writer()
+    replaced = {
+        index: writer.replacement(model.graph.nodes[index], layers[0], maps, tile)
+        for index, (layers, tile, maps) in _within_budget(chosen, candidates).items()
+    }
     if not replaced:
         return onnx, 0
     return _assembled(onnx, replaced, writer.constants), len(replaced)
+
+
+def _within_budget(
+    chosen: Mapping[int, _Chosen], weights: Mapping[int, Tensor]
+) -> dict[int, _Chosen]:
+    """Return the layers whose transformed weights fit into `MAX_WEIGHT_BYTES`, in the order of the nodes.
+
+    Those with most tiles come first: they save most for each byte.
+    """
+    falling = sorted(
+        chosen, key=lambda index: -chosen[index].layers[-1].num_tiles(chosen[index].tile)
+    )
+    held: set[tuple[str, int]] = set()  # convolutions may share their weights
+    kept, num_bytes = set(), 0
+    for index in falling:
+        layers, tile, _ = chosen[index]
+        key = (weights[index].name, tile)
+        more = 0 if key in held else 4 * (tile + 2) ** 2 * layers[0].channels * layers[0].out
+        if num_bytes + more <= MAX_WEIGHT_BYTES:
+            num_bytes += more
+            held.add(key)
+            kept.add(index)
+    return {index: one for index, one in chosen.items() if index in kept}
 
 
 def _candidates(graph: Graph) -> dict[int, Tensor]:
