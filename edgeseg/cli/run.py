@@ -48,6 +48,9 @@ def run(
     save_json: Annotated[bool, typer.Option(help=RUN_HELP["save_json"])] = True,
     save_lines: Annotated[bool, typer.Option("--save-lines", help=RUN_HELP["save_lines"])] = False,
     threads: Threads = None,
+    winograd: Annotated[
+        str | None, typer.Option(metavar="auto|off", help=RUN_HELP["winograd"])
+    ] = None,
     engines: Engines = None,
     json: Json = False,
     verbose: Verbose = 0,
@@ -81,6 +84,7 @@ def run(
         save_json=save_json,
         save_lines=save_lines,
         threads=threads,
+        winograd=winograd,
         engines=engines,
     )
     raise typer.Exit(code)

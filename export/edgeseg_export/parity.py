@@ -177,7 +177,7 @@ def measure_parity(
     """
     sides = _Sides(
         reference=TorchBackend(model, manifest),
-        exported=GraphBackend(exported, manifest),
+        exported=GraphBackend(exported, manifest, as_loaded=True),
         tapped=GraphBackend(
             tapped, manifest, open_session=functools.partial(cpu_session, keeps_order=True)
         ),

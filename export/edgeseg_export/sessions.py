@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from edgeseg_export.onnx_model import OnnxModel
 from edgeseg_runtime.backends import State, Tensors
 from edgeseg_runtime.backends.state import KeptTensors, first_rows
-from edgeseg_runtime.bundle.graphs import MAIN
+from edgeseg_runtime.backends.winograd import with_winograd
+from edgeseg_runtime.bundle.graphs import MAIN, Graph
 from edgeseg_runtime.bundle.manifest import Manifest
 from edgeseg_runtime.libraries import import_library
 from edgeseg_runtime.onnx.quantized import prepare_for_cpu
@@ -74,6 +76,7 @@ class GraphBackend:
         graphs: by name; they may give more than the manifest lists.
         manifest: says what passes between them.
         open_session: opens one of them.
+        as_loaded: in the form in which the runtime runs them, see `backends.winograd`.
     """
 
     def __init__(
@@ -82,7 +85,12 @@ class GraphBackend:
         manifest: Manifest,
         *,
         open_session: Callable[[OnnxModel], Any] = cpu_session,
+        as_loaded: bool = False,
     ) -> None:
+        if as_loaded:
+            graphs = {
+                name: _as_loaded(graph, manifest.graphs[name]) for name, graph in graphs.items()
+            }
         self._graphs = manifest.graphs
         self._models = dict(graphs)  # an engine may read their weights in place
         self._sessions = {name: open_session(graph) for name, graph in graphs.items()}
@@ -116,6 +124,13 @@ class GraphBackend:
 
     def close(self) -> None:
         """Do nothing: the sessions go with the object."""
+
+
+def _as_loaded(model: OnnxModel, graph: Graph) -> OnnxModel:
+    """Return a model with those convolutions in Winograd's form that the runtime computes so."""
+    skeleton = model.proto.SerializeToString()
+    rewritten, _ = with_winograd(skeleton, graph, "onnxruntime", None, shares_weights=True)
+    return OnnxModel(onnx.ModelProto.FromString(rewritten), model.weights)
 
 
 def _copied(_name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:

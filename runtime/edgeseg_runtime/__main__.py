@@ -161,6 +161,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     _add_switch(parser, "save-json", RUN_HELP["save_json"])
     parser.add_argument("--save-lines", action="store_true", help=RUN_HELP["save_lines"])
     parser.add_argument("--threads", type=_count_from(1), help=RUN_HELP["threads"])
+    parser.add_argument("--winograd", help=RUN_HELP["winograd"])
     parser.add_argument("--engines", type=Path, help=RUN_HELP["engines"])
 
 

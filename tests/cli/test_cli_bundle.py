@@ -55,7 +55,19 @@ def test_run_writes_annotated_pictures_and_coco_results(
 
 def test_run_leaves_out_what_is_not_wanted(command, tiny, pictures, tmp_path):
     out = tmp_path / "out"
-    arguments = ["run", tiny, pictures, "-o", out, "--score", "0.8", "--threads", "1"]
+    arguments = [
+        "run",
+        tiny,
+        pictures,
+        "-o",
+        out,
+        "--score",
+        "0.8",
+        "--threads",
+        "1",
+        "--winograd",
+        "off",
+    ]
     code, summary = command.json(*arguments, "--no-draw")
     assert code == 0
     assert summary["num_detections"] == 2

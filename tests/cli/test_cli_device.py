@@ -131,6 +131,7 @@ def test_sources_and_options_come_in_any_order(device, tiny, pictures, tmp_path)
         ("run TINY nowhere", 2, "nowhere does not exist; expected a picture, a folder"),
         ("run TINY x --backend onnxruntime --engines e", 2, "onnxruntime has no engines"),
         ("run TINY PICTURES --backend tensorrt", 4, "nstall it"),
+        ("run TINY PICTURES --backend onnxruntime --winograd on", 2, "expected one of auto, off"),
         ("inspect MISSING", 2, "does not exist; expected a bundle's folder"),
         ("inspect EMPTY", 3, "there is no bundle at"),
         ("build EMPTY --target sm86", 3, "there is no bundle at"),

@@ -33,7 +33,7 @@ COMMANDS = {
     },
     "run": {
         "BUNDLE", "SOURCE", "--out", "--backend", "--score", "--draw", "--no-draw", "--save-json",
-        "--no-save-json", "--threads", "--engines", "--reconnect", "--scene-cut", "--surfaces", "--iuv", "--overwrite",
+        "--no-save-json", "--threads", "--winograd", "--engines", "--reconnect", "--scene-cut", "--surfaces", "--iuv", "--overwrite",
         "--recursive", "--then", "--draw-labels", "--no-draw-labels", "--draw-scores", "--no-draw-scores",
         "--colours", "--keypoint-score", "--line-width", "--save-lines", "--batch", "--track",
     },

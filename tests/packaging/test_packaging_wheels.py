@@ -86,7 +86,7 @@ def test_a_wheel_is_typed_and_carries_its_licence(wheels, distribution):
 @pytest.mark.parametrize("distribution", ["edgeseg", "edgeseg_runtime"])
 def test_a_wheel_holds_code_and_shipped_weights_only(wheels, distribution):
     suffixes = {Path(n).suffix for n in names(wheels[distribution]) if ".dist-info/" not in n}
-    assert suffixes <= {".py", ".typed", ".md", ".safetensors"}
+    assert suffixes <= {".py", ".typed", ".md", ".json", ".safetensors"}
 
 
 def test_the_weights_for_the_built_in_data_are_shipped(wheels):

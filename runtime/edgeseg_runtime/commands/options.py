@@ -61,6 +61,7 @@ RUN_HELP: Mapping[str, str] = {
     "line_width": "Of lines in annotated pictures, in pixels; chosen by the picture's size if left out.",
     "then": "Bundle of landmarks: the first bundle finds faces, this one looks at each of them.",
     "threads": "CPU threads of the engine; its own choice if left out.",
+    "winograd": "On a CPU: auto computes convolutions in Winograd's form where that is faster, off none.",
     "engines": "Folder of TensorRT engines that you built yourself; engines are programs.",
 }
 

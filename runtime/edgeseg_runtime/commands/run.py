@@ -56,6 +56,7 @@ def run(
     save_json: bool = True,
     save_lines: bool = False,
     threads: int | None = None,
+    winograd: str | None = None,
     engines: Path | None = None,
 ) -> int:
     """Run a bundle on sources and return the exit code; see `options.RUN_HELP` for the options.
@@ -79,9 +80,9 @@ def run(
             surfaces=surfaces,
         ),
     )
+    given = {"engines_folder": engines, "winograd": winograd}
     options: dict[str, Any] = {"backend": backend, "threads": threads}
-    if engines is not None:
-        options["engines_folder"] = engines
+    options |= {name: value for name, value in given.items() if value is not None}
     if batch > 1 and (backend == "auto" or backend.startswith("tensorrt")):
         options["options"] = EngineOptions(batch=batch)
     with terminal.progress() as progress, stop_on_signals() as stop:

@@ -20,6 +20,7 @@ __all__ = [
     "VARINT",
     "Field",
     "delimited",
+    "encoded_varint",
     "fields_between",
     "fields_of",
     "opening",
@@ -125,7 +126,7 @@ def delimited(number: int, content: bytes) -> bytes:
 
 def opening(number: int, num_bytes: int) -> bytes:
     """Return what stands before the content of a length-delimited field."""
-    return _encoded(number << 3 | LENGTH_DELIMITED) + _encoded(num_bytes)
+    return encoded_varint(number << 3 | LENGTH_DELIMITED) + encoded_varint(num_bytes)
 
 
 def text_of(content: bytes) -> str:
@@ -156,7 +157,8 @@ def read_varint(data: bytes | mmap, position: int, end: int) -> tuple[int, int]:
     raise ValueError(f"an integer is cut off or too long at byte {position}")
 
 
-def _encoded(value: int) -> bytes:
+def encoded_varint(value: int) -> bytes:
+    """Return a whole number, 0..2^64-1, as an integer of variable length."""
     data = bytearray()
     while value > 0x7F:
         data.append(value & 0x7F | 0x80)

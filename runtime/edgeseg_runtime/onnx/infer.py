@@ -27,16 +27,20 @@ MAX_LOOPS = 256
 """An adaptive RoI-Align has 8, one suppression 4 at most."""
 
 
-def values_of(model: Model) -> Mapping[str, Value]:
+def values_of(model: Model, free: tuple[int, int] = (1, 1)) -> Mapping[str, Value]:
     """Return the values of a model's graph, all of known and bounded size.
 
     Of what nodes give whose operators are not in the table nothing is known.
+
+    Args:
+        model: its graph and functions.
+        free: size that a free first and second axis of the inputs is given.
 
     Raises:
         ValueError: naming the node, if it has inputs that do not fit its operator, or gives too much.
     """
     graph = model.graph
-    values = {info.name: Value(info.dtype, _sizes(info)) for info in graph.inputs}
+    values = {info.name: Value(info.dtype, _sizes(info, free)) for info in graph.inputs}
     given = sum(value.num_elements for value in values.values())
     given += sum(tensor.num_elements for tensor in graph.initializers)
     limit = min(max(MIN_ELEMENTS, MAX_GROWTH * given), MAX_ELEMENTS)
@@ -260,8 +264,8 @@ class _Body:
                 )
 
 
-def _sizes(info: ValueInfo) -> tuple[int, ...]:
-    """Return the sizes of an input, a free one as 1."""
+def _sizes(info: ValueInfo, free: tuple[int, int]) -> tuple[int, ...]:
+    """Return the sizes of an input, with those that are free filled in."""
     if info.shape is None:
         raise ValueError(f"the input {info.name!r} has no shape")
     for axis, size in enumerate(info.shape):
@@ -270,7 +274,7 @@ def _sizes(info: ValueInfo) -> tuple[int, ...]:
                 f"the input {info.name!r} has the shape {list(info.shape)}; only the first two "
                 "axes may be free, and none empty"
             )
-    return tuple(1 if size is None else size for size in info.shape)
+    return tuple(free[axis] if size is None else size for axis, size in enumerate(info.shape))
 
 
 def _fits(said: tuple[int | None, ...] | None, found: tuple[int, ...] | None) -> bool:

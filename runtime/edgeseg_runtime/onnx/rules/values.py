@@ -27,7 +27,7 @@ class Value:
 
     Attributes:
         dtype: key of `onnx.model.DTYPES`, None if unknown.
-        shape: sizes, 1 for a free axis; None if unknown, as behind an operator of the user's own.
+        shape: sizes, those of free axes filled in; None if unknown, as behind an operator of the user's own.
         data: its numbers, as far as they are few and do not depend on the graph's inputs.
         is_constant: whether an engine may compute it when it loads the model, and keep it.
     """
