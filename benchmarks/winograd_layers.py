@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -135,7 +136,7 @@ def measure(layer: Layer, tile: int, engine: str, seconds: float) -> dict[str, t
     if np.abs(first - second).max() > 1e-3 * np.abs(first).max():
         raise SystemExit(f"{engine} gives another result for {layer}")
     calls: dict[str, Callable[[int], Any]] = {
-        form: lambda _, run=run: run() for form, run in runs.items()
+        form: functools.partial(_call, run) for form, run in runs.items()
     }
     if engine in SERIAL:
         parts = [open_graph(*part) for part in serial_parts(rewritten, SERIAL[engine])]
@@ -143,6 +144,10 @@ def measure(layer: Layer, tile: int, engine: str, seconds: float) -> dict[str, t
     plan = Plan(min_queries=5, min_seconds=seconds, max_seconds=8 * seconds)
     latencies = measure_interleaved(calls, plan, clock=time.process_time_ns)
     return {form: latency.samples_ns for form, latency in latencies.items()}
+
+
+def _call(run: Run, _number: int) -> Any:
+    return run()
 
 
 def serial_parts(content: bytes, operators: Collection[str]) -> Iterator[tuple[bytes, Floats]]:

@@ -139,8 +139,8 @@ def export(name: str, size: str, bundles: Path) -> tuple[Picture, Path]:
     elif is_maskrcnn:
         model = make_maskrcnn(name, size)
     else:
-        sides = tuple(int(side) for side in size.split("x")) if size else None
-        model = make_model(name, image_size=sides)
+        height, width = size.split("x") if size else ("", "")
+        model = make_model(name, image_size=(int(height), int(width)) if size else None)
     edgeseg.export_bundle(model, folder, images=[picture], variants=False, allow_mismatch=True)
     return picture, folder
 

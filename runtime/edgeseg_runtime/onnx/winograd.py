@@ -24,7 +24,7 @@ from edgeseg_runtime.onnx.write import constant_field, node_field
 
 __all__ = ["MAX_WEIGHT_BYTES", "TILES", "Choice", "Layer", "rewrite"]
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 
 _MODEL_GRAPH, _GRAPH_NODE = 7, 1
 MAX_WEIGHT_BYTES = 512 << 20

@@ -113,11 +113,11 @@ def read_tables() -> tuple[Table, ...]:
 
 def _interpolated(value: float, places: Sequence[int], ratios: Sequence[float | None]) -> float:
     """Return the ratio at a place between two that were measured; above them the last one's, below them infinity."""
-    known = [
-        (math.log2(place), ratio)
+    known = {
+        math.log2(place): ratio
         for place, ratio in zip(places, ratios, strict=True)
         if ratio is not None and math.isfinite(ratio)
-    ]
-    if not known or math.log2(value) < known[0][0]:
+    }
+    if not known or math.log2(value) < min(known):
         return math.inf
-    return float(np.interp(math.log2(value), *zip(*known, strict=True)))
+    return float(np.interp(math.log2(value), list(known), list(known.values())))
