@@ -471,7 +471,8 @@ def test_bench_writes_its_report(command, tiny, tmp_path):
     report = json.loads((out / "report.json").read_text())
     (backend,) = report["backends"]
     assert backend["peak_memory_bytes"] > 10e6
-    assert report["settings"] == {"threads": 1, "backends": ["onnxruntime"], "data": "shapes"}
+    expected = {"threads": 1, "backends": ["onnxruntime"], "data": "shapes", "max_drop": 0.01}
+    assert report["settings"] == expected
     assert (out / "report.md").read_text().startswith("# tiny on shapes:val, 2 pictures")
 
 

@@ -25,7 +25,7 @@ COMMANDS = {
     },
     "bench": {
         "BUNDLE", "--data", "--backends", "--weights", "--weights-key", "--limit", "--quick", "--score", "--match",
-        "--threads", "--engines", "--out", "--overwrite", "--model",
+        "--threads", "--engines", "--out", "--overwrite", "--model", "--max-drop",
     },
     "compare": {
         "REF", "CAND", "--data", "--limit", "--score", "--weights", "--weights-key", "--fail-on",
