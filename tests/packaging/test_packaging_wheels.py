@@ -22,7 +22,7 @@ from edgeseg.models import get_spec
 ROOT = Path(__file__).resolve().parents[2]
 RUN_BUNDLE = Path(__file__).with_name("run_bundle.py")
 VERSION = edgeseg_runtime.__version__
-MAX_RUNTIME_WHEEL_BYTES = 300_000
+MAX_RUNTIME_WHEEL_BYTES = 400_000
 MAX_WEIGHTS_BYTES = 2_000_000
 
 

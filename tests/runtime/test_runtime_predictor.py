@@ -382,8 +382,8 @@ def test_an_option_that_no_backend_of_auto_knows_is_a_usage_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("onnxruntime", "providers, is_spinning, has_arena, profile, allow_operators"),
-        ("openvino", "device, precision, allow_operators"),
+        ("onnxruntime", "providers, is_spinning, has_arena, profile, allow_operators, winograd"),
+        ("openvino", "device, precision, allow_operators, winograd"),
         (
             "tensorrt",
             "device, engines_folder, options, progress, contexts, use_graph, allow_operators",
