@@ -5,6 +5,7 @@ in one folder: Python in one namespace, bash as typed, but for commands that nee
 this process, which has it at hand.
 """
 
+import logging
 import os
 import re
 import shlex
@@ -59,7 +60,24 @@ def name(document):
 BLOCKS = {document: list(marked_blocks(document)) for document in DOCUMENTS}
 
 
+@pytest.fixture
+def logging_as_it_was():
+    """Take back what a block chooses of the logs, for the tests that follow in this process."""
+    root = logging.getLogger()
+    handlers, levels = root.handlers[:], {logger: logger.level for logger in _loggers()}
+    yield
+    root.handlers[:] = handlers
+    for logger in _loggers():
+        logger.setLevel(levels.get(logger, logging.NOTSET))
+
+
+def _loggers():
+    known = logging.Logger.manager.loggerDict.values()
+    return [logging.getLogger(), *(each for each in known if isinstance(each, logging.Logger))]
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("logging_as_it_was")
 @pytest.mark.parametrize("document", [d for d in DOCUMENTS if BLOCKS[d]], ids=name)
 def test_marked_blocks_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
